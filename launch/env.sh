@@ -1,0 +1,32 @@
+# Source this file, do not run it:  source launch/env.sh
+#
+# Prepares a shell in which the documented lines work as typed:
+#   ray start --head
+#   ray job submit --working-dir . -- python -m rzero_ray.driver conf=tiny
+#   ray stop
+# It installs what is missing and sets what Ray reads. The cluster and the client must both have
+# sourced it: Ray hands its own environment on to every job it starts.
+
+_rzero_ray_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
+bash "$_rzero_ray_root/launch/setup.sh" || return 1
+
+case "$PATH" in
+  "$_rzero_ray_root/.venv/bin:"*) ;;
+  *) export PATH="$_rzero_ray_root/.venv/bin:$PATH" ;;
+esac
+
+# Ray starts a cluster with token authentication as soon as a token file exists (any earlier local
+# run creates one), but its job client only sends the token when told to.
+export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
+if [ "$RAY_AUTH_MODE" = token ] && [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
+  if [ ! -s "$HOME/.ray/auth_token" ]; then
+    (umask 077 && ray get-auth-token --generate >/dev/null 2>&1) \
+      || { echo "could not write $HOME/.ray/auth_token" >&2; return 1; }
+  fi
+  chmod 600 "$HOME/.ray/auth_token" 2>/dev/null || true # Ray writes it readable by everyone
+fi
+
+# `ray job stop` sends SIGTERM, then SIGKILL after this many seconds (Ray's own default is 3).
+export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-60}"
+export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}"
+unset _rzero_ray_root

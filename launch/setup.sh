@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Makes .venv and installs the locked packages into it. Starts again in well under a second when
+# nothing has changed. Called by local.sh, test.sh and env.sh; safe to call from several at once.
+#
+#   PYTHON=/path/to/python3.11   the interpreter to build .venv from (default: python3.11, python3)
+set -uo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="$root/.venv"
+lock="$root/launch/requirements-cpu.txt"
+stamp="$venv/.rzero_ray_setup"
+log="$venv/setup.log"
+
+# What was installed, and from where: a moved checkout must install itself again.
+key="$(cat "$lock" "$root/pyproject.toml" <(echo "$root") | sha256sum | cut -d' ' -f1)"
+is_done() { [[ -x "$venv/bin/python" && "$(cat "$stamp" 2>/dev/null)" == "$key" ]]; }
+is_done && exit 0
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# One stage: its name in one line, its output in the log; on failure the end of the log and exit 1.
+stage() {
+  say "$1"
+  shift
+  "$@" >>"$log" 2>&1 && return
+  tail -n 25 "$log" >&2
+  die "'$*' failed, the whole log is $log"
+}
+
+# The first interpreter that is new enough and can make a virtual environment with pip in it.
+find_python() {
+  local candidate version old="" bare=""
+  for candidate in ${PYTHON:-python3.11 python3}; do
+    version="$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" || continue
+    if ! "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      old="$candidate is Python $version"
+    elif ! "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then
+      bare="$version"
+    else
+      python="$candidate"
+      return
+    fi
+  done
+  [[ -z "$bare" ]] || die "Python $bare has no venv module: apt-get install python$bare-venv"
+  die "Python 3.11 or newer is needed (${old:-none found}): apt-get install python3 python3-venv"
+}
+
+# The CPU build, asked for by its full version, so that no CUDA packages can come instead: from pip's
+# own configured sources when they hold it, else from PyTorch's CPU index.
+install_torch() {
+  local version
+  version="$(sed -n 's/^torch==//p' "$lock")"
+  "$venv/bin/python" - "$version" <<'PY' && return
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    sys.exit(version("torch").split("+")[0] != sys.argv[1])
+except PackageNotFoundError:
+    sys.exit(1)
+PY
+  "${pip[@]}" --no-deps "torch==$version+cpu" ||
+    "${pip[@]}" --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$version+cpu"
+}
+
+# One setup at a time: the lock file itself is what the others wait on.
+exec 9<"$lock"
+flock -n 9 || { say "waiting for another setup to finish"; flock 9; }
+is_done && exit 0
+
+started=$SECONDS
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  find_python
+  mkdir -p "$venv"
+  : >"$log"
+  stage "making .venv with $("$python" --version)" "$python" -m venv "$venv"
+else
+  : >"$log"
+fi
+# --no-compile: Python compiles the few modules that are imported when they first are, a minute saved.
+pip=("$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile)
+
+stage "installing torch (CPU build)" install_torch
+stage "installing the locked packages (a few minutes the first time)" "${pip[@]}" --no-deps -r "$lock"
+stage "installing rzero_ray" "${pip[@]}" --no-deps --no-build-isolation -e "$root"
+echo "$key" >"$stamp"
+say "ready in $((SECONDS - started)) s"

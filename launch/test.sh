@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Everything a change has to pass: lint, types, then the tests (the import contract is one of them).
+#
+#   bash launch/test.sh                    all tests
+#   bash launch/test.sh tests/unit -x      lint, types, and pytest with these arguments
+#
+# Every stage runs even after one has failed; the exit code is non-zero when any did.
+set -uo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+bash "$root/launch/setup.sh" || exit 1
+cd "$root" || exit 1
+export PATH="$root/.venv/bin:$PATH"
+
+status=0
+check() {
+  local name="$1"
+  shift
+  echo "== $name"
+  "$@" || { status=1; echo "== $name FAILED"; }
+}
+
+check "ruff" ruff check .
+check "pyright" pyright
+
+[[ $# -gt 0 ]] || set -- -q --durations=15 tests/
+echo "== pytest $*"
+python -m pytest "$@" || status=1 # no tests collected (exit code 5) is a failure too
+exit "$status"
