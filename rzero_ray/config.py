@@ -1,0 +1,420 @@
+"""The configuration of a run: typed, frozen, checked once at load, never changed after.
+
+One YAML file of `conf/` describes an experiment; it names an algorithm preset of
+`conf/algorithm/`. Later sources win: the defaults below, the preset, the experiment, then
+`key.path=value` arguments. A key that does not exist is refused with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rzero_ray.types import UserError
+
+TINY_MODEL = "tiny"
+"""The value of `model.path` that stands for the built-in base model."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model, from which both policies start."""
+
+    path: str = TINY_MODEL
+    """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or `tiny`."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the sampler, and of the learner's forward pass; the optimizer's masters are float32."""
+    max_model_len: int = 6144
+    """Longest prompt plus completion, in tokens."""
+    cache_dir: str = "~/.cache/rzero_ray"
+    """Where the built-in base model is kept once built."""
+    tiny_seed: int = 0
+    """Seed of the built-in base model: its corpus and its initial weights."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a role draws tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Below 1 biases the trainer-sampler ratio, because the sampler renormalises."""
+    top_k: int = -1
+    max_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, fresh at the start of each phase, as the official code's stages are."""
+
+    learning_rate: float = 1e-6
+    weight_decay: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    warmup_updates: int = 0
+    """Linear warm-up, in optimizer steps; constant after."""
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The clipped policy-gradient loss with a KL term (`losses.py`)."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.3
+    dual_clip: float = 3.0
+    """Bound on ratio x |advantage| for negative advantages; 0 is off."""
+    kl_coefficient: float = 1e-2
+    """Against the policy at the start of the phase."""
+    importance_cap: float = 2.0
+    """Truncation of the trainer/sampler probability ratio; 0 is off."""
+
+
+@dataclass(frozen=True)
+class ChallengerConfig:
+    """Training of the Challenger (paper, section 3.2)."""
+
+    num_steps: int = 5
+    num_prompts: int = 128
+    """Prompts of one step."""
+    samples_per_prompt: int = 4
+    prompts_per_update: int = 128
+    """Prompts of one optimizer step."""
+    advantage: Literal["per_prompt", "whole_batch"] = "per_prompt"
+    """Normalise rewards over a prompt's samples, or over the whole step: all Challenger prompts
+    are one text, so the second has the same expectation and less variance."""
+    num_votes: int = 10
+    """Solver samples per question, m."""
+    repetition_threshold: float = 0.5
+    """Distance 1-BLEU below which questions join a cluster (average linkage)."""
+    repetition_weight: float = 1.0
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Candidates, votes and the consistency band (paper, section 3.3)."""
+
+    num_candidates: int = 8000
+    candidates_per_step: int = 1000
+    """Resume granularity: a step is sampled, voted on and written as one."""
+    num_votes: int = 10
+    min_agreement: float = 0.25
+    max_agreement: float = 0.75
+    """Questions whose majority share lies outside [min, max] are dropped."""
+    min_answered: float = 0.5
+    """Least share of votes that must hold an answer at all."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Of the candidates."""
+
+
+@dataclass(frozen=True)
+class VotingConfig:
+    """How the Solver draws its votes, in both phases that vote."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """Training of the Solver on the curriculum (paper, section 3.4)."""
+
+    num_steps: int = 15
+    num_prompts: int = 128
+    samples_per_prompt: int = 5
+    prompts_per_update: int = 128
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on the task's held-out problems after each iteration, and of the base."""
+
+    num_samples: int = 8
+    """k of mean@k and maj@k."""
+    max_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The DeepSpeed ranks."""
+
+    num_ranks: int = 1
+    zero_stage: int = 2
+    tokens_per_micro_batch: int = 16384
+    """Prompt and completion tokens of one forward pass, padding included."""
+    cpus_per_rank: float = 1.0
+    gpus_per_rank: float = 0.0
+    threads_per_rank: int = 1
+    """CPU threads of torch."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The vLLM engines."""
+
+    num_challenger: int = 1
+    num_solver: int = 1
+    cpus_per_engine: float = 1.0
+    gpus_per_engine: float = 0.0
+    threads_per_engine: int = 1
+    """CPU threads of torch."""
+    max_num_seqs: int = 256
+    """Sequences that one engine decodes at once."""
+    kv_cache_gib: float = 0.0
+    """Size of the KV cache; 0 lets vLLM fill the GPU."""
+    gpu_memory_utilization: float = 0.85
+    enforce_eager: bool = False
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The reward workers: parsing, votes, clustering."""
+
+    num_workers: int = 1
+    cpus_per_worker: float = 1.0
+
+
+@dataclass(frozen=True)
+class WeightSyncConfig:
+    """Learner to samplers."""
+
+    backend: Literal["auto", "object_store"] = "auto"
+    bucket_mib: int = 256
+    """Size of one flat buffer in the object store."""
+    max_probe_difference: float = 1e-3
+    """Nats; largest for float32, mean absolute for bfloat16. Above it the run stops."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Of the policy in training."""
+
+    every_steps: int = 1
+    """A resumed run repeats at most this many updates, from rollouts kept on disk."""
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class DeadlineConfig:
+    """Seconds after which waiting becomes an error that names what it waited for."""
+
+    placement: float = 60.0
+    start: float = 600.0
+    """Loading of an engine or a learner."""
+    sample: float = 3600.0
+    """One request, its time in the queue included."""
+    grade: float = 600.0
+    update: float = 3600.0
+    sync: float = 600.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    name: str = "run"
+    algorithm: str = "recommended"
+    """Preset in `conf/algorithm/`."""
+    task: Literal["arithmetic", "math"] = "math"
+    """Prompts, held-out problems and, where one exists, the oracle."""
+    seed: int = 0
+    run_dir: str = "runs/${name}-seed${seed}"
+    num_iterations: int = 3
+    model: ModelConfig = field(default_factory=ModelConfig)
+    challenger: ChallengerConfig = field(default_factory=ChallengerConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    voting: VotingConfig = field(default_factory=VotingConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    weights: WeightSyncConfig = field(default_factory=WeightSyncConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
+
+
+def load_config(arguments: Sequence[str]) -> Config:
+    """Read `conf=NAME|PATH` and `key.path=value` arguments into a checked `Config`.
+
+    Raises UserError, in one line, for an unknown conf, an unknown key or a bad value.
+    """
+    conf, overrides = _split_arguments(arguments)
+    experiment = _read_yaml(find_conf(conf))
+    schema = OmegaConf.structured(Config)
+    override_tree = OmegaConf.create()
+    for key, value in overrides:
+        _check_key(key, f"argument {key}={value}")
+        OmegaConf.update(override_tree, key, _parse_value(key, value))
+    preset_name = override_tree.get("algorithm") or experiment.get("algorithm") or Config.algorithm
+    preset = _read_yaml(find_conf(f"algorithm/{preset_name}"))
+    for source, name in ((preset, f"conf/algorithm/{preset_name}.yaml"), (experiment, conf)):
+        for key in _leaf_keys(source):
+            _check_key(key, f"{key} in {name}")
+    try:
+        merged = OmegaConf.merge(schema, preset, experiment, override_tree)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"bad value for {error.full_key}: {_first_line(error)}") from None
+    assert isinstance(config, Config)
+    _validate(config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """Return the resolved configuration as YAML; `load_config` reads it back unchanged."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Return {key path: value} of every leaf."""
+    tree = OmegaConf.structured(config)
+    return {key: OmegaConf.select(tree, key) for key in _leaf_keys(tree)}
+
+
+def find_conf(name: str) -> Path:
+    """Return the file of a conf given by name (in `conf/`) or by path.
+
+    `conf/` is looked for in the current folder (an unpacked Ray job) and then beside the package.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        raise UserError(f"conf={name}: no such file; give a name in conf/ or a path to a YAML file")
+    folders = [Path("conf"), Path(__file__).resolve().parent.parent / "conf"]
+    for folder in folders:
+        path = folder / f"{name}.yaml"
+        if path.is_file():
+            return path
+    parent = Path(name).parent
+    known = sorted({p.stem for f in folders for p in (f / parent).glob("*.yaml")})
+    raise UserError(f"no {name}.yaml in conf/{_suggest(Path(name).name, known)}")
+
+
+def _split_arguments(arguments: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+    conf, overrides = "tiny", []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise UserError(f"argument {argument!r} is not of the form key=value")
+        if key == "conf":
+            conf = value
+        else:
+            overrides.append((key, value))
+    return conf, overrides
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        tree = OmegaConf.load(path)
+    except Exception as error:  # any parser error of any YAML library means: not a YAML file
+        raise UserError(f"{path} is not valid YAML: {_first_line(error)}") from None
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"{path} must hold keys and values, not a list")
+    return tree
+
+
+def _parse_value(key: str, value: str) -> Any:
+    try:
+        return OmegaConf.create(f"value: {value}")["value"]
+    except Exception:  # as above
+        raise UserError(f"argument {key}={value}: the value is not valid YAML") from None
+
+
+def _leaf_keys(tree: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in tree:
+        path = f"{prefix}{key}"
+        child = OmegaConf.to_container(tree)[key]  # type: ignore[index, call-overload]
+        if isinstance(child, dict):
+            yield from _leaf_keys(OmegaConf.create(child), f"{path}.")
+        else:
+            yield path
+
+
+def _schema_keys(cls: type = Config, prefix: str = "") -> Iterator[str]:
+    for item in dataclasses.fields(cls):
+        path = f"{prefix}{item.name}"
+        factory = item.default_factory
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            yield from _schema_keys(factory, f"{path}.")
+        else:
+            yield path
+
+
+def _check_key(key: str, where: str) -> None:
+    known = list(_schema_keys())
+    if key in known:
+        return
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        raise UserError(f"{where}: {key} is a section; set one of its keys, such as {inside[0]}")
+    raise UserError(f"unknown key: {where}{_suggest(key, known)}")
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; the nearest is {near[0]}" if near else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _validate(config: Config) -> None:
+    """Checks that concern more than one key, or a range; all of them, once."""
+    for key, value in flatten(config).items():
+        counts = key.rsplit(".", 1)[-1].startswith(("num_", "samples_per_", "prompts_per_"))
+        if counts and value < 1:
+            raise UserError(f"{key}={value} must be at least 1")
+    if not 0 <= config.learner.zero_stage <= 3:
+        raise UserError(f"learner.zero_stage={config.learner.zero_stage} must be 0, 1, 2 or 3")
+    low, high = config.curriculum.min_agreement, config.curriculum.max_agreement
+    if not 0 <= low <= high <= 1:
+        raise UserError(
+            f"curriculum.min_agreement={low} and curriculum.max_agreement={high} must satisfy "
+            "0 <= min <= max <= 1"
+        )
+    longest = max(
+        config.challenger.sampling.max_tokens,
+        config.curriculum.sampling.max_tokens,
+        config.voting.sampling.max_tokens,
+        config.solver.sampling.max_tokens,
+        config.eval.max_tokens,
+    )
+    if longest >= config.model.max_model_len:
+        raise UserError(
+            f"a completion of max_tokens={longest} does not fit model.max_model_len="
+            f"{config.model.max_model_len}; raise the latter above it, with room for the prompt"
+        )
+    if config.model.path == TINY_MODEL and config.task != "arithmetic":
+        raise UserError(f"model.path={TINY_MODEL} knows only task=arithmetic, not {config.task}")
+
+
+def resolve_run_dir(config: Config) -> Path:
+    """Return the run directory as an absolute path.
+
+    A relative `run_dir` lies in the current folder. Ray unpacks a submitted job into a folder of
+    its own that it deletes later; there a relative `run_dir` lies in `~/rzero_ray/` of the head
+    node instead, so that submitting the same job again resumes it.
+    """
+    path = Path(config.run_dir).expanduser()
+    if path.is_absolute():
+        return path
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    base = Path.home() / "rzero_ray" if inside_job else Path.cwd()
+    return base / path

@@ -1,0 +1,91 @@
+"""The only seam between the algorithm and the cluster.
+
+`phases` and `evaluation` know nothing else of how sampling, learning and grading are run: the
+actors implement these protocols on a cluster, and the unit tests implement them in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rzero_ray.types import (
+    Ballot,
+    Completion,
+    Message,
+    Phase,
+    Problem,
+    Rollout,
+    SampleRequest,
+    Step,
+    UpdateReport,
+)
+
+
+class Policy(Protocol):
+    """A language model that samples and learns: the Challenger or the Solver."""
+
+    async def sample(self, request: SampleRequest) -> list[Completion]:
+        """Return `request.num_samples` completions, in the order of their seeds."""
+        ...
+
+    async def start_phase(self, phase: Phase) -> None:
+        """Make this the policy in training: fresh optimizer, `phase.initial_model` as the KL
+        reference, weights from `phase.checkpoint` where there is one, engines in step with them."""
+        ...
+
+    async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
+        """Learn from one step's rollouts, publish the new weights into the engines and verify
+        them there, and save `step.checkpoint` where one is wanted."""
+        ...
+
+    async def finish_phase(self, phase: Phase) -> None:
+        """Write the policy to `phase.final_model` in Hugging Face format."""
+        ...
+
+
+class Judge(Protocol):
+    """Reads model text: parses it, counts votes, compares answers."""
+
+    async def vote(self, responses: Sequence[str]) -> Ballot:
+        """Parse [M] responses and return the majority answer."""
+        ...
+
+    async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
+        """Return per response `reference` itself where its answer is equivalent to it, the answer
+        as written where it is not, and None where it holds none."""
+        ...
+
+    async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
+        """Return per question the share of `questions` in its BLEU cluster."""
+        ...
+
+
+class Task(Protocol):
+    """What the run is about: prompts, held-out problems, and the oracle where one exists."""
+
+    has_oracle: bool
+
+    def challenger_messages(self) -> tuple[Message, ...]:
+        """Return the prompt that asks for one new question; the same for every question."""
+        ...
+
+    def solver_messages(self, question: str) -> tuple[Message, ...]:
+        """Return the prompt that asks for the answer to `question`."""
+        ...
+
+    def normalize(self, question: str) -> str:
+        """Return the text by which two questions are the same."""
+        ...
+
+    def words(self, question: str) -> list[str]:
+        """Return the words over which BLEU compares questions."""
+        ...
+
+    def solve(self, question: str) -> str | None:
+        """Return the exact answer, or None when the question has none or no oracle exists."""
+        ...
+
+    def heldout(self) -> tuple[Problem, ...]:
+        """Return the problems of the evaluation: never trained on."""
+        ...

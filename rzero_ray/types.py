@@ -1,0 +1,275 @@
+"""Every record that crosses a boundary between roles, shapes first.
+
+Shape suffixes used in the whole project: P prompts, G group, M votes, T tokens, B micro-batch,
+V vocabulary. A record is immutable; arrays inside it are read-only by convention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["challenger", "solver"]
+PhaseName = Literal["challenger", "curriculum", "solver"]
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text is one line: what is wrong, where, and the fix.
+
+    The driver prints it without a traceback and exits with code 2.
+    """
+
+
+class Message(TypedDict):
+    """One turn of a chat, in the form that `apply_chat_template` takes."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    temperature: float
+    """0.0 is greedy."""
+    top_p: float
+    top_k: int
+    """-1 is off."""
+    max_tokens: int
+    """Longest completion, in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """One prompt to be answered `num_samples` times."""
+
+    messages: tuple[Message, ...]
+    num_samples: int
+    seed: int
+    """Sample k of the request draws with `seed + k`, whichever engine serves it."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """One sampled answer."""
+
+    prompt_ids: NDArray[np.int32]
+    """[prompt length] token ids of the rendered prompt."""
+    token_ids: NDArray[np.int32]
+    """[T] sampled token ids, the end-of-sequence token included."""
+    logprobs: NDArray[np.float32]
+    """[T] log-probability (nats) under the sampler of each sampled token."""
+    text: str
+    """The completion as text, special tokens left out."""
+    finished: bool
+    """False when the length limit cut it."""
+    weight_versions: tuple[tuple[str, int, int], ...]
+    """(version, start, end) spans over T: which weights sampled which tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rollout:
+    """What the learner needs of one completion."""
+
+    prompt_ids: NDArray[np.int32]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    advantage: float
+    prompt_index: int
+    """Position of the prompt in the step, 0..P-1: mini-batches are cut by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """One publication of weights into one or more engines."""
+
+    version: str
+    num_bytes: int
+    num_engines: int
+    seconds: float
+    seconds_engines_paused: float
+    """Longest time that one engine stood still."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeReport:
+    """Log-probabilities of fixed prompts, engine against learner, after a sync."""
+
+    max_difference: float
+    """Largest absolute difference over probe tokens and engines, in nats."""
+    mean_difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """What one step of learning did. Means are over completion tokens unless stated."""
+
+    version: str
+    """Version of the weights that the update made and published."""
+    num_updates: int
+    """Optimizer steps taken."""
+    num_tokens: int
+    """Completion tokens trained on."""
+    loss: float
+    kl: float
+    """k3 estimate of KL(policy || policy at the start of the phase), nats per token."""
+    entropy: float
+    """Entropy of the next-token distribution, nats per token."""
+    grad_norm: float
+    """Before clipping; mean over the optimizer steps."""
+    clip_share: float
+    """Share of tokens whose ratio the clip cut."""
+    learning_rate: float
+    logprob_difference_mean: float
+    """Trainer against sampler on the sampled tokens, mean absolute difference in nats."""
+    logprob_difference_max: float
+    sync: SyncReport
+    probe: ProbeReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A question with its known answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurriculumItem:
+    """A row of `curriculum.parquet`: a kept question with its majority pseudo-label."""
+
+    question: str
+    label: str
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ballot:
+    """The Solver's answers to one question, counted."""
+
+    answers: tuple[str | None, ...]
+    """[M] parsed answers; None where a response holds none."""
+    label: str | None
+    """The majority answer, or None when nothing was answered: the pseudo-label."""
+    num_agree: int
+    """Votes equivalent to the label."""
+    num_votes: int
+    """Votes that hold an answer; M minus this are unanswered and, in the paper, no vote."""
+
+    @property
+    def agreement(self) -> float:
+        """Share of votes that agree with the majority, p-hat in the paper (section 3.2)."""
+        return self.num_agree / self.num_votes if self.num_votes else 0.0
+
+    @property
+    def answered(self) -> float:
+        """Share of samples that hold an answer."""
+        return self.num_votes / len(self.answers) if self.answers else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChallengerSample:
+    """A row of `rollouts.parquet` of the Challenger phase: one question with its votes."""
+
+    prompt_index: int
+    prompt_ids: NDArray[np.int32]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    text: str
+    weight_version: str
+    question: str | None
+    """None when malformed."""
+    answers: tuple[str | None, ...]
+    """[M] the Solver's answers; empty when the question is malformed."""
+    label: str | None
+    num_agree: int
+    num_votes: int
+    repetition_share: float
+    """Share of the step's well-formed questions in this question's cluster."""
+    reward: float
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SolverSample:
+    """A row of `rollouts.parquet` of the Solver phase: one answer to a curriculum question."""
+
+    prompt_index: int
+    question: str
+    label: str
+    prompt_ids: NDArray[np.int32]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    text: str
+    weight_version: str
+    answer: str | None
+    reward: float
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A row of `candidates.parquet`: a question offered to the curriculum."""
+
+    text: str
+    """What the Challenger wrote."""
+    question: str | None
+    answers: tuple[str | None, ...]
+    label: str | None
+    num_agree: int
+    num_votes: int
+    num_tokens: int
+    """Tokens sampled for it: the question and its votes."""
+    dropped: str | None
+    """Why it is not in the curriculum; None for a kept question."""
+    truth: str | None
+    """The exact answer where the task has an oracle and the question has one."""
+
+    @property
+    def agreement(self) -> float:
+        """Share of votes that agree with the majority."""
+        return self.num_agree / self.num_votes if self.num_votes else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One phase of learning, as the learner needs it."""
+
+    iteration: int
+    """From 1."""
+    role: Role
+    initial_model: Path
+    """Hugging Face folder of the policy at the start of the phase: also the KL reference."""
+    checkpoint: Path | None
+    """State after the last finished step, when the phase was interrupted."""
+    num_finished_steps: int
+    final_model: Path
+    """Where the policy goes at the end of the phase."""
+
+    def version(self, num_steps: int) -> str:
+        """Return the name of the weights after `num_steps` steps of this phase."""
+        return f"{self.role}-{self.iteration:02d}-{num_steps:03d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a phase."""
+
+    iteration: int
+    phase: PhaseName
+    index: int
+    """From 1."""
+    checkpoint: Path | None = None
+    """Where to save the learner after the update; None when this step saves none."""
+
+    @property
+    def key(self) -> str:
+        """Path of the step inside the run directory, and its name in the manifest."""
+        return f"iteration-{self.iteration:02d}/{self.phase}/step-{self.index:03d}"
