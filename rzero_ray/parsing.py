@@ -1,0 +1,137 @@
+r"""Parse what the two policies write: questions, boxed answers, and nothing else.
+
+Model output is untrusted text under optimisation pressure, so every function here is total:
+malformed text is `None`, never an exception, and every function is linear in the length of the text
+(no backtracking regex, no recursion).
+
+Source: R-Zero (arXiv 2508.05004) section 3 (format check of the Challenger) and its appendix of
+prompts: the Challenger writes a `<question>` block and then a `\boxed{}` answer, the Solver reasons
+and then writes a `\boxed{}` answer.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_QUESTION_CHARS = 8_000
+"""Longest accepted question in characters: about the paper's prompt budget of 2,048 tokens at 4
+characters a token."""
+
+_QUESTION_OPEN = "<question>"
+_QUESTION_CLOSE = "</question>"
+
+# One token of TeX that matters for brace matching. An escaped character (`\{`, `\\`) is consumed
+# whole, so it can neither open nor close a group.
+_BRACE_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+
+_NOT_A_BOX = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One question invented by the Challenger, with the answer it claims."""
+
+    question: str
+    """The question, stripped; never empty."""
+
+    answer: str | None
+    """The Challenger's own boxed answer, stripped. It is a format requirement only: the
+    pseudo-label is the Solver's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """Offsets of one balanced box: `text[start:end]` is the whole command, `text[inner:end - 1]`
+    its contents."""
+
+    start: int
+    inner: int
+    end: int
+
+
+def _last_question_span(text: str) -> tuple[int, int] | None:
+    """Offsets (open, close) of the tags of the last pair, or None."""
+    last_close = text.rfind(_QUESTION_CLOSE)
+    if last_close < 0:
+        return None
+    open_at = text.rfind(_QUESTION_OPEN, 0, last_close)
+    if open_at < 0:
+        return None
+    # Stray closing tags may follow the pair: the pair ends at the first of them.
+    return open_at, text.find(_QUESTION_CLOSE, open_at)
+
+
+def _question_in(text: str, span: tuple[int, int]) -> str | None:
+    question = text[span[0] + len(_QUESTION_OPEN) : span[1]].strip()
+    return question if 0 < len(question) <= MAX_QUESTION_CHARS else None
+
+
+def parse_question(text: str) -> str | None:
+    """Return the stripped text inside the last well-formed `<question>...</question>` pair.
+
+    None when there is no pair, or the last pair is empty or longer than `MAX_QUESTION_CHARS`. The
+    last pair counts because a draft may precede it. This is the lenient check, and in effect the
+    official code's: that code also asks for a box, but its box reader returns the (truthy) string
+    "None" for a missing one, so only the tag is ever enforced.
+    """
+    span = _last_question_span(text)
+    return None if span is None else _question_in(text, span)
+
+
+def _last_box(text: str) -> _Box | None:
+    """Find the balanced box that starts last, in one pass with a stack of open groups."""
+    last: _Box | None = None
+    open_boxes: list[
+        tuple[int, int]
+    ] = []  # (start, inner) per open group; start is _NOT_A_BOX for a plain group
+    for match in _BRACE_TOKEN.finditer(text):
+        token = match.group()
+        if token == "{":
+            open_boxes.append((_NOT_A_BOX, _NOT_A_BOX))
+        elif token == "}":
+            if not open_boxes:
+                continue  # a stray closing brace ends nothing
+            start, inner = open_boxes.pop()
+            if start != _NOT_A_BOX and (last is None or start > last.start):
+                last = _Box(start, inner, match.end())
+        elif token[-1] == "{" and len(token) > 2:  # `\boxed{`, not the escaped brace `\{`
+            open_boxes.append((match.start(), match.end()))
+    return last
+
+
+def parse_answer(text: str) -> str | None:
+    r"""Return the stripped contents of the last balanced `\boxed{...}` (or `\fbox{...}`).
+
+    None when there is none, when it is empty, or when no box is balanced (a completion cut off
+    inside its box). "Last" is by the position of the command, so of nested boxes the inner one
+    counts. Nested and escaped braces are respected.
+
+    The official evaluation takes the first box, greedily to the end of the line; a chain of thought
+    often boxes intermediate results, so we take the last balanced one.
+    """
+    box = _last_box(text)
+    if box is None:
+        return None
+    return text[box.inner : box.end - 1].strip() or None
+
+
+def parse_challenge(text: str) -> Challenge | None:
+    r"""Return the question and the boxed answer that follows it, or None when either is missing.
+
+    This is the format check the paper states for the Challenger (section 3): both blocks, in that
+    order. The official code enforces the `<question>` tag alone; `parse_question` reproduces that.
+    """
+    span = _last_question_span(text)
+    if span is None:
+        return None
+    question = _question_in(text, span)
+    answer = parse_answer(text[span[1] + len(_QUESTION_CLOSE) :])
+    if question is None or answer is None:
+        return None
+    return Challenge(question, answer)
+
+
+def has_chain_of_thought(text: str) -> bool:
+    """Say whether anything but white space precedes the final balanced box (or is there at all,
+    when no box is)."""
+    box = _last_box(text)
+    return bool((text if box is None else text[: box.start]).strip())

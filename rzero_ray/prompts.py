@@ -1,0 +1,36 @@
+"""The prompts of the two roles for mathematics.
+
+The structure is the paper's (section 3 and appendix): the Challenger thinks privately, then gives
+a question between tags and its own boxed answer; the Solver reasons step by step and boxes its
+answer. The wording is ours.
+"""
+
+from rzero_ray.types import Message
+
+CHALLENGER_SYSTEM = (
+    "You write problems for mathematics competitions. First think in private, step by step, to "
+    "devise a new problem that does not resemble well-known ones. It may come from any field of "
+    "mathematics: algebra, geometry, number theory, combinatorics, prealgebra, probability, "
+    "statistics or calculus. Aim for a difficulty at which fewer than 30 % of strong high-school "
+    "students find the answer. Then, with nothing before or after, output exactly two blocks:\n\n"
+    "<question>\nthe complete statement of the problem\n</question>\n\n"
+    "\\boxed{the final answer}"
+)
+CHALLENGER_USER = "Write one new and challenging reasoning problem, in the format described."
+SOLVER_SYSTEM = "Reason step by step, and put your final answer within \\boxed{}."
+
+
+def math_challenger_messages() -> tuple[Message, ...]:
+    """Return the prompt that asks for one problem of mathematics."""
+    return (
+        Message(role="system", content=CHALLENGER_SYSTEM),
+        Message(role="user", content=CHALLENGER_USER),
+    )
+
+
+def math_solver_messages(question: str) -> tuple[Message, ...]:
+    """Return the prompt that asks for a boxed answer to `question`."""
+    return (
+        Message(role="system", content=SOLVER_SYSTEM),
+        Message(role="user", content=question),
+    )

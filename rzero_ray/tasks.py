@@ -1,0 +1,76 @@
+"""The tasks a run can be about; each implements `protocols.Task`."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from rzero_ray import prompts
+from rzero_ray.repetition import tokenize_symbols
+from rzero_ray.tiny import arithmetic
+from rzero_ray.types import Message, Problem
+
+
+class ArithmeticTask:
+    """Chains of additions and subtractions, in the notation of the built-in base model."""
+
+    has_oracle = True
+
+    def challenger_messages(self) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content="<challenger>"),
+            Message(role="user", content=""),
+        )
+
+    def solver_messages(self, question: str) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content="<solver>"),
+            Message(role="user", content=question),
+        )
+
+    def normalize(self, question: str) -> str:
+        return arithmetic.normalize(question)
+
+    def words(self, question: str) -> list[str]:
+        return tokenize_symbols(question)
+
+    def solve(self, question: str) -> str | None:
+        return arithmetic.solve(question)
+
+    def heldout(self) -> tuple[Problem, ...]:
+        return _arithmetic_heldout()
+
+
+class MathTask:
+    """Mathematics in natural language: no oracle, and no held-out problems of its own."""
+
+    has_oracle = False
+
+    def challenger_messages(self) -> tuple[Message, ...]:
+        return prompts.math_challenger_messages()
+
+    def solver_messages(self, question: str) -> tuple[Message, ...]:
+        return prompts.math_solver_messages(question)
+
+    def normalize(self, question: str) -> str:
+        return " ".join(question.split()).casefold()
+
+    def words(self, question: str) -> list[str]:
+        return question.split()
+
+    def solve(self, question: str) -> str | None:
+        return None
+
+    def heldout(self) -> tuple[Problem, ...]:
+        return ()
+
+
+def make_task(name: str) -> ArithmeticTask | MathTask:
+    """Return the task of `config.task`."""
+    return {"arithmetic": ArithmeticTask, "math": MathTask}[name]()
+
+
+@cache
+def _arithmetic_heldout() -> tuple[Problem, ...]:
+    return tuple(
+        Problem(question=p.question, answer=p.answer) for p in arithmetic.heldout_problems()
+    )

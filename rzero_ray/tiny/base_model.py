@@ -1,0 +1,414 @@
+"""The base model of ``conf=tiny``: a Qwen3 of 0.3 M parameters, trained from scratch on first use.
+
+R-Zero starts from a pretrained language model. The tiny experiment needs one that a laptop makes in
+two minutes, that downloads nothing, and that R-Zero can improve. ``ensure_base_model`` pretrains it
+on the corpus of ``rzero_ray.tiny.arithmetic`` and stores an ordinary Hugging Face folder, so that
+everything after it (vLLM, DeepSpeed, the tokenizer's chat template) treats it as any other model.
+
+What makes it a base that self-consistency can improve, rather than just a weak one: it knows two
+styles. Most of its samples are direct answers, which are mostly wrong beyond two operands and
+scatter over many values; a large minority are chains of thought, which are mostly right and agree
+with each other. The majority vote therefore finds the answer of the chains of thought, and the
+Solver learns to prefer them. Hence two traps:
+
+- The sampled share of chains of thought decides whether the vote elicits or destroys. Batches of
+  near-equal length distort it, since their token-mean losses and their gradient scales weigh short
+  and long documents differently. Here documents of all lengths are packed into the rows of every
+  batch and the loss is a plain sum over tokens, so the model samples the corpus's share.
+- A clean but undertrained base makes systematic mistakes, which become confident wrong majorities.
+  Here the base nearly masters its corpus, and the corpus itself is faulty: answers without a chain
+  of thought are guesses, and steps are corrupted at random. That also makes the base's accuracy
+  depend more on the recipe than on when a particular seed happens to learn to add.
+
+In comments and names, R is the rows of a batch, T the tokens of a row and V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import Split
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from rzero_ray.tiny import arithmetic
+
+BOS_TOKEN: Final = "<bos>"
+EOS_TOKEN: Final = "<eos>"
+PAD_TOKEN: Final = "<pad>"
+UNK_TOKEN: Final = "<unk>"
+
+# Markup stays visible when special tokens are skipped: the reward reads <question> and \boxed{ in
+# the decoded text.
+_MARKUP: Final = (
+    arithmetic.QUESTION_OPEN,
+    arithmetic.QUESTION_CLOSE,
+    arithmetic.BOX_OPEN,
+    arithmetic.BOX_CLOSE,
+    arithmetic.CHALLENGER_TAG,
+    arithmetic.SOLVER_TAG,
+)
+_VOCABULARY: Final = (PAD_TOKEN, BOS_TOKEN, EOS_TOKEN, UNK_TOKEN, *"0123456789+-=;", *_MARKUP)
+_TOKEN_IDS: Final = {token: token_id for token_id, token in enumerate(_VOCABULARY)}
+
+# Embedding rows beyond the 24 tokens are never a target, so training drives their probability to
+# zero.
+_EMBEDDING_ROWS: Final = 32
+
+_CHAT_TEMPLATE: Final = (
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}" + arithmetic.PROMPT_END + "{% endif %}"
+)
+
+# Part of the cache key: raise it when code outside the recipe changes what a recipe produces.
+_FORMAT_VERSION: Final = 1
+
+# Two threads that share their cores with other busy processes mostly wait for each other: on a busy
+# 2-core machine they took 0.47 s a step where one thread took 0.06 s.
+_NUM_THREADS: Final = 1
+
+_DOCUMENTS_PER_CHUNK: Final = 1024
+_IGNORED_LABEL: Final = -100
+_PLAIN_PROGRESS_INTERVAL_S: Final = 10.0
+_PROGRESS_TITLE: Final = "Training the tiny base model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModelRecipe:
+    """Everything that decides which base model is built. Its fields are the cache key."""
+
+    seed: int = 0
+    """Seed of the initial weights and of the corpus. The held-out problems do not depend on it."""
+
+    hidden_size: int = 96
+    """Width of the residual stream."""
+
+    num_layers: int = 3
+    """Number of transformer blocks."""
+
+    num_heads: int = 3
+    """Query heads in each block."""
+
+    num_key_value_heads: int = 1
+    """Key-value heads in each block; divides ``num_heads``."""
+
+    head_dim: int = 32
+    """Width of an attention head."""
+
+    intermediate_size: int = 288
+    """Hidden width of the feed-forward layers."""
+
+    max_positions: int = 256
+    """Longest sequence, in tokens; a question of 8 operands with its chain of thought takes about
+    90."""
+
+    init_std: float = 0.08
+    """Standard deviation of the initial weights. The usual 0.02 did not learn in time."""
+
+    num_steps: int = 2000
+    """Optimizer steps."""
+
+    batch_rows: int = 8
+    """Rows per optimizer step."""
+
+    row_length: int = 128
+    """Length of a row, in tokens. The longest document takes about 100; shorter ones share a
+    row."""
+
+    learning_rate: float = 8e-3
+    """Peak learning rate of AdamW, reached after ``warmup_steps`` and decayed to zero on a
+    cosine."""
+
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's first moment."""
+
+    beta2: float = 0.95
+    """AdamW's decay of the gradient's second moment."""
+
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+
+    challenger_share: float = 0.15
+    """Share of Challenger documents in the corpus."""
+
+    direct_share: float = 0.56
+    """Share of Solver documents that answer without a chain of thought."""
+
+    guess_spread: int = 2
+    """Half-width of the error of an answer without a chain of thought, per operand beyond two."""
+
+    corruption: float = 0.12
+    """Probability that a step of a chain of thought has a wrong result."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("challenger_share", "direct_share", "corruption"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be within 0 and 1, got {getattr(self, name)}")
+
+
+def ensure_base_model(cache_dir: Path, recipe: BaseModelRecipe) -> Path:
+    """Return the folder of the recipe's base model, training it first if the cache lacks it.
+
+    The folder appears in one step when it is complete, and a file lock lets only one process build
+    it: others wait. Torch's global thread count and random state are as before afterwards.
+
+    Args:
+        cache_dir: folder that holds base models; it is created when missing.
+        recipe: what to build.
+
+    Returns:
+        ``cache_dir/tiny-base-<key>``, a Hugging Face folder with fp32 weights, a tokenizer and a
+        chat template.
+    """
+    model_dir = cache_dir / f"tiny-base-{_cache_key(recipe)}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(model_dir.with_suffix(".lock")):
+        if model_dir.is_dir():
+            return model_dir
+        # Only the owner of the lock writes here, so what is there was left by a killed build.
+        building_dir = model_dir.with_suffix(".building")
+        shutil.rmtree(building_dir, ignore_errors=True)
+        num_threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(_NUM_THREADS)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(recipe.seed)
+                tokenizer = build_tokenizer(recipe.max_positions)
+                model = _pretrain(recipe, tokenizer)
+        finally:
+            torch.set_num_threads(num_threads)
+        model.save_pretrained(building_dir)
+        tokenizer.save_pretrained(building_dir)
+        recipe_json = json.dumps(dataclasses.asdict(recipe), indent=2)
+        (building_dir / "base_recipe.json").write_text(recipe_json + "\n", encoding="utf-8")
+        os.replace(building_dir, model_dir)
+    return model_dir
+
+
+def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
+    """Make the tokenizer: 24 tokens, one for each digit, sign and piece of markup.
+
+    White space vanishes, any other unknown character is ``<unk>``, and decoding joins the tokens
+    without spaces. Only bos, eos, pad and unk are special. No token is added around an encoded
+    text: the chat template writes ``<bos>``.
+
+    Args:
+        max_positions: longest sequence, in tokens, that the model takes.
+    """
+    core = Tokenizer(WordLevel(_TOKEN_IDS, unk_token=UNK_TOKEN))
+    core.normalizer = Replace(Regex(r"\s+"), "")
+    core.pre_tokenizer = Split(Regex("|".join([*map(re.escape, _MARKUP), "."])), "isolated")
+    core.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BOS_TOKEN,
+        eos_token=EOS_TOKEN,
+        pad_token=PAD_TOKEN,
+        unk_token=UNK_TOKEN,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=max_positions,
+        chat_template=_CHAT_TEMPLATE,
+    )
+
+
+def _cache_key(recipe: BaseModelRecipe) -> str:
+    fields = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(recipe)}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _new_model(recipe: BaseModelRecipe) -> Qwen3ForCausalLM:
+    """Make an untrained model. Draws its weights from torch's global random state."""
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=_EMBEDDING_ROWS,
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.num_layers,
+            num_attention_heads=recipe.num_heads,
+            num_key_value_heads=recipe.num_key_value_heads,
+            head_dim=recipe.head_dim,
+            max_position_embeddings=recipe.max_positions,
+            initializer_range=recipe.init_std,
+            tie_word_embeddings=True,
+            dtype=torch.float32,
+            bos_token_id=_TOKEN_IDS[BOS_TOKEN],
+            eos_token_id=_TOKEN_IDS[EOS_TOKEN],
+            pad_token_id=_TOKEN_IDS[PAD_TOKEN],
+        )
+    )
+    model.generation_config = GenerationConfig(
+        bos_token_id=_TOKEN_IDS[BOS_TOKEN],
+        eos_token_id=_TOKEN_IDS[EOS_TOKEN],
+        pad_token_id=_TOKEN_IDS[PAD_TOKEN],
+    )
+    return model
+
+
+def _pretrain(recipe: BaseModelRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """Train a new model on the recipe's corpus. Draws from torch's global random state."""
+    model = _new_model(recipe).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    scheduler = LambdaLR(optimizer, lambda step: _learning_rate_factor(recipe, step))
+    with _ProgressReport(recipe.num_steps) as report:
+        for input_ids_RT, positions_RT, labels_RT in _batches(recipe, tokenizer):
+            # Without an attention mask, Qwen3 reads the documents' borders off the positions.
+            output = model.model(input_ids=input_ids_RT, position_ids=positions_RT, use_cache=False)
+            logits_RTV = model.lm_head(output.last_hidden_state)
+            total_nats = F.cross_entropy(
+                logits_RTV.flatten(0, 1),
+                labels_RT.flatten(),
+                ignore_index=_IGNORED_LABEL,
+                reduction="sum",
+            )
+            # A constant, not the number of labels: every document counts with its own sum.
+            (total_nats / labels_RT.numel()).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            scheduler.step()
+            num_labels = int((labels_RT != _IGNORED_LABEL).sum())
+            report.advance(total_nats.item() / num_labels)
+    return model.eval()
+
+
+def _learning_rate_factor(recipe: BaseModelRecipe, step: int) -> float:
+    """Linear warm-up, then a cosine to zero at ``num_steps``."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def _batches(
+    recipe: BaseModelRecipe, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield ``num_steps`` batches of input ids, positions and labels, each int64 ``[R, T]``.
+
+    Whole documents are packed into the rows. Positions restart at 0 with each document. Label t is
+    the token after input t; it is ignored in a prompt and in the padding at the end of a row.
+    """
+    num_rows, row_length = recipe.batch_rows, recipe.row_length
+    corpus = _encoded_documents(recipe, tokenizer)
+    prompt, completion = next(corpus)
+    for _ in range(recipe.num_steps):
+        input_ids: list[list[int]] = [[] for _ in range(num_rows)]
+        positions: list[list[int]] = [[] for _ in range(num_rows)]
+        labels: list[list[int]] = [[] for _ in range(num_rows)]
+        while True:
+            # The last token of a document is only a label.
+            size = len(prompt) + len(completion) - 1
+            if size > row_length:
+                raise ValueError(f"row_length {row_length} is too short for {size} tokens")
+            fitting = (r for r in range(num_rows) if len(input_ids[r]) + size <= row_length)
+            row = next(fitting, None)
+            if row is None:
+                # This document opens the next batch, so that packing drops no long document.
+                break
+            input_ids[row] += [*prompt, *completion][:-1]
+            positions[row] += range(size)
+            labels[row] += [_IGNORED_LABEL] * (len(prompt) - 1) + completion
+            prompt, completion = next(corpus)
+        for row in range(num_rows):
+            num_missing = row_length - len(input_ids[row])
+            input_ids[row] += [_TOKEN_IDS[PAD_TOKEN]] * num_missing
+            positions[row] += range(num_missing)
+            labels[row] += [_IGNORED_LABEL] * num_missing
+        yield torch.tensor(input_ids), torch.tensor(positions), torch.tensor(labels)
+
+
+def _encoded_documents(
+    recipe: BaseModelRecipe, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the token ids of prompt and completion of the recipe's documents, without end."""
+    rng = random.Random(f"corpus-{recipe.seed}")
+    excluded = frozenset(problem.question for problem in arithmetic.heldout_problems())
+    while True:
+        chunk = list(
+            arithmetic.documents(
+                rng,
+                _DOCUMENTS_PER_CHUNK,
+                challenger_share=recipe.challenger_share,
+                direct_share=recipe.direct_share,
+                guess_spread=recipe.guess_spread,
+                corruption=recipe.corruption,
+                excluded=excluded,
+            )
+        )
+        prompts = tokenizer([BOS_TOKEN + document.prompt for document in chunk])
+        completions = tokenizer([document.completion + EOS_TOKEN for document in chunk])
+        yield from zip(prompts["input_ids"], completions["input_ids"], strict=True)
+
+
+class _ProgressReport:
+    """Progress of the pretraining: a bar on a terminal, otherwise a line every ten seconds."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._num_done = 0
+        self._last_line_time = time.monotonic()
+        self._console = Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.2f}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(_PROGRESS_TITLE, total=num_steps, loss=math.nan)
+
+    def __enter__(self) -> Self:
+        if not self._console.is_terminal:
+            self._console.print(f"{_PROGRESS_TITLE}: {self._num_steps} steps")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, loss: float) -> None:
+        """Count one finished step. ``loss`` is in nats per completion token."""
+        self._num_done += 1
+        self._progress.update(self._task, completed=self._num_done, loss=loss)
+        now = time.monotonic()
+        is_due = now - self._last_line_time >= _PLAIN_PROGRESS_INTERVAL_S
+        if is_due and not self._console.is_terminal:
+            self._last_line_time = now
+            steps = f"{self._num_done}/{self._num_steps} steps"
+            self._console.print(f"{_PROGRESS_TITLE}: {steps}, loss {loss:.2f}")

@@ -1,0 +1,142 @@
+"""Majority vote over the sampled answers to one question.
+
+Source: R-Zero (arXiv 2508.05004) section 3: m = 10 answers y_j are sampled, the pseudo-label is the
+majority answer, and p = (1/m) sum_j 1{y_j = majority} is the Solver's confidence.
+
+Where we differ from the official code, and why: there an answer that could not be read is the
+string "None" and votes, so a question that makes the Solver fail to box half of its answers earns
+the largest uncertainty reward; and equality is tested greedily against the first member of each
+cluster, so the result depends on the order of the samples. Here unreadable answers are counted
+apart and clusters are connected components, which no order changes. `majority_vote_official` keeps
+the official semantics for comparison.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from rzero_ray.grading import canonical, plain_number
+
+Equivalence = Callable[[str, str], bool]
+"""A symmetric "same answer" relation; `grading.equivalent` in production."""
+
+OFFICIAL_UNANSWERED = "None"
+"""What the official code's box reader returns when there is no box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The outcome of one question's vote."""
+
+    label: str | None
+    """The majority answer as most often written; None when nothing was answered."""
+
+    num_agree: int
+    """Answers equivalent to `label`."""
+
+    num_votes: int
+    """Samples with an answer."""
+
+    num_samples: int
+    """All samples, answered or not."""
+
+    clusters: tuple[tuple[str, int], ...]
+    """(most frequent surface form, count) of each distinct answer, the winner first."""
+
+    @property
+    def agreement(self) -> float:
+        """The paper's p: `num_agree / num_votes` in [0, 1], and 0.0 when nothing was answered.
+
+        The paper divides by m and does not say what an unreadable answer is. Dividing by the
+        answers that were read makes a truncated answer neither agreement nor disagreement;
+        `num_samples - num_votes` counts them for a filter.
+        """
+        return self.num_agree / self.num_votes if self.num_votes else 0.0
+
+
+def majority_vote(answers: Sequence[str | None], equivalent: Equivalence) -> Vote:
+    """Vote, independently of the order of `answers`. None and blank answers do not vote.
+
+    Answers with one canonical form are one group; groups joined by `equivalent` (transitively) are
+    one cluster. The largest cluster wins, ties go to the smallest canonical form in text order. The
+    label is the winner's most frequent surface form, ties again to the smallest. `equivalent` sees
+    one surface form per group, in sorted order, and never two plain numbers without units, so an
+    ordinary vote on numbers costs no comparison; at worst it is called for every pair.
+    """
+    surfaces = Counter(
+        answer.strip() for answer in answers if answer is not None and answer.strip()
+    )
+    groups: dict[str, list[str]] = defaultdict(list)
+    for surface in sorted(surfaces):
+        groups[canonical(surface)].append(surface)
+
+    clusters = []
+    for forms in _connected_components(groups, equivalent):
+        members = [surface for form in forms for surface in groups[form]]
+        label = min(members, key=lambda surface: (-surfaces[surface], surface))
+        clusters.append((-sum(surfaces[surface] for surface in members), min(forms), label))
+    clusters.sort()
+    return Vote(
+        label=clusters[0][2] if clusters else None,
+        num_agree=-clusters[0][0] if clusters else 0,
+        num_votes=surfaces.total(),
+        num_samples=len(answers),
+        clusters=tuple((label, -negative_count) for negative_count, _, label in clusters),
+    )
+
+
+def _connected_components(groups: dict[str, list[str]], equivalent: Equivalence) -> list[list[str]]:
+    """Partition canonical forms by the transitive closure of `equivalent` on one surface form of
+    each."""
+    forms = sorted(groups)
+    parent = {form: form for form in forms}
+
+    def root(form: str) -> str:
+        while parent[form] != form:
+            parent[form] = form = parent[parent[form]]
+        return form
+
+    is_number = {form: plain_number(form) is not None for form in forms}
+    for first, second in combinations(forms, 2):
+        if is_number[first] and is_number[second]:
+            continue  # the canonical form of a number is its value, and these two differ
+        left, right = root(first), root(second)
+        if left != right and equivalent(groups[first][0], groups[second][0]):
+            parent[right] = left
+
+    components: dict[str, list[str]] = defaultdict(list)
+    for form in forms:
+        components[root(form)].append(form)
+    return list(components.values())
+
+
+def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalence) -> Vote:
+    """Vote with the official code's semantics, for the `official_code` preset and for measuring the
+    difference.
+
+    Unreadable answers vote as "None" and count in the denominator; each answer joins the first
+    cluster whose first member it equals (so order matters); any two answers containing "no " are
+    equal; ties go to the cluster seen first. A majority of "None" gives label None, with its
+    agreement, as there.
+    """
+    counts: dict[str, int] = {}
+    for answer in answers:
+        text = OFFICIAL_UNANSWERED if answer is None or not answer.strip() else answer.strip()
+        home = next((first for first in counts if _official_same(text, first, equivalent)), text)
+        counts[home] = counts.get(home, 0) + 1
+    clusters = tuple(
+        sorted(counts.items(), key=lambda cluster: -cluster[1])
+    )  # stable: first seen first
+    winner = clusters[0] if clusters else (OFFICIAL_UNANSWERED, 0)
+    return Vote(
+        label=None if winner[0] == OFFICIAL_UNANSWERED else winner[0],
+        num_agree=winner[1],
+        num_votes=len(answers),
+        num_samples=len(answers),
+        clusters=clusters,
+    )
+
+
+def _official_same(a: str, b: str, equivalent: Equivalence) -> bool:
+    return a == b or ("no " in a and "no " in b) or equivalent(a, b) or equivalent(b, a)
