@@ -1,0 +1,148 @@
+"""The driver: `python -m rzero_ray.driver conf=tiny key.path=value ... [--dry-run]`.
+
+One iteration, and who takes part in it:
+
+    train_challenger   Challenger samples questions -> Solver votes -> rewards -> Challenger learns
+    build_curriculum   Challenger samples candidates -> Solver votes -> kept: the consistency band
+    train_solver       Solver answers kept questions -> graded by pseudo-label -> Solver learns
+    evaluate           Solver answers held-out problems
+
+Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rzero_ray.config import Config, load_config, resolve_run_dir, to_yaml
+from rzero_ray.display import make_display, print_plan
+from rzero_ray.evaluation import evaluate
+from rzero_ray.metrics import StageClock
+from rzero_ray.model_files import find_model, obtain_model
+from rzero_ray.phases import build_curriculum, train_challenger, train_solver
+from rzero_ray.planning import plan_iteration
+from rzero_ray.protocols import Judge, Policy, Task
+from rzero_ray.report import write_report, write_summary
+from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir
+from rzero_ray.tasks import make_task
+from rzero_ray.types import ProbeReport, SyncReport, UserError
+
+USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
+
+
+async def coevolve(
+    config: Config, challenger: Policy, solver: Policy, judge: Judge, task: Task, run: Run
+) -> None:
+    """R-Zero: Challenger and Solver train each other (paper, section 3, algorithm 1)."""
+    if not run.is_finished("iteration-00"):
+        run.finish_iteration(0, await evaluate(config.eval, config.seed, solver, judge, task))
+    for iteration in run.iterations(config.num_iterations):
+        await train_challenger(config, iteration, challenger, solver, judge, task, run)
+        items = await build_curriculum(config, iteration, challenger, solver, judge, task, run)
+        await train_solver(config, iteration, solver, items, judge, task, run)
+        scores = await evaluate(config.eval, config.seed, solver, judge, task)
+        run.finish_iteration(iteration, scores)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in arguments or "-h" in arguments:
+        print(f"usage: {USAGE}\n\n{__doc__}")
+        return 0
+    _stop_on_sigterm()
+    try:
+        config = load_config([a for a in arguments if a != "--dry-run"])
+        if "--dry-run" in arguments:
+            _dry_run(config)
+        else:
+            _run(config)
+    except UserError as error:
+        print(f"rzero_ray: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rzero_ray: stopped; the same command resumes the run", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _dry_run(config: Config) -> None:
+    from actors.cluster import plan_resources  # imports Ray, vLLM and DeepSpeed: seconds
+
+    print(to_yaml(config))
+    print_plan(config, plan_iteration(config, make_task(config.task)), plan_resources(config))
+    find_model(config)
+    check_run_dir(config, resolve_run_dir(config))
+
+
+def _run(config: Config) -> None:
+    """Check everything that can be checked, then start what costs time, then the loop."""
+    started = time.monotonic()
+    root = resolve_run_dir(config)
+    find_model(config)
+    check_run_dir(config, root)
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    from actors import cluster  # imports Ray, vLLM and DeepSpeed: seconds
+
+    if os.environ.get("RAY_ADDRESS") == "local":
+        cluster.check_machine(config)
+    address = cluster.connect_ray()
+    cluster.check_machine(config)
+    with prepare_run_dir(config, root), make_display(config) as display:
+        display.note(f"run directory {root}")
+        display.note(f"Ray at {address}")
+        clock = StageClock()
+        with clock.stage("base_model"):
+            base_model = obtain_model(config)
+        run = Run(config, root, base_model, clock, display)
+        run.add_event("start", address=address, pid=os.getpid())
+        asyncio.run(_run_on_cluster(config, run, clock, make_task(config.task)))
+        run.add_event("end", seconds=time.monotonic() - started)
+        summary = write_summary(run)
+        report = write_report(run, summary)
+        display.finish(summary, report)
+
+
+async def _run_on_cluster(config: Config, run: Run, clock: StageClock, task: Task) -> None:
+    from actors.cluster import start_cluster
+
+    def on_sync(sync: SyncReport, probe: ProbeReport) -> None:
+        run.add_event(
+            "weight sync",
+            version=sync.version,
+            bytes=sync.num_bytes,
+            engines=sync.num_engines,
+            seconds=sync.seconds,
+            seconds_paused=sync.seconds_engines_paused,
+            max_logprob_difference=probe.max_difference,
+        )
+
+    models = {role: run.current_model(role) for role in ("challenger", "solver")}
+    run.note("starting samplers, learner and reward workers")
+    with clock.stage("startup"):
+        cluster = await start_cluster(config, models, task, clock, on_sync)
+    try:
+        await coevolve(config, cluster.challenger, cluster.solver, cluster.judge, task, run)
+    finally:
+        await cluster.close()
+
+
+def _stop_on_sigterm() -> None:
+    """Turn SIGTERM (`ray job stop`) into Ctrl-C, which asyncio turns into an orderly end."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Where the base model's files are: a folder, the Hugging Face cache or hub, or built here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rzero_ray.config import TINY_MODEL, Config
+from rzero_ray.types import UserError
+
+
+def find_model(config: Config) -> Path | None:
+    """Return the base model's folder, or None when it must first be built or downloaded.
+
+    Raises UserError when `model.path` can be neither a folder nor a hub name.
+    """
+    path = config.model.path
+    if path == TINY_MODEL:
+        return None
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"model.path={path}: no config.json in this folder; it must hold a model in "
+                "Hugging Face format"
+            )
+        return folder.resolve()
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(
+            f"model.path={path}: no such folder; give a folder with a model in Hugging Face "
+            f"format, a hub name such as Qwen/Qwen3-4B-Base, or `{TINY_MODEL}`"
+        )
+    return _in_hub_cache(path)
+
+
+def obtain_model(config: Config) -> Path:
+    """Return the base model's folder, after building or downloading it where needed.
+
+    Raises UserError when the hub does not have it or cannot be reached.
+    """
+    found = find_model(config)
+    if found is not None:
+        return found
+    if config.model.path != TINY_MODEL:
+        return _download(config.model.path)
+    # Imports torch and transformers, which a driver on a cluster's head node does without.
+    from rzero_ray.tiny.base_model import BaseModelRecipe, ensure_base_model
+
+    cache = Path(config.model.cache_dir).expanduser()
+    return ensure_base_model(cache, BaseModelRecipe(seed=config.model.tiny_seed))
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise UserError(f"model.path={name} is not a hub name: {_first_line(error)}") from None
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (LocalEntryNotFoundError, OSError) as error:
+        reason = "the hub says: " if isinstance(error, HfHubHTTPError) else ""
+        raise UserError(
+            f"model.path={name} is neither in the Hugging Face cache nor to be had from the hub "
+            f"({reason}{_first_line(error)}); download it elsewhere and give its folder"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
