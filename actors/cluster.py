@@ -1,0 +1,262 @@
+"""The driver's door to the cluster: connects to Ray, places the roles, starts and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.judge import ClusterJudge
+from actors.learner import Learner
+from actors.options import EngineOptions, LearnerOptions, PhaseOptions
+from actors.placement import (
+    Demand,
+    check_resources,
+    demands,
+    local_resources,
+    reserve,
+    resource_table,
+)
+from actors.policy import ClusterPolicy
+from actors.reward_worker import RewardWorker
+from actors.sampler import Sampler
+from actors.sampler_pool import Engine, SamplerPool
+from actors.waiting import within
+from rzero_ray.config import ChallengerConfig, Config, SolverConfig
+from rzero_ray.metrics import StageClock
+from rzero_ray.protocols import Task
+from rzero_ray.types import ProbeReport, Role, SampleRequest, Sampling, SyncReport
+
+logger = logging.getLogger(__name__)
+
+_MAX_REQUESTS_PER_SAMPLER = 10_000
+"""Concurrent calls of one sampler actor: the engine queues them, Ray must not."""
+_NUM_PROBE_QUESTIONS = 3
+_SHUTDOWN_S = 20.0
+_OBJECT_STORE_BYTES = 512 << 20
+"""Of a local Ray: weights and rollouts of a model that a laptop trains."""
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The running roles."""
+
+    challenger: ClusterPolicy
+    solver: ClusterPolicy
+    judge: ClusterJudge
+    pool: SamplerPool
+    _actors: list[ActorHandle]
+    _placement: PlacementGroup
+
+    async def close(self) -> None:
+        """End all actors and give their places back."""
+        with suppress(Exception):  # an engine that is dead already has nothing to end
+            await asyncio.wait_for(
+                asyncio.gather(*(engine.actor.stop.remote() for engine in self.pool.engines)),
+                _SHUTDOWN_S,
+            )
+        for actor in self._actors:
+            ray.kill(actor)
+        remove_placement_group(self._placement)
+
+
+def connect_ray() -> str:
+    """Join the Ray cluster of RAY_ADDRESS, or one that runs here, or start one; return its address.
+
+    A Ray started here ends with this process.
+    """
+    if ray.is_initialized():
+        return ray.get_runtime_context().gcs_address
+    local = os.environ.get("RAY_ADDRESS") == "local"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if local:
+        options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
+    context = ray.init(**options)
+    return context.dashboard_url or context.address_info["gcs_address"]
+
+
+def plan_resources(config: Config) -> list[str]:
+    """Return the needs/has table without starting anything.
+
+    'has' is the cluster when one is joined, else this machine.
+    """
+    has = ray.cluster_resources() if ray.is_initialized() else local_resources()
+    return resource_table(demands(config), has)
+
+
+def check_machine(config: Config) -> None:
+    """Raise UserError when the roles do not fit: the joined cluster, or else this machine."""
+    has = ray.cluster_resources() if ray.is_initialized() else local_resources()
+    check_resources(demands(config), has)
+
+
+async def start_cluster(
+    config: Config,
+    models: dict[Role, Path],
+    task: Task,
+    clock: StageClock,
+    on_sync: Callable[[SyncReport, ProbeReport], None],
+) -> Cluster:
+    """Place and start every role; `models` are the folders the engines start from."""
+    needed = demands(config)
+    placement = reserve(needed, config.deadline.placement)
+    launcher = _Launcher(config, placement, needed)
+    engines = [
+        Engine(name=name, actor=launcher.sampler(name, models[role]), home=role, role=role)
+        for role, name in _engine_names(config)
+    ]
+    learners = [launcher.learner(rank) for rank in range(config.learner.num_ranks)]
+    workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
+    actors = [engine.actor for engine in engines] + learners + workers
+    await within(
+        config.deadline.start,
+        "all actors to start",
+        asyncio.gather(
+            *(engine.actor.start.remote() for engine in engines),
+            *(worker.start.remote() for worker in workers),
+            _join_learners(learners),
+        ),
+    )
+    pool = SamplerPool(engines, config.deadline.sample)
+    probes = await engines[0].actor.render.remote(_probe_requests(task))
+
+    def policy(role: Role, settings: ChallengerConfig | SolverConfig) -> ClusterPolicy:
+        options = PhaseOptions(
+            optimizer=settings.optimizer,
+            loss=settings.loss,
+            prompts_per_update=settings.prompts_per_update,
+            temperature=settings.sampling.temperature,
+        )
+        return ClusterPolicy(role, config, options, pool, learners, probes, clock, on_sync)
+
+    return Cluster(
+        challenger=policy("challenger", config.challenger),
+        solver=policy("solver", config.solver),
+        judge=ClusterJudge(workers, config.deadline.grade, clock),
+        pool=pool,
+        _actors=actors,
+        _placement=placement,
+    )
+
+
+class _Launcher:
+    """Creates the actors of one run, each in its reserved bundle, with its name."""
+
+    def __init__(self, config: Config, placement: PlacementGroup, needed: Sequence[Demand]) -> None:
+        self._config = config
+        self._placement = placement
+        self._index = {demand.actor: index for index, demand in enumerate(needed)}
+        self._demand = {demand.actor: demand for demand in needed}
+        # Names are unique to this attempt: actors of one that was killed may still be dying.
+        self._namespace = f"rzero-{config.name}-{uuid.uuid4().hex[:8]}"
+
+    def sampler(self, name: str, model: Path) -> ActorHandle:
+        settings = self._config.sampler
+        on_cpu = settings.gpus_per_engine == 0
+        kv_bytes = int(settings.kv_cache_gib * 2**30)
+        options = EngineOptions(
+            model=str(model),
+            dtype=self._config.model.dtype,
+            max_model_len=self._config.model.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_cache_bytes=kv_bytes or None,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            enforce_eager=settings.enforce_eager,
+        )
+        environment = _engine_environment(settings.threads_per_engine, on_cpu)
+        actor = ray.remote(Sampler).options(
+            **self._options(name, environment), max_concurrency=_MAX_REQUESTS_PER_SAMPLER
+        )
+        return actor.remote(name, options)
+
+    def learner(self, rank: int) -> ActorHandle:
+        settings = self._config.learner
+        name = f"learner/rank-{rank}"
+        on_cpu = settings.gpus_per_rank == 0
+        options = LearnerOptions(
+            rank=rank,
+            world_size=settings.num_ranks,
+            device="cpu" if on_cpu else "cuda",
+            dtype=self._config.model.dtype,
+            zero_stage=settings.zero_stage,
+            tokens_per_micro_batch=settings.tokens_per_micro_batch,
+            num_threads=settings.threads_per_rank,
+        )
+        environment = {"OMP_NUM_THREADS": str(settings.threads_per_rank)}
+        if on_cpu:
+            environment["DS_ACCELERATOR"] = "cpu"
+        actor = ray.remote(Learner).options(**self._options(name, environment))
+        return actor.remote(name, options, self._config.weights, self._config.deadline.sync)
+
+    def reward_worker(self, index: int) -> ActorHandle:
+        name = f"reward/worker-{index}"
+        actor = ray.remote(RewardWorker).options(**self._options(name, {"OMP_NUM_THREADS": "1"}))
+        return actor.remote(name, self._config.task)
+
+    def _options(self, name: str, environment: dict[str, str]) -> dict[str, Any]:
+        demand = self._demand[name]
+        return {
+            "name": name,
+            "namespace": self._namespace,
+            "num_cpus": demand.cpus,
+            "num_gpus": demand.gpus,
+            "memory": demand.memory or None,
+            "runtime_env": {"env_vars": environment},
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                placement_group=self._placement,
+                placement_group_bundle_index=self._index[name],
+            ),
+        }
+
+
+def _engine_names(config: Config) -> list[tuple[Role, str]]:
+    challengers: list[tuple[Role, str]] = [
+        ("challenger", f"challenger/sampler-{k}") for k in range(config.sampler.num_challenger)
+    ]
+    return challengers + [
+        ("solver", f"solver/sampler-{k}") for k in range(config.sampler.num_solver)
+    ]
+
+
+def _engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:
+    environment = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if on_cpu:
+        environment |= {
+            # vLLM would pin every engine of a machine to the same core.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # One process beside the actor instead of two.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(num_threads),
+        }
+    return environment
+
+
+def _probe_requests(task: Task) -> list[SampleRequest]:
+    """Return requests whose prompts verify weights: both roles' prompts, with real questions."""
+    questions = [problem.question for problem in task.heldout()[:_NUM_PROBE_QUESTIONS]]
+    questions = questions or ["What is the sum of the first hundred positive integers?"]
+    chats = [task.challenger_messages(), *(task.solver_messages(q) for q in questions)]
+    sampling = Sampling(temperature=0.0, top_p=1.0, top_k=-1, max_tokens=1)
+    return [
+        SampleRequest(messages=chat, num_samples=1, seed=0, sampling=sampling) for chat in chats
+    ]
+
+
+async def _join_learners(learners: Sequence[ActorHandle]) -> None:
+    address, port = await learners[0].address.remote()
+    await asyncio.gather(*(learner.join.remote(address, port) for learner in learners))

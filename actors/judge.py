@@ -1,0 +1,57 @@
+"""`protocols.Judge` on a cluster: a pool of reward workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from actors.waiting import within
+from rzero_ray.metrics import StageClock
+from rzero_ray.types import Ballot
+
+
+class ClusterJudge:
+    """Sends each job to the worker with the fewest under way."""
+
+    def __init__(
+        self, workers: Sequence[ActorHandle], deadline_s: float, clock: StageClock
+    ) -> None:
+        self._workers = workers
+        self._under_way = [0] * len(workers)
+        self._deadline_s = deadline_s
+        self._clock = clock
+
+    async def vote(self, responses: Sequence[str]) -> Ballot:
+        """See `protocols.Judge`."""
+        index = self._least_busy()
+        return await self._ask(index, "to vote", self._workers[index].vote.remote(responses))
+
+    async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
+        """See `protocols.Judge`."""
+        index = self._least_busy()
+        return await self._ask(
+            index, "to grade", self._workers[index].grade.remote(responses, reference)
+        )
+
+    async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
+        """See `protocols.Judge`."""
+        index = self._least_busy()
+        return await self._ask(
+            index,
+            "to cluster questions",
+            self._workers[index].repetition_shares.remote(questions, threshold),
+        )
+
+    def _least_busy(self) -> int:
+        return min(range(len(self._workers)), key=self._under_way.__getitem__)
+
+    async def _ask(self, index: int, what: str, ref: ray.ObjectRef) -> Any:
+        self._under_way[index] += 1
+        try:
+            with self._clock.stage("grading"):
+                return await within(self._deadline_s, f"reward/worker-{index} {what}", ref)
+        finally:
+            self._under_way[index] -= 1

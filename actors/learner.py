@@ -1,0 +1,88 @@
+"""A learner rank as an actor: DeepSpeed on one side, the weight transport on the other."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+
+from actors.options import LearnerOptions, LearningReport, PhaseOptions
+from rzero_ray.config import WeightSyncConfig
+from rzero_ray.types import Phase, Rollout, SyncReport
+
+if TYPE_CHECKING:
+    from actors.deepspeed_learner import DeepSpeedLearner
+
+
+class Learner:
+    """One rank. Every rank gets the same calls in the same order."""
+
+    def __init__(
+        self, name: str, options: LearnerOptions, weights: WeightSyncConfig, deadline_s: float
+    ) -> None:
+        # Imported here: the driver imports this module only to name the class.
+        from actors.weight_transport import ObjectStoreTransport, WeightTransport
+
+        self._name = name
+        self._options = options
+        self._learner: DeepSpeedLearner | None = None
+        self._transport: WeightTransport = ObjectStoreTransport(
+            rank=options.rank,
+            dtype=options.dtype,
+            bucket_bytes=weights.bucket_mib << 20,
+            deadline_s=deadline_s,
+        )
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def address(self) -> tuple[str, int]:
+        """Return this node's address and a free port, for the ranks to meet at."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, master_address: str, master_port: int) -> int:
+        """Join the process group; returns the process id."""
+        from actors.deepspeed_learner import DeepSpeedLearner  # as above
+
+        self._learner = DeepSpeedLearner(self._options, master_address, master_port)
+        return os.getpid()
+
+    def start_phase(
+        self, phase: Phase, options: PhaseOptions, engines: Sequence[ActorHandle]
+    ) -> None:
+        """Take up a role, whose weights go to `engines` from now on."""
+        self._ready().start_phase(phase, options)
+        self._transport.connect(engines)
+
+    def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
+        """Learn from one step's rollouts."""
+        return self._ready().update(rollouts)
+
+    def publish(self, version: str) -> SyncReport | None:
+        """Load the weights into the connected engines; a report on rank 0."""
+        return self._transport.publish(self._ready(), version)
+
+    def prompt_logprobs(self, prompts: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
+        """Return the log-probabilities of each prompt's tokens after the first."""
+        return self._ready().prompt_logprobs(prompts)
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write what `start_phase` needs to go on from here."""
+        self._ready().save_checkpoint(path)
+
+    def save_model(self, path: Path) -> None:
+        """Write the policy in Hugging Face format."""
+        self._ready().save_model(path)
+
+    def _ready(self) -> DeepSpeedLearner:
+        assert self._learner is not None, "join() comes first"
+        return self._learner

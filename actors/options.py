@@ -1,0 +1,66 @@
+"""What the actors are started with and what the learner reports.
+
+Apart from the modules that use them because the driver builds these records too, and it should
+not load vLLM, DeepSpeed and torch for that: it would cost seconds at each start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rzero_ray.config import LossConfig, OptimizerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What a vLLM engine is started with."""
+
+    model: str
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    kv_cache_bytes: int | None
+    """None lets vLLM fill `gpu_memory_utilization` of the GPU."""
+    gpu_memory_utilization: float
+    enforce_eager: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerOptions:
+    """What a rank is set up with."""
+
+    rank: int
+    world_size: int
+    device: str
+    """`cpu` or `cuda`."""
+    dtype: str
+    zero_stage: int
+    tokens_per_micro_batch: int
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseOptions:
+    """How one role learns."""
+
+    optimizer: OptimizerConfig
+    loss: LossConfig
+    prompts_per_update: int
+    temperature: float
+    """At which rollouts are sampled; log-probabilities are taken at it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningReport:
+    """The learner's part of an `UpdateReport`; see there."""
+
+    num_updates: int
+    num_tokens: int
+    loss: float
+    kl: float
+    entropy: float
+    grad_norm: float
+    clip_share: float
+    learning_rate: float
+    logprob_difference_mean: float
+    logprob_difference_max: float

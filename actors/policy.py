@@ -1,0 +1,158 @@
+"""`protocols.Policy` on a cluster: engines sample, learner ranks learn, weights move between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+
+from actors.options import LearningReport, PhaseOptions
+from actors.sampler_pool import SamplerPool
+from actors.waiting import within
+from actors.weight_probe import compare_probes
+from rzero_ray.config import Config
+from rzero_ray.metrics import StageClock
+from rzero_ray.types import (
+    Completion,
+    Phase,
+    ProbeReport,
+    Role,
+    Rollout,
+    SampleRequest,
+    Step,
+    SyncReport,
+    UpdateReport,
+)
+
+
+class ClusterPolicy:
+    """One role. Both share the pool and the learner ranks; one is in training at a time."""
+
+    def __init__(
+        self,
+        role: Role,
+        config: Config,
+        options: PhaseOptions,
+        pool: SamplerPool,
+        learners: Sequence[ActorHandle],
+        probes: Sequence[NDArray[np.int32]],
+        clock: StageClock,
+        on_sync: Callable[[SyncReport, ProbeReport], None],
+    ) -> None:
+        """`probes` are token ids of the prompts by which a weight sync is verified."""
+        self._role: Role = role
+        self._config = config
+        self._options = options
+        self._pool = pool
+        self._learners = learners
+        self._probes = probes
+        self._clock = clock
+        self._on_sync = on_sync
+        self._phase: Phase | None = None
+
+    async def sample(self, request: SampleRequest) -> list[Completion]:
+        """See `protocols.Policy`."""
+        with self._clock.stage("sampling"):
+            return await self._pool.sample(self._role, request)
+
+    async def start_phase(self, phase: Phase) -> None:
+        """See `protocols.Policy`."""
+        self._phase = phase
+        engines = self._pool.assign(self._role)
+        with self._clock.stage("learner_start"):
+            await self._all_ranks(
+                "to load the policy",
+                self._config.deadline.start,
+                [
+                    learner.start_phase.remote(phase, self._options, [e.actor for e in engines])
+                    for learner in self._learners
+                ],
+            )
+        await self._publish(phase.version(phase.num_finished_steps))
+
+    async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
+        """See `protocols.Policy`."""
+        assert self._phase is not None
+        with self._clock.stage("learning"):
+            shared = ray.put(list(rollouts))
+            reports: list[LearningReport] = await self._all_ranks(
+                "to update",
+                self._config.deadline.update,
+                [learner.update.remote(shared) for learner in self._learners],
+            )
+        learned = reports[0]
+        version = self._phase.version(step.index)
+        sync, probe = await self._publish(version)
+        if step.checkpoint is not None:
+            with self._clock.stage("checkpoint"):
+                await self._all_ranks(
+                    "to save a checkpoint",
+                    self._config.deadline.update,
+                    [learner.save_checkpoint.remote(step.checkpoint) for learner in self._learners],
+                )
+        return UpdateReport(
+            version=version,
+            num_updates=learned.num_updates,
+            num_tokens=learned.num_tokens,
+            loss=learned.loss,
+            kl=learned.kl,
+            entropy=learned.entropy,
+            grad_norm=learned.grad_norm,
+            clip_share=learned.clip_share,
+            learning_rate=learned.learning_rate,
+            logprob_difference_mean=learned.logprob_difference_mean,
+            logprob_difference_max=learned.logprob_difference_max,
+            sync=sync,
+            probe=probe,
+        )
+
+    async def finish_phase(self, phase: Phase) -> None:
+        """See `protocols.Policy`."""
+        with self._clock.stage("checkpoint"):
+            await self._all_ranks(
+                "to save the model",
+                self._config.deadline.update,
+                [learner.save_model.remote(phase.final_model) for learner in self._learners],
+            )
+
+    async def _publish(self, version: str) -> tuple[SyncReport, ProbeReport]:
+        """Publish the learner's weights into the role's engines and verify them there."""
+        with self._clock.stage("weight_sync"):
+            reports: list[SyncReport] = await self._all_ranks(
+                f"to publish weights {version}",
+                self._config.deadline.sync,
+                [learner.publish.remote(version) for learner in self._learners],
+            )
+            probe = await self._verify(version)
+        self._on_sync(reports[0], probe)
+        return reports[0], probe
+
+    async def _verify(self, version: str) -> ProbeReport:
+        engines = self._pool.engines_of(self._role)
+        ranks, *engine_probes = await within(
+            self._config.deadline.sync,
+            f"the probe of weights {version}",
+            asyncio.gather(
+                asyncio.gather(*(x.prompt_logprobs.remote(self._probes) for x in self._learners)),
+                *(engine.actor.prompt_logprobs.remote(self._probes) for engine in engines),
+            ),
+        )
+        names = [engine.name for engine in engines]
+        return compare_probes(
+            ranks[0],
+            dict(zip(names, engine_probes, strict=True)),
+            version,
+            self._config.model.dtype,
+            self._config.weights.max_probe_difference,
+        )
+
+    async def _all_ranks(
+        self, what: str, deadline_s: float, refs: Sequence[ray.ObjectRef]
+    ) -> list[Any]:
+        """Return what each rank returned; `what` completes 'waited for the learner ...'."""
+        return await within(deadline_s, f"the learner {what}", asyncio.gather(*refs))

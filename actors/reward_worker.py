@@ -1,0 +1,53 @@
+"""A reward worker: reads model text on a CPU, with symbolic comparison in a killable child."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from rzero_ray.grading import equivalent
+from rzero_ray.parsing import parse_answer
+from rzero_ray.repetition import cluster_shares
+from rzero_ray.tasks import make_task
+from rzero_ray.types import Ballot
+from rzero_ray.voting import majority_vote
+
+
+class RewardWorker:
+    """Implements `protocols.Judge` for one process; holds no state but its caches."""
+
+    def __init__(self, name: str, task: str) -> None:
+        self._name = name
+        self._task = make_task(task)
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def start(self) -> int:
+        """Return the process id."""
+        return os.getpid()
+
+    def vote(self, responses: Sequence[str]) -> Ballot:
+        """Parse [M] responses and count their answers."""
+        answers = [parse_answer(response) for response in responses]
+        vote = majority_vote(answers, equivalent)
+        return Ballot(
+            answers=tuple(answers),
+            label=vote.label,
+            num_agree=vote.num_agree,
+            num_votes=vote.num_votes,
+        )
+
+    def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
+        """Return `reference` per equivalent answer, else the answer itself, None without one."""
+        answers = [parse_answer(response) for response in responses]
+        return [
+            reference if answer is not None and equivalent(answer, reference) else answer
+            for answer in answers
+        ]
+
+    def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
+        """Return per question the share of `questions` in its BLEU cluster."""
+        if not questions:
+            return []
+        return cluster_shares(list(questions), threshold, tokenize=self._task.words)

@@ -1,0 +1,110 @@
+"""A sampler: one vLLM engine that answers prompts with the weights of whichever role it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.options import EngineOptions
+from actors.shipment import BucketLayout, Shipment
+from rzero_ray.types import Completion, SampleRequest
+
+_SHARED_MEMORY = Path("/dev/shm")
+"""Where a bucket passes to the engine's process, which the object store does not reach."""
+
+
+class Sampler:
+    """An async actor: requests overlap, and the engine batches them."""
+
+    def __init__(self, name: str, options: EngineOptions) -> None:
+        # Imported here: the driver imports this module only to name the class.
+        from actors.tokenization import ChatTokenizer
+        from actors.vllm_engine import VllmEngine
+
+        self._name = name
+        self._tokenizer = ChatTokenizer(options.model)
+        self._engine = VllmEngine(options)
+
+    def __repr__(self) -> str:
+        return self._name
+
+    async def start(self) -> int:
+        """Make the engine ready for weights; returns the process id."""
+        await self._engine.connect()
+        return os.getpid()
+
+    async def sample(self, request: SampleRequest) -> list[Completion]:
+        """Answer one request."""
+        prompt_ids = self._tokenizer.render(request.messages)
+        outputs = await self._engine.generate(
+            prompt_ids,
+            request.num_samples,
+            request.seed,
+            request.sampling,
+            self._tokenizer.stop_token_ids,
+        )
+        prompt = np.asarray(prompt_ids, dtype=np.int32)
+        return [
+            Completion(
+                prompt_ids=prompt,
+                token_ids=output.token_ids,
+                logprobs=output.logprobs,
+                text=self._tokenizer.decode(output.token_ids.tolist()),
+                finished=output.finished,
+                weight_versions=output.weight_versions,
+            )
+            for output in outputs
+        ]
+
+    async def prompt_logprobs(
+        self, prompts: Sequence[NDArray[np.int32]]
+    ) -> list[NDArray[np.float32]]:
+        """Return the log-probabilities of each prompt's tokens after the first."""
+        return await asyncio.gather(
+            *(self._engine.prompt_logprobs(prompt.tolist()) for prompt in prompts)
+        )
+
+    async def render(self, chats: Sequence[SampleRequest]) -> list[NDArray[np.int32]]:
+        """Return the prompt ids of requests, without answering them."""
+        return [np.asarray(self._tokenizer.render(c.messages), dtype=np.int32) for c in chats]
+
+    async def receive_weights(self, shipment: Shipment) -> float:
+        """Load a version of the weights; returns the seconds that sampling stood still."""
+        buckets = await asyncio.gather(*shipment.buckets)
+        start = time.monotonic()
+        await self._engine.pause()
+        try:
+            await self._engine.start_weight_update()
+            for layout, buffer in zip(shipment.layouts, buckets, strict=True):
+                await self._load_bucket(layout, buffer)
+            await self._engine.finish_weight_update(shipment.version)
+        finally:
+            await self._engine.resume()
+        return time.monotonic() - start
+
+    async def _load_bucket(self, layout: BucketLayout, buffer: NDArray[np.uint8]) -> None:
+        path = _SHARED_MEMORY / f"rzero-{uuid.uuid4().hex}"
+        try:
+            buffer.tofile(path)
+            await self._engine.update_weights(
+                {
+                    "path": str(path),
+                    "names": list(layout.names),
+                    "dtypes": list(layout.dtypes),
+                    "shapes": [list(shape) for shape in layout.shapes],
+                    "offsets": list(layout.offsets),
+                }
+            )
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def stop(self) -> None:
+        """End the engine."""
+        self._engine.shutdown()

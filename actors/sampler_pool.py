@@ -1,0 +1,63 @@
+"""All engines, which role each one holds, and where a request goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray.actor import ActorHandle
+
+from actors.waiting import within
+from rzero_ray.types import Completion, Role, SampleRequest
+
+
+@dataclass(slots=True)
+class Engine:
+    """A sampler actor as the driver sees it."""
+
+    name: str
+    actor: ActorHandle
+    home: Role
+    """The role it was started for."""
+    role: Role
+    """The role whose weights it holds now."""
+    outstanding_tokens: int = 0
+    """Upper bound on the tokens it still has to sample."""
+
+
+class SamplerPool:
+    """Routes each request to the engine of the role with the fewest outstanding tokens."""
+
+    def __init__(self, engines: list[Engine], deadline_s: float) -> None:
+        self.engines = engines
+        self._deadline_s = deadline_s
+        self.tokens_sampled = 0
+
+    def engines_of(self, role: Role) -> list[Engine]:
+        """Return the engines that hold the role's weights."""
+        return [engine for engine in self.engines if engine.role == role]
+
+    def assign(self, training: Role) -> list[Engine]:
+        """Give engines their roles for a learning phase; return those that need its weights.
+
+        While the Solver learns nothing asks the Challenger, so its engines join the Solver's.
+        While the Challenger learns, every engine is in its home role.
+        """
+        for engine in self.engines:
+            engine.role = "solver" if training == "solver" else engine.home
+        return self.engines_of(training)
+
+    async def sample(self, role: Role, request: SampleRequest) -> list[Completion]:
+        """Have one engine of the role answer the request."""
+        engine = min(self.engines_of(role), key=lambda engine: engine.outstanding_tokens)
+        cost = request.num_samples * request.sampling.max_tokens
+        engine.outstanding_tokens += cost
+        try:
+            completions = await within(
+                self._deadline_s,
+                f"{engine.name} to sample",
+                engine.actor.sample.remote(request),
+            )
+        finally:
+            engine.outstanding_tokens -= cost
+        self.tokens_sampled += sum(len(c.token_ids) for c in completions)
+        return completions

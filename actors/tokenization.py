@@ -1,0 +1,45 @@
+"""Chats to token ids and back, with the model's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from rzero_ray.types import Message
+
+
+class ChatTokenizer:
+    """A model's tokenizer and chat template."""
+
+    def __init__(self, model: str) -> None:
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+        self.stop_token_ids = _stop_token_ids(model, self._tokenizer)
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a chat that awaits its answer.
+
+        A model without a chat template gets `role: content` lines, as in the official code.
+        """
+        if self._tokenizer.chat_template:
+            ids = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+            return list(ids)  # type: ignore[arg-type]
+        text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+        return list(self._tokenizer(text)["input_ids"])  # type: ignore[arg-type]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of a completion, without special tokens."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def _stop_token_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every end-of-sequence id that the tokenizer or the generation config names."""
+    ids = {tokenizer.eos_token_id}
+    try:
+        configured = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # many base models have no generation config
+        configured = None
+    ids |= set(configured if isinstance(configured, list) else [configured])
+    return sorted(i for i in ids if isinstance(i, int))

@@ -1,0 +1,154 @@
+"""The only module, besides the backend that runs inside the engine, that knows vLLM's API."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from vllm import SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferInitRequest,
+    WeightTransferUpdateRequest,
+)
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.outputs import CompletionOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from actors.options import EngineOptions
+from actors.vllm_weight_transfer import BACKEND
+from rzero_ray.types import Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EngineOutput:
+    """One sampled sequence."""
+
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    finished: bool
+    weight_versions: tuple[tuple[str, int, int], ...]
+
+
+class VllmEngine:
+    """vLLM's `AsyncLLM` on token ids: samples, scores, and takes new weights while it runs."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=options.model,
+                skip_tokenizer_init=True,
+                dtype=options.dtype,  # type: ignore[arg-type]
+                max_model_len=options.max_model_len,
+                max_num_seqs=options.max_num_seqs,
+                kv_cache_memory_bytes=options.kv_cache_bytes,
+                gpu_memory_utilization=options.gpu_memory_utilization,
+                enforce_eager=options.enforce_eager,
+                enable_prefix_caching=True,
+                # Log-probabilities of the distribution that was sampled from: after temperature.
+                logprobs_mode="processed_logprobs",
+                # Hugging Face's generation config would add its own temperature and top_p.
+                generation_config="vllm",
+                distributed_executor_backend="uni",
+                weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+                worker_extension_cls="actors.vllm_weight_transfer.WorkerExtension",
+                disable_log_stats=True,
+            )
+        )
+        self._request_ids = itertools.count()
+        self._version = "initial"
+
+    async def connect(self) -> None:
+        """Make the engine ready to take weights."""
+        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+
+    async def generate(
+        self,
+        prompt_ids: Sequence[int],
+        num_samples: int,
+        seed: int,
+        sampling: Sampling,
+        stop_token_ids: Sequence[int],
+    ) -> list[EngineOutput]:
+        """Sample `num_samples` sequences; number k is drawn with `seed + k`."""
+        params = SamplingParams(
+            n=num_samples,
+            seed=seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=list(stop_token_ids),
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final = await self._run(prompt_ids, params)
+        return [_to_output(output) for output in sorted(final.outputs, key=lambda o: o.index)]
+
+    async def prompt_logprobs(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return [len - 1] log-probabilities of each prompt token after the first."""
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final = await self._run(prompt_ids, params)
+        rows = final.prompt_logprobs[1:]
+        picked = (row[token].logprob for row, token in zip(rows, prompt_ids[1:], strict=True))
+        return np.fromiter(picked, dtype=np.float32, count=len(rows))
+
+    async def pause(self) -> None:
+        """Freeze running requests; they go on, with the weights they find, after `resume`."""
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
+
+    async def resume(self) -> None:
+        """Go on with frozen requests."""
+        await self._engine.resume_generation()
+
+    async def start_weight_update(self) -> None:
+        """Begin a reload."""
+        await self._engine.start_weight_update()
+
+    async def update_weights(self, bucket: dict[str, Any]) -> None:
+        """Load one bucket, in the form of `vllm_weight_transfer.ObjectStoreUpdateInfo`."""
+        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=bucket))
+
+    async def finish_weight_update(self, version: str) -> None:
+        """End the reload: from now on the engine samples `version`."""
+        await self._engine.finish_weight_update(weight_version=version)
+        self._version = version
+
+    def shutdown(self) -> None:
+        """End the engine's process."""
+        self._engine.shutdown()
+
+    async def _run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Any:
+        # The salt keeps prefixes computed with other weights apart.
+        prompt = {"prompt_token_ids": list(prompt_ids), "cache_salt": self._version}
+        final = None
+        async for output in self._engine.generate(prompt, params, str(next(self._request_ids))):  # type: ignore[arg-type]
+            final = output
+        assert final is not None
+        return final
+
+
+def _to_output(output: CompletionOutput) -> EngineOutput:
+    tokens = list(output.token_ids)
+    assert output.logprobs is not None
+    picked = (row[token].logprob for row, token in zip(output.logprobs, tokens, strict=True))
+    return EngineOutput(
+        token_ids=np.asarray(tokens, dtype=np.int32),
+        logprobs=np.fromiter(picked, dtype=np.float32, count=len(tokens)),
+        finished=output.finish_reason == "stop",
+        weight_versions=tuple(
+            (span.version, span.start, span.end) for span in output.weight_versions or ()
+        ),
+    )

@@ -1,0 +1,109 @@
+"""The engine side of the `object_store` weight backend; runs inside vLLM's worker process.
+
+vLLM imports this module because it is named as `worker_extension_cls`; importing it registers the
+backend with vLLM's own weight-transfer API, next to its `nccl` and `ipc` backends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+
+BACKEND = "rzero_object_store"
+"""Name under which vLLM knows the backend."""
+
+
+@dataclass
+class ObjectStoreInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on: each bucket says where it is."""
+
+
+@dataclass
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket: a file of raw bytes and where each tensor lies in it."""
+
+    path: str
+    names: list[str]
+    dtypes: list[str]
+    """Names in the `torch` module, such as `bfloat16`."""
+    shapes: list[list[int]]
+    offsets: list[int]
+    """In bytes."""
+
+
+class ObjectStoreWeightEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+    """Loads buckets from shared memory through vLLM's layerwise reload."""
+
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
+
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
+        """Nothing to connect."""
+
+    def start_weight_update(self) -> None:
+        """Prepare layerwise reloading."""
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Load one bucket. The base class synchronizes the accelerator, which CPUs lack."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        """Map the bucket and hand its tensors to the model's own loader."""
+        data = torch.from_numpy(np.fromfile(update_info.path, dtype=np.uint8))
+        self.model.load_weights(  # type: ignore[operator]
+            (name, _tensor_at(data, offset, dtype, shape))
+            for name, dtype, shape, offset in zip(
+                update_info.names,
+                update_info.dtypes,
+                update_info.shapes,
+                update_info.offsets,
+                strict=True,
+            )
+        )
+
+    def finish_weight_update(self) -> None:
+        """Finish layerwise reloading.
+
+        vLLM's CPU backend prepacks weights for its matrix products. For an output head tied to
+        the embeddings the layerwise reload leaves the old packing in place, and the engine goes
+        on sampling with the old head; so heads are packed again here.
+        """
+        finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type != "cpu":
+            return
+        for module in self.model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+    def shutdown(self) -> None:
+        """Nothing to release."""
+
+
+class WorkerExtension:
+    """Empty: vLLM wants a class, the registration below is what counts."""
+
+
+def _tensor_at(data: torch.Tensor, offset: int, dtype: str, shape: list[int]) -> torch.Tensor:
+    kind: torch.dtype = getattr(torch, dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    return data[offset : offset + size].view(kind).view(shape)
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightEngine)

@@ -1,0 +1,56 @@
+"""Waiting with a deadline: nothing waits for ever, and the log says what is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+import ray
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_REMINDER_S = 60.0
+"""Between two log lines about one wait."""
+
+
+class DeadlineError(Exception):
+    """Something did not happen in time; the text says what, and after how long."""
+
+
+async def within(deadline_s: float, what: str, awaitable: Awaitable[T]) -> T:
+    """Await with a deadline; `what` completes the sentence 'waited for ...'."""
+    task = asyncio.ensure_future(awaitable)
+    start = time.monotonic()
+    while True:
+        left = start + deadline_s - time.monotonic()
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, min(left, _REMINDER_S)))
+        if done:
+            return task.result()
+        if time.monotonic() - start >= deadline_s:
+            task.cancel()
+            raise DeadlineError(_too_late(what, deadline_s))
+        logger.warning("still waiting for %s (%.0f s)", what, time.monotonic() - start)
+
+
+def get_within(deadline_s: float, what: str, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+    """Return `ray.get(refs)` with a deadline, outside an event loop."""
+    start = time.monotonic()
+    while True:
+        left = start + deadline_s - time.monotonic()
+        try:
+            return ray.get(list(refs), timeout=max(0.0, min(left, _REMINDER_S)))
+        except ray.exceptions.GetTimeoutError:
+            if time.monotonic() - start >= deadline_s:
+                raise DeadlineError(_too_late(what, deadline_s)) from None
+            logger.warning("still waiting for %s (%.0f s)", what, time.monotonic() - start)
+
+
+def _too_late(what: str, deadline_s: float) -> str:
+    return (
+        f"waited {deadline_s:.0f} s for {what}; the deadlines are the config's section `deadline`"
+    )
