@@ -1,0 +1,148 @@
+"""In-memory `Policy` and `Judge` for unit tests of the algorithm: no engine, milliseconds.
+
+The fake Solver knows sums: with probability `skill` it answers rightly, else off by one. An update
+raises or lowers its skill with the mean advantage of right answers, enough to see that the loop
+hands the right things to the right role.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rzero_ray.grading import equivalent
+from rzero_ray.parsing import parse_answer
+from rzero_ray.repetition import cluster_shares
+from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.types import (
+    Ballot,
+    Completion,
+    Phase,
+    ProbeReport,
+    Rollout,
+    SampleRequest,
+    Step,
+    SyncReport,
+    UpdateReport,
+)
+from rzero_ray.voting import majority_vote
+
+
+class FakePolicy:
+    """Samples from a rule, and records what it is asked and taught."""
+
+    def __init__(self, role: str, skill: float = 0.6) -> None:
+        self.role = role
+        self.skill = skill
+        self.requests: list[SampleRequest] = []
+        self.updates: list[tuple[str, list[Rollout]]] = []
+        self.phases: list[Phase] = []
+
+    async def sample(self, request: SampleRequest) -> list[Completion]:
+        self.requests.append(request)
+        return [
+            self._completion(request, random.Random(request.seed + k))
+            for k in range(request.num_samples)
+        ]
+
+    async def start_phase(self, phase: Phase) -> None:
+        self.phases.append(phase)
+
+    async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
+        self.updates.append((step.key, list(rollouts)))
+        if step.checkpoint is not None:
+            step.checkpoint.mkdir(parents=True, exist_ok=True)
+        return fake_report(step.key, sum(len(r.token_ids) for r in rollouts))
+
+    async def finish_phase(self, phase: Phase) -> None:
+        Path(phase.final_model).mkdir(parents=True, exist_ok=True)
+
+    def _completion(self, request: SampleRequest, rng: random.Random) -> Completion:
+        text = self._pose(rng) if self.role == "challenger" else self._answer(request, rng)
+        tokens = np.arange(len(text), dtype=np.int32)
+        return Completion(
+            prompt_ids=np.array([1, 2], dtype=np.int32),
+            token_ids=tokens,
+            logprobs=np.full(len(text), -1.0, dtype=np.float32),
+            text=text,
+            finished=True,
+            weight_versions=((f"{self.role}-{len(self.updates)}", 0, len(text)),),
+        )
+
+    def _pose(self, rng: random.Random) -> str:
+        if rng.random() < 0.1:
+            return "<question>1+1"  # malformed
+        question = f"{rng.randint(1, 9)}+{rng.randint(1, 9)}"
+        return f"<question>{question}</question>\\boxed{{0}}"
+
+    def _answer(self, request: SampleRequest, rng: random.Random) -> str:
+        truth = int(ArithmeticTask().solve(request.messages[-1]["content"]) or 0)
+        greedy = request.sampling.temperature == 0
+        wrong = not greedy and rng.random() >= self.skill
+        thought = "" if rng.random() < 0.5 else "1+1=2;"
+        return f"{thought}\\boxed{{{truth + (rng.choice([-1, 1]) if wrong else 0)}}}"
+
+
+class FakeJudge:
+    """The reward worker's rules without a cluster."""
+
+    async def vote(self, responses: Sequence[str]) -> Ballot:
+        answers = [parse_answer(response) for response in responses]
+        vote = majority_vote(answers, equivalent)
+        return Ballot(
+            answers=tuple(answers),
+            label=vote.label,
+            num_agree=vote.num_agree,
+            num_votes=vote.num_votes,
+        )
+
+    async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
+        answers = [parse_answer(response) for response in responses]
+        return [reference if a is not None and equivalent(a, reference) else a for a in answers]
+
+    async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
+        return cluster_shares(list(questions), threshold, tokenize=ArithmeticTask().words)
+
+
+class SilentObserver:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+        self.evaluations: list[dict] = []
+        self.notes: list[str] = []
+
+    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
+        pass
+
+    def finish_step(self, row: dict) -> None:
+        self.rows.append(row)
+
+    def finish_iteration(self, row: dict) -> None:
+        self.evaluations.append(row)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def fake_report(version: str, num_tokens: int) -> UpdateReport:
+    return UpdateReport(
+        version=version,
+        num_updates=1,
+        num_tokens=num_tokens,
+        loss=0.0,
+        kl=0.0,
+        entropy=0.0,
+        grad_norm=0.0,
+        clip_share=0.0,
+        learning_rate=0.0,
+        logprob_difference_mean=0.0,
+        logprob_difference_max=0.0,
+        sync=SyncReport(
+            version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
+        ),
+        probe=ProbeReport(max_difference=0.0, mean_difference=0.0),
+    )

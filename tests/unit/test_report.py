@@ -1,0 +1,240 @@
+"""The summary's numbers are checked by hand; the report shows model text without obeying it."""
+
+import asyncio
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rzero_ray.config import Config, EvalConfig
+from rzero_ray.evaluation import ProblemScore
+from rzero_ray.metrics import StageClock
+from rzero_ray.report import reading, write_report, write_summary
+from rzero_ray.runstate import Run, prepare_run_dir
+from rzero_ray.types import Candidate, PhaseName, Step
+
+EVIL = "<script>alert(1)</script><img src=https://evil.example/x.png>\u202e\x1b[31m"
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None: ...
+    def finish_step(self, row: dict[str, Any]) -> None: ...
+    def finish_iteration(self, row: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def make_run(root: Path, task: str = "arithmetic") -> Run:
+    config = Config(
+        name="fake", task=task, run_dir=str(root), num_iterations=2, eval=EvalConfig(num_samples=2)
+    )
+    prepare_run_dir(config, root)
+    return Run(config, root, Path("/models/base"), StageClock(), Silent())
+
+
+def score(correct: tuple[bool, bool], cot: tuple[bool, bool]) -> ProblemScore:
+    return ProblemScore(
+        question="1+1",
+        answer="2",
+        greedy_correct=correct[0],
+        greedy_cot=cot[0],
+        correct=correct,
+        cot=cot,
+        majority_correct=all(correct),
+        greedy_text="2",
+        num_tokens=10,
+    )
+
+
+def candidate(question: str | None = "1+2", dropped: str | None = None) -> Candidate:
+    return Candidate(
+        text=question or EVIL,
+        question=question,
+        answers=("3", "3", EVIL, None),
+        label="3",
+        num_agree=2,
+        num_votes=3,
+        num_tokens=7,
+        dropped=dropped,
+        truth="3",
+    )
+
+
+def finish(run: Run, iteration: int, phase: PhaseName, index: int, **metrics: Any) -> None:
+    run.finish_step(Step(iteration=iteration, phase=phase, index=index), metrics)
+
+
+def learn(run: Run, iteration: int, phase: PhaseName, rewards: tuple[float, ...]) -> None:
+    for index, reward in enumerate(rewards, start=1):
+        finish(
+            run,
+            iteration,
+            phase,
+            index,
+            reward=reward,
+            kl=0.01 * index,
+            entropy=0.5,
+            grad_norm=1.0,
+            logprob_difference_mean=1e-7,
+            logprob_difference_max=2e-6 * index,
+            probe_difference_max=0.0,
+            tokens_sampled=100,
+        )
+        run.add_event("weight sync", max_logprob_difference=1e-6 * index)
+
+
+def iterate(run: Run, iteration: int, scores: list[ProblemScore]) -> None:
+    learn(run, iteration, "challenger", (0.2, 0.3, 0.4))
+    for index, (kept, right) in enumerate(((3, 1.0), (1, 0.0)), start=1):
+        step = Step(iteration=iteration, phase="curriculum", index=index)
+        candidates = [candidate(), candidate(EVIL), candidate(None, "malformed")]
+        write_candidates(run, step, candidates)
+        oracle = {"label_accuracy": right, "label_accuracy_all": 0.5}
+        counts = {"kept": kept, "kept_share": kept / 5, "dropped/malformed": 5 - kept}
+        run.finish_step(
+            step,
+            {"agreement": 0.5, "well_formed": 0.8, "tokens_sampled": 50, **counts}
+            | (oracle if run.config.task == "arithmetic" else {}),
+        )
+    learn(run, iteration, "solver", (0.5, 0.6))
+    run.finish_iteration(iteration, scores)
+
+
+def write_candidates(run: Run, step: Step, candidates: list[Candidate]) -> None:
+    async def make() -> list[Candidate]:
+        return candidates
+
+    asyncio.run(run.once(f"{step.key}/candidates", Candidate, make))
+
+
+BASE = [score((True, False), (True, False)), score((False, False), (False, False))]
+BETTER = [score((True, True), (True, True)), score((False, False), (False, False))]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = make_run(tmp_path / "run")
+    run.finish_iteration(0, BASE)
+    iterate(run, 1, BETTER)
+    return run
+
+
+def test_summary_numbers(run: Run) -> None:
+    summary = write_summary(run)
+    assert json.loads((run.root / "summary.json").read_text()) == summary
+    base, first = summary["heldout"]
+    assert (base["mean@2"], base["greedy"], base["maj@2"]) == (0.25, 0.5, 0.0)
+    assert (base["cot_share"], base["accuracy_given_cot"]) == (0.25, 1.0)
+    assert (first["mean@2"], first["cot_share"], first["accuracy_given_direct"]) == (0.5, 0.5, 0.0)
+    assert summary["label_accuracy"] == [0.75]  # (3 x 1.0 + 1 x 0.0) / 4
+    assert summary["challenger_reward"] == [[0.2, 0.4]]
+    assert summary["tokens_sampled"] == 3 * 100 + 2 * 50 + 2 * 100 + 2 * 2 * 10
+    assert summary["weight_syncs"] == 5
+    assert summary["max_logprob_difference"] == 6e-6
+    assert summary["max_logprob_difference_probes"] == 3e-6
+    assert (summary["num_iterations"], summary["num_finished_iterations"]) == (2, 1)
+
+
+def test_seconds_are_summed_by_stage(run: Run) -> None:
+    rows = [*run.metrics(), *run.evaluations()]
+    seconds = write_summary(run)["wall_clock_s"]
+    assert seconds["total"] == pytest.approx(sum(row["seconds"]["wall"] for row in rows))
+    assert 0 < seconds["write"] < seconds["total"]
+    assert "wall" not in seconds
+
+
+def test_reading_divides_the_gain() -> None:
+    def row(share: float, given_cot: float, direct: float, iteration: int) -> dict[str, Any]:
+        accuracy = share * given_cot + (1 - share) * direct
+        return {
+            "iteration": iteration,
+            "mean@4": accuracy,
+            "mean@4_ci95": [accuracy - 0.05, accuracy + 0.05],
+            "cot_share": share,
+            "accuracy_given_cot": given_cot,
+            "accuracy_given_direct": direct,
+        }
+
+    # .2 x .8 = .16 to .6 x .9 = .54. Share: .4 x .85 = .34; given CoT: .4 x .1 = .04.
+    text = reading([row(0.2, 0.8, 0.0, 0), row(0.6, 0.9, 0.0, 3)], 4)
+    assert "mean@4 went from .16 to .54 (+.38)" in text
+    assert "+.34 (89%) goes with the chain-of-thought share (.20 to .60)" in text
+    assert "+.04 (11%) with accuracy given CoT (.80 to .90)" in text
+    assert ".00 with accuracy of direct answers (.00 to .00)" in text
+    assert "do not overlap" in text
+    noise = reading([row(0.2, 0.8, 0.0, 0), row(0.2, 0.81, 0.0, 3)], 4)
+    assert "may be noise" in noise
+    assert "%)" not in noise
+    # Nobody reasoned at first: the accuracy given CoT is unknown then, not zero.
+    first = row(0.0, 0.0, 0.1, 0) | {"accuracy_given_cot": None}
+    text = reading([first, row(0.5, 0.9, 0.1, 1)], 4)
+    assert "+.40 (100%) goes with the chain-of-thought share (.00 to .50)" in text
+    assert ".00 with accuracy given CoT (- to .90)" in text
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page, and what they would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset")]
+
+
+def test_report_is_one_file_and_model_text_is_inert(run: Run) -> None:
+    step = Step(iteration=2, phase="curriculum", index=1)
+    write_candidates(run, step, [candidate("9" * 1_000_000)])
+    page = write_report(run, write_summary(run)).read_text()
+    assert "9" * 300 in page
+    assert "9" * 301 not in page
+    elements = Elements()
+    elements.feed(page)
+    assert not {"script", "img", "link", "iframe"} & set(elements.tags)
+    assert all(link.startswith("#") for link in elements.links)
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert not {"\u202e", "\x1b"} & set(page)
+    assert "http://" not in page
+    ids = re.findall(r"url\(#([^)]+)\)", page)
+    assert all(f'id="{name}"' in page for name in ids)
+
+
+def test_a_run_that_stopped_at_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    summary = write_summary(run)
+    assert summary["heldout"] == []
+    assert summary["max_logprob_difference"] is None
+    assert "Configuration" in write_report(run, summary).read_text()
+
+
+def test_a_run_that_stopped_half_way(run: Run) -> None:
+    learn(run, 2, "challenger", (0.1,))
+    with (run.root / "events.jsonl").open("a") as stream:
+        stream.write('{"event": "weight s')
+    summary = write_summary(run)
+    assert summary["label_accuracy"] == [0.75, None]
+    assert summary["challenger_reward"] == [[0.2, 0.4], [0.1, 0.1]]
+    assert summary["weight_syncs"] == 6
+    page = write_report(run, summary).read_text()
+    assert "1 of 2 iterations" in page
+    assert page.count("<svg") == 8
+
+
+def test_without_an_oracle_and_without_heldout_problems(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", task="math")
+    run.finish_iteration(0, [])
+    iterate(run, 1, [])
+    summary = write_summary(run)
+    assert summary["label_accuracy"] == [None]
+    assert summary["heldout"] == []
+    page = write_report(run, summary).read_text()
+    assert "Label accuracy" not in page
+    assert "<th>truth" not in page

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from rzero_ray.advantages import normalize_group, normalize_per_prompt, normalize_whole_batch
+from rzero_ray.rewards import challenger_reward, solver_reward, uncertainty
+
+
+@pytest.mark.parametrize(
+    ("agreement", "expected"), [(0.5, 1.0), (0.0, 0.0), (1.0, 0.0), (0.75, 0.5), (0.3, 0.6)]
+)
+def test_uncertainty_is_largest_at_one_half(agreement: float, expected: float):
+    assert uncertainty(agreement) == pytest.approx(expected)
+
+
+def test_challenger_reward_subtracts_the_repetition_share_and_is_never_negative():
+    assert challenger_reward(0.5, 0.25, weight=1.0) == pytest.approx(0.75)
+    assert challenger_reward(0.5, 0.25, weight=2.0) == pytest.approx(0.5)
+    assert challenger_reward(1.0, 0.25, weight=1.0) == 0.0
+
+
+def test_solver_reward_is_binary_and_an_unanswered_sample_earns_nothing():
+    assert [solver_reward(answer, "7") for answer in ("7", "8", None)] == [1.0, 0.0, 0.0]
+
+
+def test_group_is_normalised_with_the_unbiased_standard_deviation():
+    # mean 0.5, deviations +-0.5, unbiased variance 4 x 0.25 / 3
+    deviation = np.sqrt(1 / 3)
+    expected = [0.5 / (deviation + 1e-6), -0.5 / (deviation + 1e-6)] * 2
+    assert normalize_group([1, 0, 1, 0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rewards", [[], [0.3], [1.0, 1.0, 1.0]])
+def test_a_group_without_contrast_teaches_nothing(rewards: list[float]):
+    assert normalize_group(rewards) == [0.0] * len(rewards)
+
+
+def test_whole_batch_and_per_prompt_differ_as_they_should():
+    rewards_PG = [[1.0, 1.0], [0.0, 0.0]]
+    assert normalize_per_prompt(rewards_PG) == [[0.0, 0.0], [0.0, 0.0]]
+    whole = normalize_whole_batch(rewards_PG)
+    assert whole[0] == pytest.approx([0.866024, 0.866024], abs=1e-5)
+    assert whole[1] == pytest.approx([-0.866024, -0.866024], abs=1e-5)

@@ -1,0 +1,66 @@
+"""Scalars land under their tag and at the step of the whole run."""
+
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from rzero_ray.scalars import Observers, ScalarLog
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(e.step, round(float(make_ndarray(e.tensor_proto)), 6)) for e in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
+
+
+def test_steps_go_on_over_iterations(tmp_path: Path) -> None:
+    log = ScalarLog(tmp_path)
+    for iteration in (1, 2):
+        log.start_phase(iteration, "solver", 2, 0)
+        for step in (1, 2):
+            row = {"iteration": iteration, "phase": "solver", "step": step}
+            log.finish_step(row | {"reward": 0.25 * step, "seconds": {"wall": 1.5}})
+    log.finish_iteration({"iteration": 2, "greedy": 0.5, "mean@8_ci95": [0.4, 0.6]})
+    assert read_scalars(tmp_path / "tensorboard") == {
+        "solver/reward": [(1, 0.25), (2, 0.5), (3, 0.25), (4, 0.5)],
+        "solver/seconds/wall": [(1, 1.5), (2, 1.5), (3, 1.5), (4, 1.5)],
+        "heldout/greedy": [(2, 0.5)],
+    }
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
+        self.calls.append((iteration, phase, num_steps, num_done))
+
+    def finish_step(self, row: dict[str, Any]) -> None:
+        self.calls.append(("step", row))
+
+    def finish_iteration(self, row: dict[str, Any]) -> None:
+        self.calls.append(("iteration", row))
+
+    def note(self, text: str) -> None:
+        self.calls.append((text,))
+
+
+def test_observers_hear_everything() -> None:
+    first, second = Recorder(), Recorder()
+    both = Observers(first, second)
+    both.start_phase(1, "solver", 15, 3)
+    both.finish_step({"step": 4})
+    both.finish_iteration({"iteration": 1})
+    both.note("hello")
+    assert first.calls == second.calls
+    assert first.calls == [
+        (1, "solver", 15, 3),
+        ("step", {"step": 4}),
+        ("iteration", {"iteration": 1}),
+        ("hello",),
+    ]

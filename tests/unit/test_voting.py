@@ -1,0 +1,103 @@
+"""Votes are counted as the paper says, whatever the order of the answers."""
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rzero_ray.grading import canonical
+from rzero_ray.voting import Vote, majority_vote, majority_vote_official
+
+
+def by_form(a: str, b: str) -> bool:
+    return canonical(a) == canonical(b)
+
+
+def never(a: str, b: str) -> bool:
+    raise AssertionError(f"compared {a!r} and {b!r}")
+
+
+def within_one(a: str, b: str) -> bool:
+    """Not transitive on purpose: "p1" ~ "p2" ~ "p3", but "p1" is not "p3"."""
+    return a[:1] == b[:1] == "p" and abs(int(a[1:]) - int(b[1:])) <= 1
+
+
+def test_unanswered_samples_are_counted_apart() -> None:
+    vote = majority_vote(["4", None, "4.0", " ", "5", None], never)
+    assert vote == Vote("4", 2, 3, 6, (("4", 2), ("5", 1)))
+    assert vote.agreement == 2 / 3
+
+
+def test_nothing_answered() -> None:
+    for answers in ([], [None], [None, "", "  "]):
+        vote = majority_vote(answers, never)
+        assert vote == Vote(None, 0, 0, len(answers), ())
+        assert vote.agreement == 0.0
+
+
+def test_label_is_the_most_frequent_surface_form() -> None:
+    assert majority_vote(["0.5", r"\frac12", r"\frac12", "1"], never).label == r"\frac12"
+    assert majority_vote(["0.5", r"\frac12"], never).label == "0.5"  # a tie: text order
+
+
+def test_ties_go_to_the_smallest_canonical_form() -> None:
+    assert majority_vote(["7", "3", "7", "3", "1"], never).label == "3"
+
+
+def test_clusters_are_connected_components() -> None:
+    vote = majority_vote(["p3", "p1", "q9", "p2", "q9"], within_one)
+    assert (vote.label, vote.num_agree) == ("p1", 3)
+    assert vote.clusters == (("p1", 3), ("q9", 2))
+
+
+def test_numbers_need_no_comparison_and_text_few() -> None:
+    majority_vote([str(n) for n in range(100)] + ["1/3", r"\frac{2}{6}"], never)
+    calls: list[tuple[str, str]] = []
+
+    def record(a: str, b: str) -> bool:
+        calls.append((a, b))
+        return False
+
+    majority_vote(["x"] * 5 + ["5"] * 5 + ["5.0"], record)
+    assert calls == [("5", "x")]
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.none(),
+            st.sampled_from(["1", "1.0", "2", "2/1", "x", "X", "p1", "p2", "p3", "p5", "", "p4"]),
+        ),
+        max_size=12,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_vote_does_not_depend_on_order(answers: list[str | None], rng: random.Random) -> None:
+    def same(a: str, b: str) -> bool:
+        return by_form(a, b) or within_one_or_false(a, b)
+
+    def within_one_or_false(a: str, b: str) -> bool:
+        return within_one(a, b) if a[:1] == b[:1] == "p" else False
+
+    expected = majority_vote(answers, same)
+    shuffled = list(answers)
+    rng.shuffle(shuffled)
+    assert majority_vote(shuffled, same) == expected
+    assert sum(count for _, count in expected.clusters) == expected.num_votes
+    assert 0.0 <= expected.agreement <= 1.0
+    assert expected.num_agree == max([count for _, count in expected.clusters], default=0)
+
+
+def test_official_vote_counts_none_as_an_answer() -> None:
+    answers = ["4", "4", None, None, None]
+    assert majority_vote_official(answers, by_form) == Vote(None, 3, 5, 5, (("None", 3), ("4", 2)))
+    assert majority_vote(answers, by_form).agreement == 1.0
+
+
+def test_official_vote_is_greedy_and_first_seen_wins() -> None:
+    assert majority_vote_official(["p1", "p2", "p3"], within_one).num_agree == 2
+    assert majority_vote_official(["p2", "p1", "p3"], within_one).num_agree == 3
+    assert majority_vote_official(["7", "3"], by_form).label == "7"
+    assert majority_vote_official(["no root", "no way"], by_form).num_agree == 2
+    assert majority_vote_official([], by_form).agreement == 0.0
