@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -83,7 +85,7 @@ def connect_ray() -> str:
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
     context = ray.init(**options)
-    return context.dashboard_url or context.address_info["gcs_address"]
+    return context.dashboard_url or ray.get_runtime_context().gcs_address
 
 
 def plan_resources(config: Config) -> list[str]:
@@ -129,7 +131,11 @@ async def start_cluster(
         ),
     )
     pool = SamplerPool(engines, config.deadline.sample)
-    probes = await engines[0].actor.render.remote(_probe_requests(task))
+    probes: list[NDArray[np.int32]] = await within(
+        config.deadline.start,
+        f"{engines[0].name} to render the probe prompts",
+        engines[0].actor.render.remote(_probe_requests(task)),
+    )
 
     def policy(role: Role, settings: ChallengerConfig | SolverConfig) -> ClusterPolicy:
         options = PhaseOptions(
@@ -178,7 +184,7 @@ class _Launcher:
         actor = ray.remote(Sampler).options(
             **self._options(name, environment), max_concurrency=_MAX_REQUESTS_PER_SAMPLER
         )
-        return actor.remote(name, options)
+        return cast(ActorHandle, actor.remote(name, options))
 
     def learner(self, rank: int) -> ActorHandle:
         settings = self._config.learner
@@ -197,12 +203,13 @@ class _Launcher:
         if on_cpu:
             environment["DS_ACCELERATOR"] = "cpu"
         actor = ray.remote(Learner).options(**self._options(name, environment))
-        return actor.remote(name, options, self._config.weights, self._config.deadline.sync)
+        handle = actor.remote(name, options, self._config.weights, self._config.deadline.sync)
+        return cast(ActorHandle, handle)
 
     def reward_worker(self, index: int) -> ActorHandle:
         name = f"reward/worker-{index}"
         actor = ray.remote(RewardWorker).options(**self._options(name, {"OMP_NUM_THREADS": "1"}))
-        return actor.remote(name, self._config.task)
+        return cast(ActorHandle, actor.remote(name, self._config.task))
 
     def _options(self, name: str, environment: dict[str, str]) -> dict[str, Any]:
         demand = self._demand[name]
@@ -248,7 +255,7 @@ def _engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:
 
 def _probe_requests(task: Task) -> list[SampleRequest]:
     """Return requests whose prompts verify weights: both roles' prompts, with real questions."""
-    questions = [problem.question for problem in task.heldout()[:_NUM_PROBE_QUESTIONS]]
+    questions = [problem.question for problem in task.heldout()[-_NUM_PROBE_QUESTIONS:]]
     questions = questions or ["What is the sum of the first hundred positive integers?"]
     chats = [task.challenger_messages(), *(task.solver_messages(q) for q in questions)]
     sampling = Sampling(temperature=0.0, top_p=1.0, top_k=-1, max_tokens=1)
@@ -258,5 +265,8 @@ def _probe_requests(task: Task) -> list[SampleRequest]:
 
 
 async def _join_learners(learners: Sequence[ActorHandle]) -> None:
-    address, port = await learners[0].address.remote()
-    await asyncio.gather(*(learner.join.remote(address, port) for learner in learners))
+    """Have the ranks meet at rank 0; the caller holds the deadline."""
+    meeting_point: Any = learners[0].address.remote()
+    address, port = await meeting_point
+    joined: list[Any] = [learner.join.remote(address, port) for learner in learners]
+    await asyncio.gather(*joined)

@@ -75,7 +75,7 @@ class DeepSpeedLearner:
             self._engine = None
         self._phase_options = options
         self._initial_model = phase.initial_model
-        self._reference = self._load(phase.initial_model).to(self._device).eval()
+        self._reference = self._load(phase.initial_model).eval()
         self._reference.requires_grad_(False)
         model = self._load(phase.initial_model)
         self._engine, *_ = deepspeed.initialize(
@@ -162,9 +162,10 @@ class DeepSpeedLearner:
         dist.barrier()
 
     def _load(self, path: Path) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=self._dtype, attn_implementation="sdpa"
         )
+        return model.to(self._device)
 
     def _deepspeed_config(self, optimizer: OptimizerConfig) -> dict[str, Any]:
         return {

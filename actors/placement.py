@@ -112,8 +112,7 @@ def check_resources(needed: list[Demand], has: Mapping[str, float]) -> None:
         raise UserError(
             f"not enough {' and '.join(missing)} for the actors of this config; lower "
             "sampler.num_solver, sampler.num_challenger or learner.num_ranks, or their "
-            "cpus_per_* and gpus_per_*:\n"
-            + "\n".join(resource_table(needed, has))
+            "cpus_per_* and gpus_per_*:\n" + "\n".join(resource_table(needed, has))
         )
 
 

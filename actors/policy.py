@@ -58,7 +58,9 @@ class ClusterPolicy:
     async def sample(self, request: SampleRequest) -> list[Completion]:
         """See `protocols.Policy`."""
         with self._clock.stage("sampling"):
-            return await self._pool.sample(self._role, request)
+            completions = await self._pool.sample(self._role, request)
+        self._clock.count_tokens(sum(len(c.token_ids) for c in completions))
+        return completions
 
     async def start_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""

@@ -30,7 +30,6 @@ class SamplerPool:
     def __init__(self, engines: list[Engine], deadline_s: float) -> None:
         self.engines = engines
         self._deadline_s = deadline_s
-        self.tokens_sampled = 0
 
     def engines_of(self, role: Role) -> list[Engine]:
         """Return the engines that hold the role's weights."""
@@ -52,12 +51,10 @@ class SamplerPool:
         cost = request.num_samples * request.sampling.max_tokens
         engine.outstanding_tokens += cost
         try:
-            completions = await within(
+            return await within(
                 self._deadline_s,
                 f"{engine.name} to sample",
                 engine.actor.sample.remote(request),
             )
         finally:
             engine.outstanding_tokens -= cost
-        self.tokens_sampled += sum(len(c.token_ids) for c in completions)
-        return completions

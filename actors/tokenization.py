@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
@@ -23,7 +24,10 @@ class ChatTokenizer:
         """
         if self._tokenizer.chat_template:
             ids = self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+                [{"role": m["role"], "content": m["content"]} for m in messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
             )
             return list(ids)  # type: ignore[arg-type]
         text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
@@ -36,10 +40,10 @@ class ChatTokenizer:
 
 def _stop_token_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return every end-of-sequence id that the tokenizer or the generation config names."""
-    ids = {tokenizer.eos_token_id}
+    ids: list[Any] = [tokenizer.eos_token_id]
     try:
         configured = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:  # many base models have no generation config
         configured = None
-    ids |= set(configured if isinstance(configured, list) else [configured])
-    return sorted(i for i in ids if isinstance(i, int))
+    ids += configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in ids if isinstance(i, int)})

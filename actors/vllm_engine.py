@@ -101,6 +101,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         final = await self._run(prompt_ids, params)
+        assert final.prompt_logprobs is not None
         rows = final.prompt_logprobs[1:]
         picked = (row[token].logprob for row, token in zip(rows, prompt_ids[1:], strict=True))
         return np.fromiter(picked, dtype=np.float32, count=len(rows))
@@ -142,8 +143,8 @@ class VllmEngine:
 
 def _to_output(output: CompletionOutput) -> EngineOutput:
     tokens = list(output.token_ids)
-    assert output.logprobs is not None
-    picked = (row[token].logprob for row, token in zip(output.logprobs, tokens, strict=True))
+    rows: Any = output.logprobs  # one {token: Logprob} per token, as asked for
+    picked = (row[token].logprob for row, token in zip(rows, tokens, strict=True))
     return EngineOutput(
         token_ids=np.asarray(tokens, dtype=np.int32),
         logprobs=np.fromiter(picked, dtype=np.float32, count=len(tokens)),

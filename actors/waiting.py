@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from rzero_ray.types import RunError
 
 T = TypeVar("T")
 
@@ -18,8 +22,12 @@ _REMINDER_S = 60.0
 """Between two log lines about one wait."""
 
 
-class DeadlineError(Exception):
+class DeadlineError(RunError):
     """Something did not happen in time; the text says what, and after how long."""
+
+
+class ActorLostError(RunError):
+    """An actor died; the text names what was waited for and Ray's account of the death."""
 
 
 async def within(deadline_s: float, what: str, awaitable: Awaitable[T]) -> T:
@@ -30,7 +38,8 @@ async def within(deadline_s: float, what: str, awaitable: Awaitable[T]) -> T:
         left = start + deadline_s - time.monotonic()
         done, _ = await asyncio.wait({task}, timeout=max(0.0, min(left, _REMINDER_S)))
         if done:
-            return task.result()
+            with _one_line_errors(what):
+                return task.result()
         if time.monotonic() - start >= deadline_s:
             task.cancel()
             raise DeadlineError(_too_late(what, deadline_s))
@@ -43,11 +52,29 @@ def get_within(deadline_s: float, what: str, refs: Sequence[ray.ObjectRef]) -> l
     while True:
         left = start + deadline_s - time.monotonic()
         try:
-            return ray.get(list(refs), timeout=max(0.0, min(left, _REMINDER_S)))
-        except ray.exceptions.GetTimeoutError:
+            with _one_line_errors(what):
+                return ray.get(list(refs), timeout=max(0.0, min(left, _REMINDER_S)))
+        except GetTimeoutError:
             if time.monotonic() - start >= deadline_s:
                 raise DeadlineError(_too_late(what, deadline_s)) from None
             logger.warning("still waiting for %s (%.0f s)", what, time.monotonic() - start)
+
+
+@contextmanager
+def _one_line_errors(what: str) -> Iterator[None]:
+    """Turn Ray's wrapped errors into those that the driver shows in one line.
+
+    Errors of ours keep their text without the remote traceback; a bug keeps its traceback.
+    """
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, RunError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        cause = " ".join(str(error).split())
+        raise ActorLostError(f"waited for {what}, but an actor was lost: {cause}") from None
 
 
 def _too_late(what: str, deadline_s: float) -> str:

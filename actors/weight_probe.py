@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.types import ProbeReport
+from rzero_ray.types import ProbeReport, RunError
 
 
-class WeightMismatchError(Exception):
+class WeightMismatchError(RunError):
     """An engine samples from other weights than the learner's; the text names it."""
 
 

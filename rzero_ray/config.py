@@ -331,7 +331,7 @@ def _read_yaml(path: Path) -> DictConfig:
 
 def _parse_value(key: str, value: str) -> Any:
     try:
-        return OmegaConf.create(f"value: {value}")["value"]
+        return OmegaConf.select(OmegaConf.create(f"value: {value}"), "value")
     except Exception:  # as above
         raise UserError(f"argument {key}={value}: the value is not valid YAML") from None
 
@@ -339,9 +339,9 @@ def _parse_value(key: str, value: str) -> Any:
 def _leaf_keys(tree: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in tree:
         path = f"{prefix}{key}"
-        child = OmegaConf.to_container(tree)[key]  # type: ignore[index, call-overload]
-        if isinstance(child, dict):
-            yield from _leaf_keys(OmegaConf.create(child), f"{path}.")
+        child = tree[key]
+        if isinstance(child, DictConfig):
+            yield from _leaf_keys(child, f"{path}.")
         else:
             yield path
 

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rzero_ray.config import Config, load_config, resolve_run_dir, to_yaml
@@ -31,8 +32,9 @@ from rzero_ray.planning import plan_iteration
 from rzero_ray.protocols import Judge, Policy, Task
 from rzero_ray.report import write_report, write_summary
 from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir
+from rzero_ray.scalars import Observers, ScalarLog
 from rzero_ray.tasks import make_task
-from rzero_ray.types import ProbeReport, SyncReport, UserError
+from rzero_ray.types import ProbeReport, Role, RunError, SyncReport, UserError
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"rzero_ray: error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"rzero_ray: failed: {error}; the same command resumes the run", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("rzero_ray: stopped; the same command resumes the run", file=sys.stderr)
         return 130
@@ -101,7 +106,7 @@ def _run(config: Config) -> None:
         clock = StageClock()
         with clock.stage("base_model"):
             base_model = obtain_model(config)
-        run = Run(config, root, base_model, clock, display)
+        run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
         run.add_event("start", address=address, pid=os.getpid())
         asyncio.run(_run_on_cluster(config, run, clock, make_task(config.task)))
         run.add_event("end", seconds=time.monotonic() - started)
@@ -124,7 +129,10 @@ async def _run_on_cluster(config: Config, run: Run, clock: StageClock, task: Tas
             max_logprob_difference=probe.max_difference,
         )
 
-    models = {role: run.current_model(role) for role in ("challenger", "solver")}
+    models: dict[Role, Path] = {
+        "challenger": run.current_model("challenger"),
+        "solver": run.current_model("solver"),
+    }
     run.note("starting samplers, learner and reward workers")
     with clock.stage("startup"):
         cluster = await start_cluster(config, models, task, clock, on_sync)

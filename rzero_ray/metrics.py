@@ -16,7 +16,7 @@ class StageClock:
     """Wall-clock seconds during which each stage had at least one operation under way.
 
     Stages overlap (votes are sampled while questions still are), so their sum may exceed the
-    wall-clock time.
+    wall-clock time. Tokens sampled are counted beside it, so that each row of metrics has both.
     """
 
     def __init__(self) -> None:
@@ -24,6 +24,16 @@ class StageClock:
         self._since: dict[str, float] = {}
         self._total: dict[str, float] = {}
         self._lap_start = time.monotonic()
+        self._tokens = 0
+
+    def count_tokens(self, count: int) -> None:
+        """Count sampled tokens."""
+        self._tokens += count
+
+    def take_tokens(self) -> int:
+        """Return the tokens counted since the last call."""
+        tokens, self._tokens = self._tokens, 0
+        return tokens
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

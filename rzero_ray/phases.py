@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rzero_ray.advantages import normalize_per_prompt, normalize_whole_batch
 from rzero_ray.config import ChallengerConfig, Config, SamplingConfig, SolverConfig, VotingConfig
@@ -407,7 +407,8 @@ def challenger_metrics(samples: Sequence[ChallengerSample], task: Task) -> dict[
         "repetition_share": mean([s.repetition_share for s in posed]),
         "unique": len({task.normalize(s.question or "") for s in posed}) / max(len(posed), 1),
         "completion_tokens": mean([len(s.token_ids) for s in samples]),
-    } | _label_accuracy([(s.question, s.label) for s in posed], task)
+        **_label_accuracy("label_accuracy", posed, task),
+    }
 
 
 def curriculum_metrics(candidates: Sequence[Candidate], task: Task) -> dict[str, float]:
@@ -420,11 +421,10 @@ def curriculum_metrics(candidates: Sequence[Candidate], task: Task) -> dict[str,
         "well_formed": len(posed) / len(candidates),
         "kept": len(kept),
         "kept_share": len(kept) / len(candidates),
-        "label_accuracy_all": _label_accuracy([(c.question, c.label) for c in posed], task).get(
-            "label_accuracy", 0.0
-        ),
         **dropped,
-    } | _label_accuracy([(c.question, c.label) for c in kept], task)
+        **_label_accuracy("label_accuracy", kept, task),
+        **_label_accuracy("label_accuracy_all", posed, task),
+    }
 
 
 def solver_metrics(samples: Sequence[SolverSample], task: Task) -> dict[str, float]:
@@ -434,7 +434,8 @@ def solver_metrics(samples: Sequence[SolverSample], task: Task) -> dict[str, flo
         "reward": mean([s.reward for s in samples]),
         "answered": mean([s.answer is not None for s in samples]),
         "completion_tokens": mean([len(s.token_ids) for s in samples]),
-    } | _label_accuracy([(s.question, s.label) for s in first.values()], task)
+        **_label_accuracy("label_accuracy", first.values(), task),
+    }
 
 
 def update_metrics(report: UpdateReport) -> dict[str, float]:
@@ -457,16 +458,14 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
 
 
 def _label_accuracy(
-    labelled: Sequence[tuple[str | None, str | None]], task: Task
+    name: str, labelled: Iterable[ChallengerSample | Candidate | SolverSample], task: Task
 ) -> dict[str, float]:
-    """Return the share of labels that are the exact answer; nothing where no oracle exists.
+    """Return {name: share of labels that are the exact answer}; nothing where no oracle exists.
 
     A question that has no answer at all counts as labelled wrongly.
     """
-    if not task.has_oracle or not labelled:
-        return {}
-    right = [q is not None and task.solve(q) == label for q, label in labelled]
-    return {"label_accuracy": mean(right)}
+    right = [s.question is not None and task.solve(s.question) == s.label for s in labelled]
+    return {name: mean(right)} if task.has_oracle and right else {}
 
 
 def _last_version(completion: Completion) -> str:

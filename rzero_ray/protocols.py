@@ -7,7 +7,7 @@ actors implement these protocols on a cluster, and the unit tests implement them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from rzero_ray.types import (
     Ballot,

@@ -181,6 +181,7 @@ class Run:
     def finish_step(self, step: Step, metrics: dict[str, Any]) -> None:
         """Record a step: its line of metrics, then the manifest."""
         row = {"iteration": step.iteration, "phase": step.phase, "step": step.index, **metrics}
+        row["tokens_sampled"] = self._clock.take_tokens()
         row["seconds"] = self._clock.lap()
         self._append("metrics.jsonl", row)
         if step.checkpoint is not None:
@@ -192,7 +193,7 @@ class Run:
     def finish_iteration(self, iteration: int, scores: list[ProblemScore]) -> None:
         """Record an evaluation; iteration 0 is the base model."""
         row = summarize(iteration, scores)
-        row["tokens_sampled"] = sum(score.num_tokens for score in scores)
+        row["tokens_sampled"] = self._clock.take_tokens()
         row["seconds"] = self._clock.lap()
         folder = self.root / f"iteration-{iteration:02d}"
         write_records(folder / "evaluation.parquet", scores, ProblemScore)

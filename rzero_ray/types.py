@@ -24,6 +24,13 @@ class UserError(Exception):
     """
 
 
+class RunError(Exception):
+    """The run cannot go on, for a reason that one line tells; the same command resumes it.
+
+    The driver prints it without a traceback and exits with code 1.
+    """
+
+
 class Message(TypedDict):
     """One turn of a chat, in the form that `apply_chat_template` takes."""
 
@@ -226,7 +233,7 @@ class Candidate:
     num_agree: int
     num_votes: int
     num_tokens: int
-    """Tokens sampled for it: the question and its votes."""
+    """Of the question as sampled."""
     dropped: str | None
     """Why it is not in the curriculum; None for a kept question."""
     truth: str | None

@@ -244,7 +244,7 @@ def _guess(rng: random.Random, question: str, num_operands: int, guess_spread: i
 
 
 def _chain_of_thought(rng: random.Random, question: str, corruption: float) -> str:
-    """Write one ``a+b=c;`` per operator, each wrong with probability ``corruption``, and the box."""
+    """Write one ``a+b=c;`` per operator, each wrong with ``corruption``, and then the box."""
     first, *terms = _TERM.findall(question)
     value = int(first)
     steps: list[str] = []

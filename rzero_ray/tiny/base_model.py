@@ -127,7 +127,7 @@ class BaseModelRecipe:
     init_std: float = 0.08
     """Standard deviation of the initial weights. The usual 0.02 did not learn in time."""
 
-    num_steps: int = 2000
+    num_steps: int = 2300
     """Optimizer steps."""
 
     batch_rows: int = 8
@@ -162,7 +162,7 @@ class BaseModelRecipe:
     guess_spread: int = 2
     """Half-width of the error of an answer without a chain of thought, per operand beyond two."""
 
-    corruption: float = 0.12
+    corruption: float = 0.07
     """Probability that a step of a chain of thought has a wrong result."""
 
     def __post_init__(self) -> None:

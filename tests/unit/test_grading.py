@@ -441,11 +441,11 @@ def test_explosive_numbers_are_not_sent_to_the_child() -> None:
 
 def test_strikes_bound_the_kills_of_one_vote() -> None:
     hasty = SymbolicComparer(wall_limit_s=0.3)
-    bombs = [f"{base}^{{9^{{9^{{9}}}}}}" for base in range(2, 6)]
+    bombs = [f"{base}^{{9^{{9^{{9}}}}}}" for base in range(2, 5)]
     for first in bombs:
         for second in bombs:
             assert hasty.compare(first, second) == (first == second)
-    assert 2 <= hasty.num_killed <= 4  # of 6 pairs
+    assert 2 <= hasty.num_killed <= 3
     hasty.close()
 
 

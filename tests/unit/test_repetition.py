@@ -108,7 +108,7 @@ def test_bad_threshold_is_an_error(threshold: float) -> None:
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 def test_clusters_equal_scikit_learn(threshold: float) -> None:
-    questions = random_questions(90, 20, seed=1)
+    questions = random_questions(60, 20, seed=1)
     count = len(questions)
     tokens = [question.split() for question in questions]
     one_way = np.zeros((count, count))
