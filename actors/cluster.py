@@ -38,7 +38,7 @@ from actors.waiting import within
 from rzero_ray.config import ChallengerConfig, Config, SolverConfig
 from rzero_ray.metrics import StageClock
 from rzero_ray.protocols import Task
-from rzero_ray.types import ProbeReport, Role, SampleRequest, Sampling, SyncReport
+from rzero_ray.types import ProbeReport, Role, SampleRequest, Sampling, SyncReport, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,14 @@ def connect_ray() -> str:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
-    context = ray.init(**options)
+    try:
+        context = ray.init(**options)
+    except ConnectionError as error:
+        where = os.environ.get("RAY_ADDRESS", "the address of the last one started here")
+        raise UserError(
+            f"no Ray answers at {where} ({str(error).splitlines()[0]}); start one with "
+            "`ray start --head`, or set RAY_ADDRESS=local for one of the driver's own"
+        ) from None
     return context.dashboard_url or ray.get_runtime_context().gcs_address
 
 

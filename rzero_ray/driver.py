@@ -17,7 +17,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from rzero_ray.phases import build_curriculum, train_challenger, train_solver
 from rzero_ray.planning import plan_iteration
 from rzero_ray.protocols import Judge, Policy, Task
 from rzero_ray.report import write_report, write_summary
-from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir
+from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
 from rzero_ray.scalars import Observers, ScalarLog
 from rzero_ray.tasks import make_task
 from rzero_ray.types import ProbeReport, Role, RunError, SyncReport, UserError
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dry_run(config: Config) -> None:
-    from actors.cluster import plan_resources  # imports Ray, vLLM and DeepSpeed: seconds
+    from actors.cluster import plan_resources  # imports Ray, which a mistyped key need not wait for
 
     print(to_yaml(config))
     print_plan(config, plan_iteration(config, make_task(config.task)), plan_resources(config))
@@ -89,30 +88,42 @@ def _dry_run(config: Config) -> None:
 
 def _run(config: Config) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
-    started = time.monotonic()
     root = resolve_run_dir(config)
     find_model(config)
     check_run_dir(config, root)
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    from actors import cluster  # imports Ray, vLLM and DeepSpeed: seconds
+    complete = is_complete(config, root)
+    address = None if complete else _join_cluster(config)
+    with prepare_run_dir(config, root), make_display(config) as display:
+        display.note(f"run directory {root}")
+        clock = StageClock()
+        if complete:
+            display.note("finished already: nothing to do; raise num_iterations to go on")
+            base_model = find_model(config) or Path(config.model.path)
+        else:
+            display.note(f"Ray at {address}")
+            with clock.stage("base_model"):
+                base_model = obtain_model(config)
+        run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
+        try:
+            if not complete:
+                run.add_event("start", address=address, pid=os.getpid())
+                asyncio.run(_run_on_cluster(config, run, clock, make_task(config.task)))
+                run.add_event("end")
+        finally:
+            summary = write_summary(run)
+            report = write_report(run, summary)
+        display.finish(summary, report)
+
+
+def _join_cluster(config: Config) -> str:
+    """Join or start Ray and return its address, or raise UserError when the roles do not fit."""
+    from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
     if os.environ.get("RAY_ADDRESS") == "local":
         cluster.check_machine(config)
     address = cluster.connect_ray()
     cluster.check_machine(config)
-    with prepare_run_dir(config, root), make_display(config) as display:
-        display.note(f"run directory {root}")
-        display.note(f"Ray at {address}")
-        clock = StageClock()
-        with clock.stage("base_model"):
-            base_model = obtain_model(config)
-        run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
-        run.add_event("start", address=address, pid=os.getpid())
-        asyncio.run(_run_on_cluster(config, run, clock, make_task(config.task)))
-        run.add_event("end", seconds=time.monotonic() - started)
-        summary = write_summary(run)
-        report = write_report(run, summary)
-        display.finish(summary, report)
+    return address
 
 
 async def _run_on_cluster(config: Config, run: Run, clock: StageClock, task: Task) -> None:

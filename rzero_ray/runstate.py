@@ -294,6 +294,15 @@ def check_run_dir(config: Config, root: Path) -> None:
         _check_unused(root)
 
 
+def is_complete(config: Config, root: Path) -> bool:
+    """Return whether the run that `check_run_dir` accepted has all its iterations."""
+    manifest = root / "manifest.json"
+    if not manifest.exists():
+        return False
+    finished = json.loads(manifest.read_text())["finished"]
+    return all(f"iteration-{i:02d}" in finished for i in range(config.num_iterations + 1))
+
+
 def prepare_run_dir(config: Config, root: Path) -> FileLock:
     """Create the run directory, or take up one that `check_run_dir` accepts; lock it.
 

@@ -171,9 +171,7 @@ def _plain_loop(base_model: Path, rollouts: list[Rollout], steps: int) -> dict[s
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize(
-    ("world_size", "stage"), [(1, 0), (1, 1), (1, 3), (2, 1), (2, 2), (2, 3)]
-)
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (1, 1), (1, 3), (2, 1), (2, 2), (2, 3)])
 def test_learning_equals_a_plain_loop(ranks, scored, base_model, world_size, stage):
     shared = ray.put(scored)
     results = ray.get(

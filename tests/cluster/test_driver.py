@@ -1,0 +1,307 @@
+"""The driver as a user runs it: killed in every phase, resumed, and held to what it reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.deepspeed_learner import DeepSpeedLearner
+from actors.options import LearnerOptions, PhaseOptions
+from rzero_ray.config import Config, load_config
+from rzero_ray.grading import equivalent
+from rzero_ray.parsing import parse_answer
+from rzero_ray.phases import to_rollout
+from rzero_ray.records import read_records
+from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.types import ChallengerSample, Phase, Role, SolverSample
+from tests.cluster.conftest import REPOSITORY, driver_command, run_driver
+
+START_LIMIT_S = 400.0
+"""Until a started driver has reached a phase; a laptop needs a tenth of it."""
+
+
+@dataclass
+class KilledRun:
+    """One iteration of `conf=tiny`, killed once in each phase and finished by the last attempt."""
+
+    config: Config
+    root: Path
+    killed_at: list[str]
+    output: str
+    summary: dict
+
+
+@pytest.fixture(scope="module")
+def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> KilledRun:
+    root = tmp_path_factory.mktemp("runs") / "tiny"
+    arguments = ["conf=tiny", f"model.path={base_model}", f"run_dir={root}", "num_iterations=1"]
+    key = "iteration-01"
+    moments: list[tuple[str, Callable[[set[str]], bool]]] = [
+        ("challenger", lambda done: f"{key}/challenger/step-002" in done),
+        ("curriculum", lambda done: f"{key}/challenger" in done),
+        ("solver", lambda done: f"{key}/solver/step-003" in done),
+    ]
+    killed_at = [name for name, reached in moments if _start_and_kill(arguments, root, reached)]
+    finished = run_driver(arguments, timeout_s=600)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return KilledRun(
+        config=load_config(arguments),
+        root=root,
+        killed_at=killed_at,
+        output=finished.stdout,
+        summary=json.loads((root / "summary.json").read_text()),
+    )
+
+
+def _start_and_kill(arguments: list[str], root: Path, reached: Callable[[set[str]], bool]) -> bool:
+    """Start a driver and `kill -9` it at a moment; returns whether it was still running then."""
+    driver = subprocess.Popen(
+        driver_command(arguments),
+        cwd=REPOSITORY,
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children = []
+    deadline = time.monotonic() + START_LIMIT_S
+    while driver.poll() is None and not reached(_finished(root)):
+        assert time.monotonic() < deadline, "the driver did not reach the moment in time"
+        time.sleep(0.05)
+    if driver.poll() is None:
+        children = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    # A cluster outlives its driver by seconds; the next attempt needs the machine for itself.
+    psutil.wait_procs(children, timeout=60)
+    return driver.returncode == -signal.SIGKILL
+
+
+def _finished(root: Path) -> set[str]:
+    manifest = root / "manifest.json"
+    return set(json.loads(manifest.read_text())["finished"]) if manifest.exists() else set()
+
+
+def _rows(run: KilledRun) -> list[dict]:
+    return [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_kill_in_each_phase_loses_no_step_and_repeats_none(run: KilledRun):
+    assert run.killed_at == ["challenger", "curriculum", "solver"]
+    steps = [(row["phase"], row["step"]) for row in _rows(run)]
+    config = run.config
+    assert steps == [
+        *(("challenger", i + 1) for i in range(config.challenger.num_steps)),
+        ("curriculum", 1),
+        *(("solver", i + 1) for i in range(config.solver.num_steps)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "record_type"), [("challenger", ChallengerSample), ("solver", SolverSample)]
+)
+def test_every_batch_was_sampled_by_the_weights_before_its_update(
+    run: KilledRun, role: Role, record_type: type
+):
+    for folder in sorted((run.root / f"iteration-01/{role}").iterdir()):
+        step = int(folder.name.removeprefix("step-"))
+        samples = read_records(folder / "rollouts.parquet", record_type)
+        assert {s.weight_version for s in samples} == {f"{role}-01-{step - 1:03d}"}
+
+
+@pytest.fixture(scope="module")
+def process_group() -> Iterator[None]:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("role", "record_type"), [("challenger", ChallengerSample), ("solver", SolverSample)]
+)
+def test_final_weights_are_the_stored_rollouts_applied_once_each(
+    run: KilledRun, process_group: None, role: Role, record_type: type
+):
+    config = run.config
+    settings = config.challenger if role == "challenger" else config.solver
+    learner = DeepSpeedLearner(
+        LearnerOptions(
+            rank=0,
+            world_size=1,
+            device="cpu",
+            dtype="float32",
+            zero_stage=config.learner.zero_stage,
+            tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
+            num_threads=config.learner.threads_per_rank,
+        ),
+        "127.0.0.1",
+        29_517,
+    )
+    base = Path(config.model.path)
+    phase = Phase(
+        iteration=1,
+        role=role,
+        initial_model=base,
+        checkpoint=None,
+        num_finished_steps=0,
+        final_model=base,
+    )
+    options = PhaseOptions(
+        optimizer=settings.optimizer,
+        loss=settings.loss,
+        prompts_per_update=settings.prompts_per_update,
+        temperature=settings.sampling.temperature,
+    )
+    learner.start_phase(phase, options)
+    start = {name: tensor.clone() for name, tensor in learner}
+    for folder in sorted((run.root / f"iteration-01/{role}").iterdir()):
+        samples = read_records(folder / "rollouts.parquet", record_type)
+        learner.update([to_rollout(sample) for sample in samples])
+    model = AutoModelForCausalLM.from_pretrained(
+        run.root / f"models/{role}-iteration-01", dtype=torch.float32
+    )
+    saved = dict(model.named_parameters())
+    off = sum(float((saved[n] - t).detach().pow(2).sum()) for n, t in learner) ** 0.5
+    way = sum(float((saved[n] - t).detach().pow(2).sum()) for n, t in start.items()) ** 0.5
+    assert way > 0.5
+    assert off < 1e-3 * way  # one update too many or too few is a fifteenth of the way
+
+
+def test_weight_syncs_were_verified_and_close(run: KilledRun):
+    summary = run.summary
+    steps = run.config.challenger.num_steps + run.config.solver.num_steps
+    assert summary["weight_syncs"] >= steps + 2
+    assert 0 < summary["max_logprob_difference"] < 1e-3
+
+
+def test_solver_improves_beyond_the_noise(run: KilledRun):
+    base, first = run.summary["heldout"]
+    assert first["mean@8"] - base["mean@8"] >= 0.05
+    assert first["mean@8_ci95"][0] > base["mean@8_ci95"][1]
+    assert first["greedy"] - base["greedy"] >= 0.2
+    assert first["cot_share"] > base["cot_share"]
+
+
+def test_summary_and_report_are_complete(run: KilledRun):
+    summary = run.summary
+    assert [row["iteration"] for row in summary["heldout"]] == [0, 1]
+    assert len(summary["label_accuracy"]) == 1
+    assert 0 < summary["label_accuracy"][0] <= 1
+    assert len(summary["challenger_reward"]) == 1
+    assert summary["tokens_sampled"] > 100_000
+    assert {"sampling", "learning", "weight_sync", "grading"} <= set(summary["wall_clock_s"])
+    report = (run.root / "report.html").read_text()
+    assert "<svg" in report or "data:image/png" in report
+    assert str(run.root / "report.html") in run.output.replace("\n", "")
+
+
+def test_written_model_gives_the_stated_accuracy_in_transformers(run: KilledRun):
+    folder = run.root / "models/solver-iteration-01"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    task = ArithmeticTask()
+    problems = task.heldout()
+    prompts = [
+        tokenizer.apply_chat_template(
+            list(task.solver_messages(p.question)), add_generation_prompt=True, tokenize=False
+        )
+        for p in problems
+    ]
+    batch = tokenizer(
+        prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
+    with torch.no_grad():
+        output = model.generate(**batch, do_sample=False, max_new_tokens=run.config.eval.max_tokens)
+    texts = tokenizer.batch_decode(
+        output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    answers = [parse_answer(text) for text in texts]
+    right = [
+        answer is not None and equivalent(answer, problem.answer)
+        for answer, problem in zip(answers, problems, strict=True)
+    ]
+    # Greedy decoding differs only where two tokens tie to the last bits of float32.
+    assert np.mean(right) == pytest.approx(run.summary["heldout"][1]["greedy"], abs=1.5 / 360)
+
+
+def test_written_model_gives_the_stated_accuracy_in_a_fresh_vllm(run: KilledRun, tmp_path: Path):
+    arguments = [
+        "conf=tiny",
+        f"model.path={run.root / 'models/solver-iteration-01'}",
+        f"run_dir={tmp_path / 'again'}",
+        "num_iterations=1",
+        "challenger.num_steps=1",
+        "challenger.num_prompts=2",
+        "curriculum.num_candidates=2",
+        "curriculum.candidates_per_step=2",
+        "solver.num_steps=1",
+    ]
+    again = run_driver(arguments, timeout_s=600)
+    assert again.returncode == 0, again.stdout + again.stderr
+    # The base of this run is the Solver of the other, in engines that loaded it from disk.
+    fresh = json.loads((tmp_path / "again/summary.json").read_text())["heldout"][0]
+    stated = run.summary["heldout"][1]
+    assert fresh["greedy"] == pytest.approx(stated["greedy"], abs=1.5 / 360)
+    assert fresh["mean@8"] == pytest.approx(stated["mean@8"], abs=0.01)
+
+
+def test_a_finished_run_started_again_does_nothing_and_says_so(run: KilledRun):
+    before = (run.root / "metrics.jsonl").read_bytes()
+    again = run_driver(
+        [
+            "conf=tiny",
+            f"model.path={run.config.model.path}",
+            f"run_dir={run.root}",
+            "num_iterations=1",
+        ],
+        timeout_s=120,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "finished already" in again.stdout
+    assert (run.root / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["num_iteration=1"], "unknown key"),
+        (["conf=tinny"], "no tinny.yaml"),
+        (["model.path=/no/such/model"], "model.path=/no/such/model: no such folder"),
+        (["sampler.num_solver=64"], "not enough CPU and memory"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments, message):
+    root = tmp_path / "run"
+    result = run_driver(["conf=tiny", f"run_dir={root}", *arguments], timeout_s=60)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not root.exists()
+
+
+def test_a_run_of_another_config_and_a_truncated_manifest_are_left_alone(run: KilledRun):
+    command = ["conf=tiny", f"model.path={run.config.model.path}", f"run_dir={run.root}"]
+    before = {p: p.read_bytes() for p in run.root.glob("*") if p.is_file()}
+    other = run_driver([*command, "seed=9"], timeout_s=60)
+    assert (other.returncode, "seed was 0, now 9" in other.stderr) == (2, True)
+    manifest = run.root / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:50])
+    try:
+        damaged = run_driver([*command, "num_iterations=1"], timeout_s=60)
+        assert (damaged.returncode, "manifest.json is damaged" in damaged.stderr) == (2, True)
+        assert manifest.read_bytes() == whole[:50]
+    finally:
+        manifest.write_bytes(whole)
+    assert {p: p.read_bytes() for p in run.root.glob("*") if p.is_file()} == before

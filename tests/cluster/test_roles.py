@@ -1,0 +1,196 @@
+"""The roles together on a real Ray, vLLM and DeepSpeed: sampling, learning, weights in motion."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.util.state import list_actors
+
+from actors.cluster import Cluster, start_cluster
+from actors.placement import reserve
+from actors.weight_probe import WeightMismatchError
+from rzero_ray.config import Config
+from rzero_ray.metrics import StageClock
+from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.types import (
+    Completion,
+    Phase,
+    ProbeReport,
+    Role,
+    Rollout,
+    SampleRequest,
+    Sampling,
+    Step,
+    SyncReport,
+    UserError,
+)
+
+TASK = ArithmeticTask()
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=64)
+
+
+@dataclass
+class Fixture:
+    """A running cluster: two learner ranks under ZeRO 3, one sampler per role."""
+
+    cluster: Cluster
+    config: Config
+    base_model: Path
+    syncs: list[tuple[SyncReport, ProbeReport]]
+
+
+@pytest.fixture(scope="module")
+def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
+    config = replace(
+        tiny_config,
+        learner=replace(
+            tiny_config.learner, num_ranks=2, zero_stage=3, cpus_per_rank=0.25, threads_per_rank=1
+        ),
+    )
+    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
+    syncs: list[tuple[SyncReport, ProbeReport]] = []
+    models: dict[Role, Path] = {"challenger": base_model, "solver": base_model}
+    cluster = asyncio.run(
+        start_cluster(config, models, TASK, StageClock(), lambda s, p: syncs.append((s, p)))
+    )
+    yield Fixture(cluster, config, base_model, syncs)
+    asyncio.run(cluster.close())
+    ray.shutdown()
+
+
+def _phase(running: Fixture, role: Role, folder: Path) -> Phase:
+    return Phase(
+        iteration=1,
+        role=role,
+        initial_model=running.base_model,
+        checkpoint=None,
+        num_finished_steps=0,
+        final_model=folder / "final",
+    )
+
+
+def _request(question: str, num_samples: int = 4, seed: int = 5) -> SampleRequest:
+    return SampleRequest(
+        messages=TASK.solver_messages(question),
+        num_samples=num_samples,
+        seed=seed,
+        sampling=SAMPLING,
+    )
+
+
+def _rollouts(completions: list[Completion]) -> list[Rollout]:
+    return [
+        Rollout(
+            prompt_ids=c.prompt_ids,
+            token_ids=c.token_ids,
+            logprobs=c.logprobs,
+            advantage=(-1.0) ** k,
+            prompt_index=0,
+        )
+        for k, c in enumerate(completions)
+    ]
+
+
+def test_dashboard_lists_the_roles_by_name(running: Fixture):
+    names = {actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")])}
+    assert names == {
+        "challenger/sampler-0",
+        "solver/sampler-0",
+        "learner/rank-0",
+        "learner/rank-1",
+        "reward/worker-0",
+    }
+
+
+def test_samples_depend_on_their_seed_alone(running: Fixture):
+    async def go() -> tuple[list[Completion], ...]:
+        solver = running.cluster.solver
+        alone = await solver.sample(_request("7+5-6"))
+        crowd = await asyncio.gather(*(solver.sample(_request(f"{i}+5")) for i in range(1, 9)))
+        again = await solver.sample(_request("7+5-6"))
+        shifted = await solver.sample(_request("7+5-6", num_samples=1, seed=7))
+        return alone, again, shifted, crowd[0]
+
+    alone, again, shifted, _ = asyncio.run(go())
+    assert [c.text for c in again] == [c.text for c in alone]
+    assert shifted[0].text == alone[2].text  # sample k of a request draws with seed + k
+    assert len({c.text for c in alone}) > 1
+    for completion in alone:
+        assert completion.prompt_ids.tolist() == alone[0].prompt_ids.tolist()
+        assert len(completion.token_ids) == len(completion.logprobs)
+        assert completion.finished
+        assert "\\boxed{" in completion.text
+
+
+def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Path):
+    async def go() -> None:
+        solver = running.cluster.solver
+        phase = _phase(running, "solver", tmp_path)
+        running.syncs.clear()
+        await solver.start_phase(phase)
+        before = await solver.sample(_request("9+8-3+6"))
+        step = Step(iteration=1, phase="solver", index=1)
+        report = await solver.update(_rollouts(before), step)
+        assert report.version == "solver-01-001"
+        assert report.logprob_difference_max < 1e-3
+        assert report.probe.max_difference < 1e-3
+        # Both engines hold the Solver now: the Challenger's is lent for the phase.
+        assert [sync.num_engines for sync, _ in running.syncs] == [2, 2]
+        after = await asyncio.gather(*(solver.sample(_request("9+8-3+6")) for _ in range(2)))
+        for completions in after:
+            assert {c.weight_versions[-1][0] for c in completions} == {"solver-01-001"}
+        assert {c.weight_versions[-1][0] for c in before} == {"solver-01-000"}
+        moved = max(
+            np.abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(after[0], before, strict=True)
+        )
+        assert moved > 1e-4  # far above the difference between trainer and sampler
+        # The next update sees samples of the new weights and agrees with them.
+        second = await solver.update(
+            _rollouts(after[0]), Step(iteration=1, phase="solver", index=2)
+        )
+        assert second.logprob_difference_max < 1e-3
+
+    asyncio.run(go())
+
+
+def test_an_engine_with_other_weights_stops_the_run(running: Fixture, tmp_path: Path):
+    async def go() -> None:
+        challenger = running.cluster.challenger
+        await challenger.start_phase(_phase(running, "challenger", tmp_path))
+        completions = await challenger.sample(_request("7+5-6"))
+        # Learn without publishing, as if the sync had silently failed.
+        await asyncio.gather(
+            *(rank.update.remote(_rollouts(completions)) for rank in challenger._learners)
+        )
+        with pytest.raises(WeightMismatchError, match="challenger/sampler-0 does not sample from"):
+            await challenger._verify("challenger-01-001")
+
+    asyncio.run(go())
+
+
+def test_judge_votes_grades_and_clusters(running: Fixture):
+    async def go() -> None:
+        judge = running.cluster.judge
+        ballot = await judge.vote(["\\boxed{1/2}", "x;\\boxed{0.5}", "\\boxed{3}", "no box"])
+        assert (ballot.num_agree, ballot.num_votes, len(ballot.answers)) == (2, 3, 4)
+        graded = await judge.grade(["\\boxed{\\frac{1}{2}}", "\\boxed{3}", "none"], "0.5")
+        assert graded == ["0.5", "3", None]
+        shares = await judge.repetition_shares(["1+2+3+4"] * 3 + ["90-81-7-1-1"], 0.5)
+        assert shares == [0.75, 0.75, 0.75, 0.25]
+
+    asyncio.run(go())
+
+
+def test_actors_that_find_no_place_are_an_error_with_a_table(running: Fixture):
+    from actors.placement import demands
+
+    with pytest.raises(UserError) as caught:  # the running cluster holds 1.75 of 2 CPUs
+        reserve(demands(running.config), deadline_s=2.0)
+    assert "found no place in 2 s" in str(caught.value)
+    assert "1 x challenger/sampler" in str(caught.value)
