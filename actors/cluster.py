@@ -186,6 +186,7 @@ class _Launcher:
             kv_cache_bytes=kv_bytes or None,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             enforce_eager=settings.enforce_eager,
+            on_cpu=on_cpu,
         )
         environment = _engine_environment(settings.threads_per_engine, on_cpu)
         actor = ray.remote(Sampler).options(

@@ -23,6 +23,7 @@ class EngineOptions:
     """None lets vLLM fill `gpu_memory_utilization` of the GPU."""
     gpu_memory_utilization: float
     enforce_eager: bool
+    on_cpu: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

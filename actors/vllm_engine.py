@@ -19,10 +19,14 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.options import EngineOptions
 from actors.vllm_weight_transfer import BACKEND
-from rzero_ray.types import Sampling
+from rzero_ray.types import RunError, Sampling
+
+_CPU_BATCHED_TOKENS = 4096
+"""Tokens of one engine step on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +53,12 @@ class VllmEngine:
                 kv_cache_memory_bytes=options.kv_cache_bytes,
                 gpu_memory_utilization=options.gpu_memory_utilization,
                 enforce_eager=options.enforce_eager,
+                # A prompt prefilled in parts draws a token too many and rewinds the request's
+                # random generator, which torch cannot do on a CPU: the engine would die.
+                enable_chunked_prefill=False if options.on_cpu else None,
+                max_num_batched_tokens=(
+                    max(_CPU_BATCHED_TOKENS, options.max_model_len) if options.on_cpu else None
+                ),
                 enable_prefix_caching=True,
                 # Log-probabilities of the distribution that was sampled from: after temperature.
                 logprobs_mode="processed_logprobs",
@@ -135,8 +145,15 @@ class VllmEngine:
         # The salt keeps prefixes computed with other weights apart.
         prompt = {"prompt_token_ids": list(prompt_ids), "cache_salt": self._version}
         final = None
-        async for output in self._engine.generate(prompt, params, str(next(self._request_ids))):  # type: ignore[arg-type]
-            final = output
+        request_id = str(next(self._request_ids))
+        try:
+            async for output in self._engine.generate(prompt, params, request_id):  # type: ignore[arg-type]
+                final = output
+        except EngineDeadError:
+            raise RunError(
+                "vLLM's engine process died; why is in the log of this actor (in the dashboard, or "
+                "under /tmp/ray/session_latest/logs)"
+            ) from None
         assert final is not None
         return final
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from rzero_ray.concurrency import gather_all
 from rzero_ray.config import EvalConfig
 from rzero_ray.metrics import bootstrap_interval, mean
 from rzero_ray.parsing import has_chain_of_thought
@@ -40,8 +41,8 @@ async def evaluate(
     which makes differences between iterations less noisy.
     """
     problems = task.heldout()
-    return await asyncio.gather(
-        *(
+    return await gather_all(
+        (
             _score(config, derive_seed(seed, "evaluation", index), problem, solver, judge, task)
             for index, problem in enumerate(problems)
         )

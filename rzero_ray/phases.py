@@ -7,11 +7,11 @@ so a resumed run walks the same lines. Shape suffixes: P prompts, G group, M vot
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterable, Sequence
 
 from rzero_ray.advantages import normalize_per_prompt, normalize_whole_batch
+from rzero_ray.concurrency import gather_all
 from rzero_ray.config import ChallengerConfig, Config, SamplingConfig, SolverConfig, VotingConfig
 from rzero_ray.curriculum import REPEATED, count_dropped, drop_reason, kept_items
 from rzero_ray.metrics import mean
@@ -65,21 +65,19 @@ async def sample_challenger(
 ) -> list[ChallengerSample]:
     """Sample one step's questions, have the Solver vote on each, reward and normalise them."""
     settings = config.challenger
-    questions_P = await asyncio.gather(
-        *(
-            _pose_and_vote(
-                config,
-                settings.sampling,
-                settings.samples_per_prompt,
-                settings.num_votes,
-                (step, prompt),
-                challenger,
-                solver,
-                judge,
-                task,
-            )
-            for prompt in range(settings.num_prompts)
+    questions_P = await gather_all(
+        _pose_and_vote(
+            config,
+            settings.sampling,
+            settings.samples_per_prompt,
+            settings.num_votes,
+            (step, prompt),
+            challenger,
+            solver,
+            judge,
+            task,
         )
+        for prompt in range(settings.num_prompts)
     )
     shares_PG = await _repetition_shares(settings, questions_P, judge)
     rewards_PG = [
@@ -159,21 +157,19 @@ async def sample_candidates(
 ) -> list[Candidate]:
     """Sample `count` candidates with their votes, each marked kept or dropped."""
     settings = config.curriculum
-    groups = await asyncio.gather(
-        *(
-            _pose_and_vote(
-                config,
-                settings.sampling,
-                1,
-                settings.num_votes,
-                (step, index),
-                challenger,
-                solver,
-                judge,
-                task,
-            )
-            for index in range(count)
+    groups = await gather_all(
+        _pose_and_vote(
+            config,
+            settings.sampling,
+            1,
+            settings.num_votes,
+            (step, index),
+            challenger,
+            solver,
+            judge,
+            task,
         )
+        for index in range(count)
     )
     candidates: list[Candidate] = []
     seen: set[str] = set()
@@ -235,8 +231,8 @@ async def sample_solver(
 ) -> list[SolverSample]:
     """Sample one step's answers to curriculum questions, grade and normalise them."""
     batch_P = pick_items(items, config.num_prompts, step, seed)
-    groups = await asyncio.gather(
-        *(
+    groups = await gather_all(
+        (
             _answer_and_grade(
                 config, derive_seed(seed, step.key, prompt), item, solver, judge, task
             )
@@ -305,8 +301,8 @@ async def _pose_and_vote(
             sampling=to_sampling(sampling),
         )
     )
-    return await asyncio.gather(
-        *(
+    return await gather_all(
+        (
             _vote(
                 config.voting,
                 num_votes,

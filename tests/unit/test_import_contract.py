@@ -26,6 +26,7 @@ LEVELS = {
     "rzero_ray.grading_child": 1,
     "rzero_ray.logprobs": 1,
     "rzero_ray.losses": 1,
+    "rzero_ray.concurrency": 1,
     "rzero_ray.metrics": 1,
     "rzero_ray.parsing": 1,
     "rzero_ray.prompts": 1,
