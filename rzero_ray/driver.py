@@ -26,9 +26,9 @@ from rzero_ray.display import make_display, print_plan
 from rzero_ray.evaluation import evaluate
 from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import find_model, obtain_model
-from rzero_ray.phases import build_curriculum, train_challenger, train_solver
+from rzero_ray.phases import Cast, build_curriculum, train_challenger, train_solver
 from rzero_ray.planning import plan_iteration
-from rzero_ray.protocols import Judge, Policy, Task
+from rzero_ray.protocols import Task
 from rzero_ray.report import write_report, write_summary
 from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
 from rzero_ray.scalars import Observers, ScalarLog
@@ -38,17 +38,15 @@ from rzero_ray.types import ProbeReport, Role, RunError, SyncReport, UserError
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
 
-async def coevolve(
-    config: Config, challenger: Policy, solver: Policy, judge: Judge, task: Task, run: Run
-) -> None:
+async def coevolve(config: Config, cast: Cast, run: Run) -> None:
     """R-Zero: Challenger and Solver train each other (paper, section 3, algorithm 1)."""
     if not run.is_finished("iteration-00"):
-        run.finish_iteration(0, await evaluate(config.eval, config.seed, solver, judge, task))
+        run.finish_iteration(0, await evaluate(config, cast.solver, cast.judge, cast.task))
     for iteration in run.iterations(config.num_iterations):
-        await train_challenger(config, iteration, challenger, solver, judge, task, run)
-        items = await build_curriculum(config, iteration, challenger, solver, judge, task, run)
-        await train_solver(config, iteration, solver, items, judge, task, run)
-        scores = await evaluate(config.eval, config.seed, solver, judge, task)
+        await train_challenger(config, iteration, cast, run)
+        items = await build_curriculum(config, iteration, cast, run)
+        await train_solver(config, iteration, cast, items, run)
+        scores = await evaluate(config, cast.solver, cast.judge, cast.task)
         run.finish_iteration(iteration, scores)
 
 
@@ -148,7 +146,8 @@ async def _run_on_cluster(config: Config, run: Run, clock: StageClock, task: Tas
     with clock.stage("startup"):
         cluster = await start_cluster(config, models, task, clock, on_sync)
     try:
-        await coevolve(config, cluster.challenger, cluster.solver, cluster.judge, task, run)
+        cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
+        await coevolve(config, cast, run)
     finally:
         await cluster.close()
 

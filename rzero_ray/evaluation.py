@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from rzero_ray.concurrency import gather_all
-from rzero_ray.config import EvalConfig
+from rzero_ray.config import Config, EvalConfig
 from rzero_ray.metrics import bootstrap_interval, mean
 from rzero_ray.parsing import has_chain_of_thought
 from rzero_ray.protocols import Judge, Policy, Task
@@ -32,20 +32,23 @@ class ProblemScore:
     num_tokens: int
 
 
-async def evaluate(
-    config: EvalConfig, seed: int, solver: Policy, judge: Judge, task: Task
-) -> list[ProblemScore]:
+async def evaluate(config: Config, solver: Policy, judge: Judge, task: Task) -> list[ProblemScore]:
     """Grade greedy and sampled answers to every held-out problem.
 
-    `seed` should not depend on the iteration: the same random numbers then serve every policy,
-    which makes differences between iterations less noisy.
+    Seeds do not depend on the iteration: the same random numbers serve every policy, which makes
+    differences between iterations less noisy.
     """
     problems = task.heldout()
     return await gather_all(
-        (
-            _score(config, derive_seed(seed, "evaluation", index), problem, solver, judge, task)
-            for index, problem in enumerate(problems)
+        _score(
+            config.eval,
+            derive_seed(config.seed, "evaluation", index),
+            problem,
+            solver,
+            judge,
+            task,
         )
+        for index, problem in enumerate(problems)
     )
 
 

@@ -8,86 +8,136 @@ so a resumed run walks the same lines. Shape suffixes: P prompts, G group, M vot
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rzero_ray.advantages import normalize_per_prompt, normalize_whole_batch
 from rzero_ray.concurrency import gather_all
-from rzero_ray.config import ChallengerConfig, Config, SamplingConfig, SolverConfig, VotingConfig
-from rzero_ray.curriculum import REPEATED, count_dropped, drop_reason, kept_items
-from rzero_ray.metrics import mean
+from rzero_ray.config import ChallengerConfig, Config, SamplingConfig
+from rzero_ray.curriculum import REPEATED, drop_reason, kept_items
 from rzero_ray.parsing import parse_challenge
 from rzero_ray.protocols import Judge, Policy, Task
 from rzero_ray.rewards import MALFORMED_REWARD, challenger_reward, solver_reward
 from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed
+from rzero_ray.step_metrics import (
+    challenger_metrics,
+    curriculum_metrics,
+    solver_metrics,
+    update_metrics,
+)
 from rzero_ray.types import (
     Ballot,
     Candidate,
     ChallengerSample,
     Completion,
     CurriculumItem,
+    Message,
     Rollout,
     SampleRequest,
     Sampling,
     SolverSample,
     Step,
-    UpdateReport,
 )
 
-NO_BALLOT = Ballot(answers=(), label=None, num_agree=0, num_votes=0)
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who takes part in a run."""
+
+    challenger: Policy
+    solver: Policy
+    judge: Judge
+    task: Task
 
 
-async def train_challenger(
-    config: Config,
-    iteration: int,
-    challenger: Policy,
-    solver: Policy,
-    judge: Judge,
-    task: Task,
-    run: Run,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the Challenger wrote, and what the Solver made of it."""
+
+    completion: Completion
+    question: str | None
+    """None when malformed; then nobody voted."""
+    ballot: Ballot
+
+
+_NO_BALLOT = Ballot(answers=(), label=None, num_agree=0, num_votes=0)
+
+
+async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run) -> None:
     """Teach the Challenger to ask what the frozen Solver answers right about half the time."""
     for phase in run.learning_phase(iteration, "challenger"):
-        await challenger.start_phase(phase)
+        await cast.challenger.start_phase(phase)
         for step in run.steps(iteration, "challenger", config.challenger.num_steps):
             samples = await run.once(
-                step.key + "/rollouts",
+                f"{step.key}/rollouts",
                 ChallengerSample,
-                lambda step=step: sample_challenger(config, step, challenger, solver, judge, task),
+                lambda step=step: sample_challenger(config, step, cast),
             )
-            report = await challenger.update([to_rollout(s) for s in samples], step)
-            run.finish_step(step, challenger_metrics(samples, task) | update_metrics(report))
-        await challenger.finish_phase(phase)
+            report = await cast.challenger.update([to_rollout(s) for s in samples], step)
+            run.finish_step(step, challenger_metrics(samples, cast.task) | update_metrics(report))
+        await cast.challenger.finish_phase(phase)
 
 
-async def sample_challenger(
-    config: Config, step: Step, challenger: Policy, solver: Policy, judge: Judge, task: Task
-) -> list[ChallengerSample]:
+async def build_curriculum(
+    config: Config, iteration: int, cast: Cast, run: Run
+) -> list[CurriculumItem]:
+    """Sample candidates from the frozen Challenger, vote, and keep those inside the band."""
+    settings = config.curriculum
+    num_steps = -(-settings.num_candidates // settings.candidates_per_step)
+    for step in run.steps(iteration, "curriculum", num_steps):
+        candidates = await run.once(
+            f"{step.key}/candidates",
+            Candidate,
+            lambda step=step: sample_candidates(config, step, cast),
+        )
+        run.finish_step(step, curriculum_metrics(candidates, cast.task))
+    everything = run.load_steps(iteration, "curriculum", num_steps, "candidates", Candidate)
+    items = _without_repeats(kept_items(everything), cast.task)
+    run.write_curriculum(iteration, items)
+    return items
+
+
+async def train_solver(
+    config: Config, iteration: int, cast: Cast, items: list[CurriculumItem], run: Run
+) -> None:
+    """Teach the Solver the curriculum's pseudo-labels."""
+    for phase in run.learning_phase(iteration, "solver"):
+        await cast.solver.start_phase(phase)
+        for step in run.steps(iteration, "solver", config.solver.num_steps if items else 0):
+            samples = await run.once(
+                f"{step.key}/rollouts",
+                SolverSample,
+                lambda step=step: sample_solver(config, step, cast, items),
+            )
+            report = await cast.solver.update([to_rollout(s) for s in samples], step)
+            run.finish_step(step, solver_metrics(samples, cast.task) | update_metrics(report))
+        await cast.solver.finish_phase(phase)
+
+
+async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[ChallengerSample]:
     """Sample one step's questions, have the Solver vote on each, reward and normalise them."""
     settings = config.challenger
-    questions_P = await gather_all(
+    attempts_PG = await gather_all(
         _pose_and_vote(
             config,
-            settings.sampling,
-            settings.samples_per_prompt,
-            settings.num_votes,
+            cast,
             (step, prompt),
-            challenger,
-            solver,
-            judge,
-            task,
+            settings.sampling,
+            num_questions=settings.samples_per_prompt,
+            num_votes=settings.num_votes,
         )
         for prompt in range(settings.num_prompts)
     )
-    shares_PG = await _repetition_shares(settings, questions_P, judge)
+    shares_PG = await _repetition_shares(settings, attempts_PG, cast.judge)
     rewards_PG = [
         [
             MALFORMED_REWARD
-            if question is None
-            else challenger_reward(ballot.agreement, share, settings.repetition_weight)
-            for (_, question, ballot), share in zip(group, shares, strict=True)
+            if attempt.question is None
+            else challenger_reward(attempt.ballot.agreement, share, settings.repetition_weight)
+            for attempt, share in zip(attempts, shares, strict=True)
         ]
-        for group, shares in zip(questions_P, shares_PG, strict=True)
+        for attempts, shares in zip(attempts_PG, shares_PG, strict=True)
     ]
     normalize = (
         normalize_whole_batch if settings.advantage == "whole_batch" else normalize_per_prompt
@@ -96,152 +146,77 @@ async def sample_challenger(
     return [
         ChallengerSample(
             prompt_index=prompt,
-            prompt_ids=completion.prompt_ids,
-            token_ids=completion.token_ids,
-            logprobs=completion.logprobs,
-            text=completion.text,
-            weight_version=_last_version(completion),
-            question=question,
-            answers=ballot.answers,
-            label=ballot.label,
-            num_agree=ballot.num_agree,
-            num_votes=ballot.num_votes,
+            prompt_ids=attempt.completion.prompt_ids,
+            token_ids=attempt.completion.token_ids,
+            logprobs=attempt.completion.logprobs,
+            text=attempt.completion.text,
+            weight_version=_last_version(attempt.completion),
+            question=attempt.question,
+            answers=attempt.ballot.answers,
+            label=attempt.ballot.label,
+            num_agree=attempt.ballot.num_agree,
+            num_votes=attempt.ballot.num_votes,
             repetition_share=shares_PG[prompt][g],
             reward=rewards_PG[prompt][g],
             advantage=advantages_PG[prompt][g],
         )
-        for prompt, group in enumerate(questions_P)
-        for g, (completion, question, ballot) in enumerate(group)
+        for prompt, attempts in enumerate(attempts_PG)
+        for g, attempt in enumerate(attempts)
     ]
 
 
-async def build_curriculum(
-    config: Config,
-    iteration: int,
-    challenger: Policy,
-    solver: Policy,
-    judge: Judge,
-    task: Task,
-    run: Run,
-) -> list[CurriculumItem]:
-    """Sample candidates from the frozen Challenger, vote, and keep those inside the band."""
-    settings = config.curriculum
-    heldout = {task.normalize(problem.question) for problem in task.heldout()}
-    num_steps = -(-settings.num_candidates // settings.candidates_per_step)
-    for step in run.steps(iteration, "curriculum", num_steps):
-        offset = (step.index - 1) * settings.candidates_per_step
-        count = min(settings.candidates_per_step, settings.num_candidates - offset)
-        candidates = await run.once(
-            step.key + "/candidates",
-            Candidate,
-            lambda step=step, count=count: sample_candidates(
-                config, step, count, heldout, challenger, solver, judge, task
-            ),
-        )
-        run.finish_step(step, curriculum_metrics(candidates, task))
-    everything = run.load_steps(iteration, "curriculum", num_steps, "candidates", Candidate)
-    items = _without_repeats(kept_items(everything), task)
-    run.write_curriculum(iteration, items)
-    return items
-
-
-async def sample_candidates(
-    config: Config,
-    step: Step,
-    count: int,
-    heldout: set[str],
-    challenger: Policy,
-    solver: Policy,
-    judge: Judge,
-    task: Task,
-) -> list[Candidate]:
-    """Sample `count` candidates with their votes, each marked kept or dropped."""
-    settings = config.curriculum
+async def sample_candidates(config: Config, step: Step, cast: Cast) -> list[Candidate]:
+    """Sample one step's candidates with their votes, each marked kept or dropped."""
+    settings, task = config.curriculum, cast.task
+    already = (step.index - 1) * settings.candidates_per_step
     groups = await gather_all(
         _pose_and_vote(
             config,
-            settings.sampling,
-            1,
-            settings.num_votes,
+            cast,
             (step, index),
-            challenger,
-            solver,
-            judge,
-            task,
+            settings.sampling,
+            num_questions=1,
+            num_votes=settings.num_votes,
         )
-        for index in range(count)
+        for index in range(min(settings.candidates_per_step, settings.num_candidates - already))
     )
+    heldout = {task.normalize(problem.question) for problem in task.heldout()}
     candidates: list[Candidate] = []
     seen: set[str] = set()
-    for ((completion, question, ballot),) in groups:
-        normal = None if question is None else task.normalize(question)
-        dropped = drop_reason(normal, ballot, settings, heldout)
-        if normal is not None and normal in seen and dropped is None:
+    for (attempt,) in groups:
+        normal = None if attempt.question is None else task.normalize(attempt.question)
+        dropped = drop_reason(normal, attempt.ballot, settings, heldout)
+        if dropped is None and normal is not None and normal in seen:
             dropped = REPEATED
         seen.add(normal or "")
         candidates.append(
             Candidate(
-                text=completion.text,
-                question=question,
-                answers=ballot.answers,
-                label=ballot.label,
-                num_agree=ballot.num_agree,
-                num_votes=ballot.num_votes,
-                num_tokens=len(completion.token_ids),
+                text=attempt.completion.text,
+                question=attempt.question,
+                answers=attempt.ballot.answers,
+                label=attempt.ballot.label,
+                num_agree=attempt.ballot.num_agree,
+                num_votes=attempt.ballot.num_votes,
+                num_tokens=len(attempt.completion.token_ids),
                 dropped=dropped,
-                truth=None if question is None else task.solve(question),
+                truth=None if attempt.question is None else task.solve(attempt.question),
             )
         )
     return candidates
 
 
-async def train_solver(
-    config: Config,
-    iteration: int,
-    solver: Policy,
-    items: list[CurriculumItem],
-    judge: Judge,
-    task: Task,
-    run: Run,
-) -> None:
-    """Teach the Solver the curriculum's pseudo-labels."""
-    for phase in run.learning_phase(iteration, "solver"):
-        await solver.start_phase(phase)
-        for step in run.steps(iteration, "solver", config.solver.num_steps if items else 0):
-            samples = await run.once(
-                step.key + "/rollouts",
-                SolverSample,
-                lambda step=step: sample_solver(
-                    config.solver, config.seed, step, solver, items, judge, task
-                ),
-            )
-            report = await solver.update([to_rollout(s) for s in samples], step)
-            run.finish_step(step, solver_metrics(samples, task) | update_metrics(report))
-        await solver.finish_phase(phase)
-
-
 async def sample_solver(
-    config: SolverConfig,
-    seed: int,
-    step: Step,
-    solver: Policy,
-    items: list[CurriculumItem],
-    judge: Judge,
-    task: Task,
+    config: Config, step: Step, cast: Cast, items: list[CurriculumItem]
 ) -> list[SolverSample]:
     """Sample one step's answers to curriculum questions, grade and normalise them."""
-    batch_P = pick_items(items, config.num_prompts, step, seed)
-    groups = await gather_all(
-        (
-            _answer_and_grade(
-                config, derive_seed(seed, step.key, prompt), item, solver, judge, task
-            )
-            for prompt, item in enumerate(batch_P)
-        )
+    batch_P = pick_items(items, config.solver.num_prompts, step, config.seed)
+    groups_PG = await gather_all(
+        _answer_and_grade(config, cast, item, derive_seed(config.seed, step.key, prompt))
+        for prompt, item in enumerate(batch_P)
     )
     rewards_PG = [
         [solver_reward(answer, item.label) for _, answer in group]
-        for item, group in zip(batch_P, groups, strict=True)
+        for item, group in zip(batch_P, groups_PG, strict=True)
     ]
     advantages_PG = normalize_per_prompt(rewards_PG)
     return [
@@ -258,7 +233,7 @@ async def sample_solver(
             reward=rewards_PG[prompt][g],
             advantage=advantages_PG[prompt][g],
         )
-        for prompt, group in enumerate(groups)
+        for prompt, group in enumerate(groups_PG)
         for g, (completion, answer) in enumerate(group)
     ]
 
@@ -282,88 +257,77 @@ def pick_items(
 
 async def _pose_and_vote(
     config: Config,
+    cast: Cast,
+    place: tuple[Step, int],
     sampling: SamplingConfig,
+    *,
     num_questions: int,
     num_votes: int,
-    place: tuple[Step, int],
-    challenger: Policy,
-    solver: Policy,
-    judge: Judge,
-    task: Task,
-) -> list[tuple[Completion, str | None, Ballot]]:
-    """Sample questions from one prompt and the votes on each; malformed ones get none."""
+) -> list[Attempt]:
+    """Sample questions from the prompt at `place` (step, index) and the votes on each."""
     step, prompt = place
-    completions = await challenger.sample(
-        SampleRequest(
-            messages=task.challenger_messages(),
-            num_samples=num_questions,
-            seed=derive_seed(config.seed, step.key, prompt),
-            sampling=to_sampling(sampling),
+    completions = await cast.challenger.sample(
+        to_request(
+            cast.task.challenger_messages(),
+            num_questions,
+            derive_seed(config.seed, step.key, prompt),
+            sampling,
         )
     )
     return await gather_all(
-        (
-            _vote(
-                config.voting,
-                num_votes,
-                derive_seed(config.seed, step.key, prompt, g, "votes"),
-                completion,
-                solver,
-                judge,
-                task,
-            )
-            for g, completion in enumerate(completions)
-        )
+        _vote(config, cast, completion, num_votes, (step.key, prompt, g))
+        for g, completion in enumerate(completions)
     )
 
 
 async def _vote(
-    config: VotingConfig,
-    num_votes: int,
-    seed: int,
+    config: Config,
+    cast: Cast,
     completion: Completion,
-    solver: Policy,
-    judge: Judge,
-    task: Task,
-) -> tuple[Completion, str | None, Ballot]:
+    num_votes: int,
+    place: tuple[str, int, int],
+) -> Attempt:
     challenge = parse_challenge(completion.text)
     if challenge is None:
-        return completion, None, NO_BALLOT
-    votes_M = await solver.sample(
-        SampleRequest(
-            messages=task.solver_messages(challenge.question),
-            num_samples=num_votes,
-            seed=seed,
-            sampling=to_sampling(config.sampling),
+        return Attempt(completion, None, _NO_BALLOT)
+    votes_M = await cast.solver.sample(
+        to_request(
+            cast.task.solver_messages(challenge.question),
+            num_votes,
+            derive_seed(config.seed, *place, "votes"),
+            config.voting.sampling,
         )
     )
-    return completion, challenge.question, await judge.vote([vote.text for vote in votes_M])
+    ballot = await cast.judge.vote([vote.text for vote in votes_M])
+    return Attempt(completion, challenge.question, ballot)
 
 
 async def _answer_and_grade(
-    config: SolverConfig, seed: int, item: CurriculumItem, solver: Policy, judge: Judge, task: Task
+    config: Config, cast: Cast, item: CurriculumItem, seed: int
 ) -> list[tuple[Completion, str | None]]:
-    completions = await solver.sample(
-        SampleRequest(
-            messages=task.solver_messages(item.question),
-            num_samples=config.samples_per_prompt,
-            seed=seed,
-            sampling=to_sampling(config.sampling),
+    """Return [G] completions, each with its graded answer (`Judge.grade`)."""
+    completions = await cast.solver.sample(
+        to_request(
+            cast.task.solver_messages(item.question),
+            config.solver.samples_per_prompt,
+            seed,
+            config.solver.sampling,
         )
     )
-    answers = await judge.grade([completion.text for completion in completions], item.label)
+    answers = await cast.judge.grade([completion.text for completion in completions], item.label)
     return list(zip(completions, answers, strict=True))
 
 
 async def _repetition_shares(
-    settings: ChallengerConfig,
-    questions_P: Sequence[Sequence[tuple[Completion, str | None, Ballot]]],
-    judge: Judge,
+    settings: ChallengerConfig, attempts_PG: Sequence[Sequence[Attempt]], judge: Judge
 ) -> list[list[float]]:
     """Return [P][G] cluster shares among the well-formed questions; 0 for malformed ones."""
-    well_formed = [q for group in questions_P for _, q, _ in group if q is not None]
-    shares = iter(await judge.repetition_shares(well_formed, settings.repetition_threshold))
-    return [[0.0 if q is None else next(shares) for _, q, _ in group] for group in questions_P]
+    posed = [a.question for attempts in attempts_PG for a in attempts if a.question is not None]
+    shares = iter(await judge.repetition_shares(posed, settings.repetition_threshold))
+    return [
+        [0.0 if attempt.question is None else next(shares) for attempt in attempts]
+        for attempts in attempts_PG
+    ]
 
 
 def _without_repeats(items: list[CurriculumItem], task: Task) -> list[CurriculumItem]:
@@ -371,14 +335,17 @@ def _without_repeats(items: list[CurriculumItem], task: Task) -> list[Curriculum
     return list({task.normalize(item.question): item for item in reversed(items)}.values())[::-1]
 
 
-def to_sampling(config: SamplingConfig) -> Sampling:
-    """Return the request's form of a role's sampling settings."""
-    return Sampling(
+def to_request(
+    messages: tuple[Message, ...], num_samples: int, seed: int, config: SamplingConfig
+) -> SampleRequest:
+    """Return a request with a role's sampling settings."""
+    sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
         top_k=config.top_k,
         max_tokens=config.max_tokens,
     )
+    return SampleRequest(messages=messages, num_samples=num_samples, seed=seed, sampling=sampling)
 
 
 def to_rollout(sample: ChallengerSample | SolverSample) -> Rollout:
@@ -390,78 +357,6 @@ def to_rollout(sample: ChallengerSample | SolverSample) -> Rollout:
         advantage=sample.advantage,
         prompt_index=sample.prompt_index,
     )
-
-
-def challenger_metrics(samples: Sequence[ChallengerSample], task: Task) -> dict[str, float]:
-    """Return the Challenger's part of a row of `metrics.jsonl`."""
-    posed = [s for s in samples if s.question is not None]
-    return {
-        "reward": mean([s.reward for s in samples]),
-        "agreement": mean([s.num_agree / max(s.num_votes, 1) for s in posed]),
-        "answered": mean([s.num_votes / max(len(s.answers), 1) for s in posed]),
-        "well_formed": len(posed) / len(samples),
-        "repetition_share": mean([s.repetition_share for s in posed]),
-        "unique": len({task.normalize(s.question or "") for s in posed}) / max(len(posed), 1),
-        "completion_tokens": mean([len(s.token_ids) for s in samples]),
-        **_label_accuracy("label_accuracy", posed, task),
-    }
-
-
-def curriculum_metrics(candidates: Sequence[Candidate], task: Task) -> dict[str, float]:
-    """Return the curriculum's part of a row of `metrics.jsonl`."""
-    posed = [c for c in candidates if c.question is not None]
-    kept = [c for c in candidates if c.dropped is None]
-    dropped = {f"dropped/{why}": count for why, count in count_dropped(candidates).items()}
-    return {
-        "agreement": mean([c.agreement for c in posed]),
-        "well_formed": len(posed) / len(candidates),
-        "kept": len(kept),
-        "kept_share": len(kept) / len(candidates),
-        **dropped,
-        **_label_accuracy("label_accuracy", kept, task),
-        **_label_accuracy("label_accuracy_all", posed, task),
-    }
-
-
-def solver_metrics(samples: Sequence[SolverSample], task: Task) -> dict[str, float]:
-    """Return the Solver's part of a row of `metrics.jsonl`."""
-    first = {s.prompt_index: s for s in samples}
-    return {
-        "reward": mean([s.reward for s in samples]),
-        "answered": mean([s.answer is not None for s in samples]),
-        "completion_tokens": mean([len(s.token_ids) for s in samples]),
-        **_label_accuracy("label_accuracy", first.values(), task),
-    }
-
-
-def update_metrics(report: UpdateReport) -> dict[str, float]:
-    """Return the learner's part of a row of `metrics.jsonl`."""
-    return {
-        "loss": report.loss,
-        "kl": report.kl,
-        "entropy": report.entropy,
-        "grad_norm": report.grad_norm,
-        "clip_share": report.clip_share,
-        "learning_rate": report.learning_rate,
-        "num_updates": report.num_updates,
-        "trained_tokens": report.num_tokens,
-        "logprob_difference_mean": report.logprob_difference_mean,
-        "logprob_difference_max": report.logprob_difference_max,
-        "probe_difference_max": report.probe.max_difference,
-        "sync_seconds": report.sync.seconds,
-        "sync_bytes": report.sync.num_bytes,
-    }
-
-
-def _label_accuracy(
-    name: str, labelled: Iterable[ChallengerSample | Candidate | SolverSample], task: Task
-) -> dict[str, float]:
-    """Return {name: share of labels that are the exact answer}; nothing where no oracle exists.
-
-    A question that has no answer at all counts as labelled wrongly.
-    """
-    right = [s.question is not None and task.solve(s.question) == s.label for s in labelled]
-    return {name: mean(right)} if task.has_oracle and right else {}
 
 
 def _last_version(completion: Completion) -> str:

@@ -11,6 +11,7 @@ from rzero_ray.config import Config, load_config
 from rzero_ray.curriculum import HELD_OUT
 from rzero_ray.driver import coevolve
 from rzero_ray.metrics import StageClock
+from rzero_ray.phases import Cast
 from rzero_ray.records import read_records
 from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir
 from rzero_ray.tasks import ArithmeticTask
@@ -56,9 +57,8 @@ class Attempt:
             run = Run(self._config, self._root, Path("/base"), StageClock(), self.observer)
             if kill_at is not None:
                 _kill_after(run, kill_at)
-            asyncio.run(
-                coevolve(self._config, self.challenger, self.solver, FakeJudge(), SmallTask(), run)
-            )
+            cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask())
+            asyncio.run(coevolve(self._config, cast, run))
 
 
 def _kill_after(run: Run, count: int) -> None:

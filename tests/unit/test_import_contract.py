@@ -43,6 +43,7 @@ LEVELS = {
     "rzero_ray.display": 3,
     "rzero_ray.evaluation": 3,
     "rzero_ray.model_files": 3,
+    "rzero_ray.step_metrics": 3,
     "rzero_ray.phases": 3,
     "rzero_ray.planning": 3,
     "rzero_ray.records": 3,

@@ -1,0 +1,82 @@
+"""The rows of `metrics.jsonl`: what each phase says of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rzero_ray.curriculum import count_dropped
+from rzero_ray.metrics import mean
+from rzero_ray.protocols import Task
+from rzero_ray.types import Candidate, ChallengerSample, SolverSample, UpdateReport
+
+
+def challenger_metrics(samples: Sequence[ChallengerSample], task: Task) -> dict[str, float]:
+    """Return the Challenger's part of a row of `metrics.jsonl`."""
+    posed = [s for s in samples if s.question is not None]
+    return {
+        "reward": mean([s.reward for s in samples]),
+        "agreement": mean([s.num_agree / max(s.num_votes, 1) for s in posed]),
+        "answered": mean([s.num_votes / max(len(s.answers), 1) for s in posed]),
+        "well_formed": len(posed) / len(samples),
+        "repetition_share": mean([s.repetition_share for s in posed]),
+        "unique": len({task.normalize(s.question or "") for s in posed}) / max(len(posed), 1),
+        "completion_tokens": mean([len(s.token_ids) for s in samples]),
+        **_label_accuracy("label_accuracy", posed, task),
+    }
+
+
+def curriculum_metrics(candidates: Sequence[Candidate], task: Task) -> dict[str, float]:
+    """Return the curriculum's part of a row of `metrics.jsonl`."""
+    posed = [c for c in candidates if c.question is not None]
+    kept = [c for c in candidates if c.dropped is None]
+    dropped = {f"dropped/{why}": count for why, count in count_dropped(candidates).items()}
+    return {
+        "agreement": mean([c.agreement for c in posed]),
+        "well_formed": len(posed) / len(candidates),
+        "kept": len(kept),
+        "kept_share": len(kept) / len(candidates),
+        **dropped,
+        **_label_accuracy("label_accuracy", kept, task),
+        **_label_accuracy("label_accuracy_all", posed, task),
+    }
+
+
+def solver_metrics(samples: Sequence[SolverSample], task: Task) -> dict[str, float]:
+    """Return the Solver's part of a row of `metrics.jsonl`."""
+    first = {s.prompt_index: s for s in samples}
+    return {
+        "reward": mean([s.reward for s in samples]),
+        "answered": mean([s.answer is not None for s in samples]),
+        "completion_tokens": mean([len(s.token_ids) for s in samples]),
+        **_label_accuracy("label_accuracy", first.values(), task),
+    }
+
+
+def update_metrics(report: UpdateReport) -> dict[str, float]:
+    """Return the learner's part of a row of `metrics.jsonl`."""
+    return {
+        "loss": report.loss,
+        "kl": report.kl,
+        "entropy": report.entropy,
+        "grad_norm": report.grad_norm,
+        "clip_share": report.clip_share,
+        "learning_rate": report.learning_rate,
+        "num_updates": report.num_updates,
+        "trained_tokens": report.num_tokens,
+        "logprob_difference_mean": report.logprob_difference_mean,
+        "logprob_difference_max": report.logprob_difference_max,
+        "probe_difference_max": report.probe.max_difference,
+        "sync_seconds": report.sync.seconds,
+        "sync_bytes": report.sync.num_bytes,
+    }
+
+
+def _label_accuracy(
+    name: str, labelled: Iterable[ChallengerSample | Candidate | SolverSample], task: Task
+) -> dict[str, float]:
+    """Return {name: share of labels that are the exact answer}; nothing where no oracle exists.
+
+    A question that has no answer at all counts as labelled wrongly.
+    """
+    right = [s.question is not None and task.solve(s.question) == s.label for s in labelled]
+    return {name: mean(right)} if task.has_oracle and right else {}
