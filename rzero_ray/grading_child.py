@@ -1,4 +1,4 @@
-r"""The killable child of `grading.SymbolicComparer`: compares two LaTeX answers with math-verify.
+r"""The killable child of `symbolic.SymbolicComparer`: compares two LaTeX answers with math-verify.
 
 Run as `python -P -m rzero_ray.grading_child`; it speaks length-prefixed JSON over its standard
 input and output:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from rzero_ray.grading import canonical, plain_number
+from rzero_ray.answer_forms import canonical, plain_number
 
 Equivalence = Callable[[str, str], bool]
 """A symmetric "same answer" relation; `grading.equivalent` in production."""

@@ -14,13 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rzero_ray.grading import (
-    MAX_ANSWER_CHARS,
-    SymbolicComparer,
-    canonical,
-    equivalent,
-    plain_number,
-)
+from rzero_ray.answer_forms import MAX_ANSWER_CHARS, canonical, plain_number
+from rzero_ray.grading import equivalent
+from rzero_ray.symbolic import SymbolicComparer
 
 # About 8 s on an idle core; the limit is for a machine that many share. One hang would be forever.
 ADVERSARIAL_TIME_LIMIT_S = 240.0

@@ -22,6 +22,8 @@ LEVELS = {
     "rzero_ray.advantages": 1,
     "rzero_ray.batching": 1,
     "rzero_ray.curriculum": 1,
+    "rzero_ray.answer_forms": 1,
+    "rzero_ray.symbolic": 1,
     "rzero_ray.grading": 1,
     "rzero_ray.grading_child": 1,
     "rzero_ray.logprobs": 1,

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rzero_ray.grading import canonical
+from rzero_ray.answer_forms import canonical
 from rzero_ray.voting import Vote, majority_vote, majority_vote_official
 
 

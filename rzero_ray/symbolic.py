@@ -1,0 +1,235 @@
+"""Symbolic comparison of LaTeX answers in a child process that can be killed.
+
+The child is `grading_child`; this is its owner: limits, verdicts, kills.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from rzero_ray.answer_forms import MAX_ANSWER_CHARS
+from rzero_ray.grading_child import FRAME_HEADER, write_frame
+
+WALL_LIMIT_S = 10.0
+"""Wall-clock seconds for one comparison. A backstop for a child that waits rather than computes;
+normal is 10 ms."""
+
+CPU_LIMIT_S = 2.0
+"""CPU seconds for one comparison, so that a verdict does not depend on how busy the machine is."""
+
+ADDRESS_SPACE_BYTES = 1 << 30
+"""Address space of the child. sympy and math-verify load in 70 MB; 1 GiB leaves room and protects
+the node."""
+
+START_LIMIT_S = 120.0
+"""Seconds for a child to import sympy: 0.7 on an idle core, far more on a cold network file
+system."""
+
+PAIR_CACHE_SIZE = 65_536
+"""Verdicts kept per comparer; a verdict is two short strings, so this is some tens of megabytes at
+most."""
+
+COMPARISONS_PER_CHILD = 10_000
+"""A child is replaced after this many comparisons: sympy's caches grow, and its address space is
+limited."""
+
+MAX_STRIKES = 2
+"""An answer that was present at this many kills is compared by text only from then on."""
+
+
+class ChildDied(Exception):
+    """The child ended or overran its limit; `num_parsed` answers of the pair had been read by
+    then."""
+
+    def __init__(self, num_parsed: int) -> None:
+        super().__init__(f"child died after reading {num_parsed} of 2 answers")
+        self.num_parsed = num_parsed
+
+
+class SymbolicComparer:
+    """Compares LaTeX answers in one long-lived child process that it kills when a comparison
+    overruns.
+
+    A comparison that kills the child counts as "not equal". The child is started on first use,
+    replaced after a kill, and replaced in a forked process; it ends when this process ends. Safe to
+    share between threads (comparisons queue).
+
+    Which of two answers overran is known if it happened while reading one; otherwise both get a
+    strike. An answer with `MAX_STRIKES` is not tried again until it falls out of the cache, so a
+    vote full of bombs costs a number of kills linear, not quadratic, in its size. A finished
+    comparison clears the strikes of its answers.
+    """
+
+    def __init__(
+        self,
+        wall_limit_s: float = WALL_LIMIT_S,
+        cpu_limit_s: float = CPU_LIMIT_S,
+        address_space_bytes: int = ADDRESS_SPACE_BYTES,
+        cache_size: int = PAIR_CACHE_SIZE,
+        start_limit_s: float = START_LIMIT_S,
+    ) -> None:
+        """Limits are those of the module's constants of the same names. ValueError when one is not
+        positive."""
+        if min(wall_limit_s, cpu_limit_s, address_space_bytes, cache_size, start_limit_s) <= 0:
+            raise ValueError("every limit of SymbolicComparer must be positive")
+        self.num_killed = 0
+        """Comparisons that ended with the child dead: over a limit, or crashed."""
+        self.num_compared = 0
+        """Comparisons that reached the child, killed ones included."""
+        self._wall_limit_s = wall_limit_s
+        self._start_limit_s = start_limit_s
+        self._arguments = [str(cpu_limit_s), str(address_space_bytes)]
+        self._cache_size = cache_size
+        self._verdicts: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._strikes: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner_pid = os.getpid()
+        self._num_served = 0
+        self._end_child: weakref.finalize[..., SymbolicComparer] | None = None
+
+    def compare(self, a: str, b: str) -> bool:
+        """Say whether math-verify finds two LaTeX answers equal, in either direction, within the
+        limits."""
+        if a == b or max(len(a), len(b)) > MAX_ANSWER_CHARS:
+            return a == b
+        pair = (a, b) if a <= b else (b, a)
+        with self._lock:
+            verdict = self._verdicts.get(pair)
+            if verdict is None:
+                verdict = self._judge(pair)
+                self._verdicts[pair] = verdict
+                if len(self._verdicts) > self._cache_size:
+                    self._verdicts.popitem(last=False)
+            self._verdicts.move_to_end(pair)
+            return verdict
+
+    def close(self) -> None:
+        """Kill the child, if there is one. The comparer stays usable: the next comparison starts
+        another."""
+        self._child = None
+        if self._end_child is not None:
+            self._end_child()
+
+    def _judge(self, pair: tuple[str, str]) -> bool:
+        if any(self._strikes[text] >= MAX_STRIKES for text in pair):
+            return False
+        self.num_compared += 1
+        try:
+            equal = self._ask(pair)
+        except ChildDied as death:
+            self.close()
+            self.num_killed += 1
+            guilty = pair if death.num_parsed == 2 else pair[death.num_parsed :][:1]
+            weight = 1 if death.num_parsed == 2 else MAX_STRIKES
+            for text in guilty:
+                self._strikes[text] += weight
+            if len(self._strikes) > self._cache_size:
+                self._strikes.clear()
+            return False
+        for text in pair:
+            self._strikes.pop(text, None)
+        return equal
+
+    def _ask(self, pair: tuple[str, str]) -> bool:
+        child = self._ready_child()
+        deadline = time.monotonic() + self._wall_limit_s
+        num_parsed = 0
+        try:
+            write_frame(cast(BinaryIO, child.stdin), {"first": pair[0], "second": pair[1]})
+            while "equal" not in (reply := _receive(child, deadline)):
+                num_parsed = reply["parsed"]
+        except (OSError, TimeoutError, EOFError) as error:
+            raise ChildDied(num_parsed) from error
+        self._num_served += 1
+        return reply["equal"]
+
+    def _ready_child(self) -> "subprocess.Popen[bytes]":
+        """Return a child that waits for a request, starting or replacing it when needed."""
+        if self._owner_pid != os.getpid():  # after a fork the pipes belong to the parent's child
+            self._child, self._owner_pid = None, os.getpid()
+        worn_out = self._num_served >= COMPARISONS_PER_CHILD
+        if self._child is not None and (worn_out or self._child.poll() is not None):
+            self.close()
+        if self._child is None:
+            self._child, self._num_served = self._start_child(), 0
+            # Runs at most once: on close, when the comparer is collected, or at exit.
+            self._end_child = weakref.finalize(self, _end_child, self._child, os.getpid())
+        return self._child
+
+    def _start_child(self) -> "subprocess.Popen[bytes]":
+        child = subprocess.Popen(
+            # -P: the working directory must not shadow a module of the standard library.
+            [sys.executable, "-P", "-m", "rzero_ray.grading_child", *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=_child_environment(),
+            start_new_session=True,  # Ctrl-C in a terminal is for the parent
+        )
+        try:
+            reply = _receive(child, time.monotonic() + self._start_limit_s)
+        except (TimeoutError, EOFError) as error:
+            reply = {"error": f"no reply within {self._start_limit_s} s ({type(error).__name__})"}
+        if "error" in reply:
+            child.kill()
+            child.wait()
+            raise RuntimeError(f"rzero_ray.grading_child did not start: {reply['error']}")
+        return child
+
+
+def _child_environment() -> dict[str, str]:
+    """Only what Python needs to start: a process that reads model text gets no tokens and no
+    device."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
+    package_root = str(Path(__file__).resolve().parent.parent)
+    return {
+        **{name: os.environ[name] for name in kept if name in os.environ},
+        "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)]),
+        "PYTHONHASHSEED": "0",  # sympy orders by hash in places: the same pair, the same verdict
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _end_child(child: "subprocess.Popen[bytes]", owner_pid: int) -> None:
+    if os.getpid() != owner_pid:
+        return  # a forked process holds a copy of the handle, not the child
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def _receive(child: "subprocess.Popen[bytes]", deadline: float) -> dict[str, Any]:
+    """Read one frame. TimeoutError after `deadline` (monotonic seconds), EOFError when the child
+    has ended."""
+    assert child.stdout is not None
+    descriptor = child.stdout.fileno()
+    (length,) = FRAME_HEADER.unpack(_read_exactly(descriptor, FRAME_HEADER.size, deadline))
+    return json.loads(_read_exactly(descriptor, length, deadline))
+
+
+def _read_exactly(descriptor: int, size: int, deadline: float) -> bytes:
+    # The file object's buffer is never used, so polling the descriptor sees every byte.
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    data = b""
+    while len(data) < size:
+        remaining_ms = (deadline - time.monotonic()) * 1_000
+        if remaining_ms <= 0 or not poller.poll(remaining_ms):
+            raise TimeoutError
+        chunk = os.read(descriptor, size - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return data
