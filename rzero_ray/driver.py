@@ -29,9 +29,10 @@ from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.phases import Cast, build_curriculum, train_challenger, train_solver
 from rzero_ray.planning import plan_iteration
 from rzero_ray.protocols import Task
-from rzero_ray.report import write_report, write_summary
+from rzero_ray.report import write_report
 from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
 from rzero_ray.scalars import Observers, ScalarLog
+from rzero_ray.summary import write_summary
 from rzero_ray.tasks import make_task
 from rzero_ray.types import ProbeReport, Role, RunError, SyncReport, UserError
 

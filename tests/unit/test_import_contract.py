@@ -50,6 +50,8 @@ LEVELS = {
     "rzero_ray.planning": 3,
     "rzero_ray.records": 3,
     "rzero_ray.report": 3,
+    "rzero_ray.plots": 3,
+    "rzero_ray.summary": 3,
     "rzero_ray.runstate": 3,
     "rzero_ray.scalars": 3,
     # 4: actors.* (see ACTORS_LEVEL)

@@ -12,8 +12,9 @@ import pytest
 from rzero_ray.config import Config, EvalConfig
 from rzero_ray.evaluation import ProblemScore
 from rzero_ray.metrics import StageClock
-from rzero_ray.report import reading, write_report, write_summary
+from rzero_ray.report import write_report
 from rzero_ray.runstate import Run, prepare_run_dir
+from rzero_ray.summary import reading, write_summary
 from rzero_ray.types import Candidate, PhaseName, Step
 
 EVIL = "<script>alert(1)</script><img src=https://evil.example/x.png>\u202e\x1b[31m"

@@ -1,0 +1,332 @@
+"""The plots of a run, as SVG text whose colours follow the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rzero_ray.config import Config
+from rzero_ray.runstate import Run
+from rzero_ray.summary import (
+    WALL_CLOCK_NOTE,
+    Row,
+    candidates_by_iteration,
+    label_accuracy_all,
+    outcomes,
+    phase_rows,
+)
+from rzero_ray.tasks import make_task
+
+_INK = "#123456"
+"""Stands for the page's text colour in a plot: replaced by `currentColor`, for dark pages."""
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#E69F00", "#009E73"
+_RED, _PURPLE, _GREY = "#D55E00", "#B35A91", "#8A8F98"
+_REASON_COLOURS = (_GREEN, _GREY, _ORANGE, _RED, _PURPLE, _BLUE, "#56B4E9", "#C7B42C")
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+    ),
+}
+
+
+class Series(NamedTuple):
+    """One line of a plot."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float | None]
+    colour: str
+
+
+class Plot(NamedTuple):
+    """A plot with what it shows, in a sentence."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def _draw(size: tuple[float, float], paint: Callable[[Any], None], num_axes: int = 1) -> str:
+    """Return a plot as inline SVG; `paint` gets the axes, or the list of them."""
+    # Imported here: slow, and a run needs it only at its end.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, num_axes, squeeze=False)[0]
+        paint(axes[0] if num_axes == 1 else axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    # Inside HTML an SVG needs no document type, no name spaces and no licence.
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    return svg.replace(_INK, "currentColor")
+
+
+def _plot_lines(series: Sequence[Series], paint: Callable[[Any], None] = lambda axes: None) -> str:
+    def draw(axes: Any) -> None:
+        for line in series:
+            ys = [np.nan if y is None else y for y in line.ys]
+            axes.plot(line.xs, ys, "o-", color=line.colour, label=line.name)
+        paint(axes)
+        _add_legend(axes)
+
+    return _draw((5.2, 3.4), draw)
+
+
+def _add_legend(axes: Any) -> None:
+    """Put the legend above the axes, where it hides no line."""
+    num_columns = 3 if len(axes.get_legend_handles_labels()[0]) > 4 else 2
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=num_columns, borderaxespad=0.2)
+
+
+def _plot_accuracy(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    rows, k = summary["heldout"], run.config.eval.num_samples
+    if not rows:
+        return None
+    xs = [row["iteration"] for row in rows]
+    names = (
+        (f"mean@{k}", f"mean@{k}", _BLUE),
+        ("greedy", "greedy", _ORANGE),
+        (f"maj@{k}", f"maj@{k}", _GREEN),
+        ("accuracy given CoT", "accuracy_given_cot", _PURPLE),
+        ("CoT share", "cot_share", _GREY),
+    )
+
+    def paint(axes: Any) -> None:
+        low, high = zip(*(row[f"mean@{k}_ci95"] for row in rows), strict=True)
+        axes.fill_between(xs, low, high, color=_BLUE, alpha=0.18, linewidth=0)
+        axes.set(xticks=xs, xlabel="iteration (0 is the base)", ylim=(0, 1))
+
+    series = [Series(name, xs, [row[key] for row in rows], colour) for name, key, colour in names]
+    caption = f"Of the Solver on held-out problems; the band is the 95% interval of mean@{k}."
+    return Plot("Accuracy", caption, _plot_lines(series, paint))
+
+
+def _plot_reward(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    series = _per_role(run.config, metrics, "reward")
+    if not series:
+        return None
+    caption = (
+        "Challenger: 1 - 2|agreement - 1/2| less repetition. Solver: share of answers that match "
+        "the pseudo-label. Each iteration has a new opponent, so the curves start anew; a role's "
+        "steps are spread evenly over the iteration."
+    )
+    return Plot("Reward", caption, _plot_lines(series, _mark_iterations))
+
+
+def _per_role(config: Config, metrics: Sequence[Row], key: str) -> list[Series]:
+    """Return one line per role; x counts iterations, and the line breaks between them."""
+    roles = (
+        ("challenger", config.challenger.num_steps, _ORANGE),
+        ("solver", config.solver.num_steps, _BLUE),
+    )
+    found = []
+    for phase, num_steps, colour in roles:
+        xs: list[float] = []
+        ys: list[float | None] = []
+        for row in phase_rows(metrics, phase):
+            if xs and row["step"] == 1:
+                xs.append(row["iteration"] - 1)
+                ys.append(None)
+            xs.append(row["iteration"] - 1 + row["step"] / num_steps)
+            ys.append(row.get(key))
+        if any(y is not None for y in ys):
+            found.append(Series(phase.capitalize(), xs, ys, colour))
+    return found
+
+
+def _mark_iterations(axes: Any) -> None:
+    last = max(int(np.ceil(axes.dataLim.x1)), 1)
+    for edge in range(1, last):
+        axes.axvline(edge, color=_GREY, linewidth=0.6, linestyle=":")
+    axes.set_xticks([i - 0.5 for i in range(1, last + 1)], range(1, last + 1))
+    axes.tick_params(axis="x", length=0)
+    axes.set(xlabel="iteration", xlim=(-0.03 * last, 1.03 * last))
+
+
+def _plot_labels(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    if not make_task(run.config.task).has_oracle:
+        return None
+    iterations = range(1, len(summary["label_accuracy"]) + 1)
+    every = [label_accuracy_all(metrics, iteration) for iteration in iterations]
+    series = [
+        Series("kept questions", iterations, summary["label_accuracy"], _GREEN),
+        Series("all well-formed candidates", iterations, every, _GREY),
+    ]
+    if all(y is None for line in series for y in line.ys):
+        return None
+
+    def paint(axes: Any) -> None:
+        axes.set(xticks=list(iterations), xlabel="iteration", ylim=(0, 1))
+
+    caption = "Share of pseudo-labels (the majority's answer) that equal the exact answer."
+    return Plot("Label accuracy", caption, _plot_lines(series, paint))
+
+
+def _plot_agreement(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    agreements = {
+        iteration: [c.agreement for c in candidates if c.num_votes]
+        for iteration, candidates in candidates_by_iteration(run).items()
+    }
+    agreements = {iteration: values for iteration, values in agreements.items() if values}
+    if not agreements:
+        return None
+    settings = run.config.curriculum
+    # One bin per possible share when every vote is an answer.
+    edges = (np.arange(settings.num_votes + 2) - 0.5) / settings.num_votes
+    colours = _shades(len(agreements))
+
+    def paint(axes: Any) -> None:
+        axes.axvspan(
+            settings.min_agreement, settings.max_agreement, color=_GREEN, alpha=0.13, linewidth=0
+        )
+        for colour, (iteration, values) in zip(colours, agreements.items(), strict=True):
+            shares = np.histogram(values, edges)[0] / len(values)
+            axes.stairs(shares, edges, color=colour, label=f"iteration {iteration}", linewidth=1.8)
+        axes.set(xlabel="agreement: share of answered votes for the majority", xlim=(0, 1.05))
+        axes.set(ylabel="share of candidates")
+        _add_legend(axes)
+
+    caption = "Of the curriculum's candidates; the shaded band is what the Solver trains on."
+    return Plot("Agreement", caption, _draw((5.2, 3.4), paint))
+
+
+def _shades(count: int) -> list[tuple[float, float, float]]:
+    """Return colours from light to dark, so that later iterations stand out."""
+    light, dark = np.array([0.64, 0.80, 0.93]), np.array([0.0, 0.34, 0.62])
+    steps = np.linspace(1.0 if count == 1 else 0.0, 1.0, count)
+    return [tuple(light + step * (dark - light)) for step in steps]
+
+
+def _plot_outcomes(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    totals: dict[int, Counter[str]] = defaultdict(Counter)
+    for row in phase_rows(metrics, "curriculum"):
+        totals[row["iteration"]].update(outcomes(row))
+    if not totals:
+        return None
+    reasons = [
+        "kept",
+        *sorted({reason for counts in totals.values() for reason in counts} - {"kept"}),
+    ]
+
+    def paint(axes: Any) -> None:
+        left = np.zeros(len(totals))
+        for place, reason in enumerate(reasons):
+            widths = np.array([counts[reason] for counts in totals.values()])
+            colour = _REASON_COLOURS[place % len(_REASON_COLOURS)]
+            axes.barh(
+                [f"iteration {i}" for i in totals], widths, left=left, color=colour, label=reason
+            )
+            left += widths
+        axes.invert_yaxis()
+        axes.set(xlabel="candidates")
+        _add_legend(axes)
+
+    caption = "What became of the candidates; a question repeated across steps is dropped later."
+    return Plot("Kept and dropped", caption, _draw((5.2, 2.2 + 0.3 * len(totals)), paint))
+
+
+def _plot_time(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    stages = {s: v for s, v in summary["wall_clock_s"].items() if s != "total" and v > 0}
+    if not stages:
+        return None
+
+    def paint(axes: Any) -> None:
+        bars = axes.barh([stage.replace("_", " ") for stage in stages], list(stages.values()))
+        axes.bar_label(bars, fmt="{:,.1f}", padding=3, fontsize=8.5)
+        for bar in bars:
+            bar.set_color(_BLUE)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set(xlabel="seconds")
+
+    caption = f"{summary['wall_clock_s'].get('total', 0.0):,.1f} s in all. {WALL_CLOCK_NOTE}"
+    return Plot("Time by stage", caption, _draw((5.2, 1.2 + 0.26 * len(stages)), paint))
+
+
+def _plot_learning(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    panels = [
+        (name, series)
+        for name, key in (("KL", "kl"), ("entropy", "entropy"), ("grad norm", "grad_norm"))
+        if (series := _per_role(run.config, metrics, key))
+    ]
+    if not panels:
+        return None
+
+    def paint(axes: Any) -> None:
+        for one, (name, series) in zip(np.atleast_1d(axes), panels, strict=True):
+            for line in series:
+                ys = [np.nan if y is None else y for y in line.ys]
+                one.plot(line.xs, ys, color=line.colour, label=line.name)
+            one.set_title(name)
+            _mark_iterations(one)
+        first = np.atleast_1d(axes)[0]
+        first.figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+
+    caption = (
+        "KL against the policy at the start of the phase (nats per token), entropy of the next "
+        "token (nats), gradient norm before clipping."
+    )
+    return Plot("Learning", caption, _draw((5.2, 2.8), paint, len(panels)))
+
+
+def _plot_logprobs(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+    rows = [row for row in metrics if "logprob_difference_max" in row]
+    if not rows:
+        return None
+    xs = range(1, len(rows) + 1)
+    lines = (
+        ("largest, sampled tokens", "logprob_difference_max", _RED),
+        ("mean, sampled tokens", "logprob_difference_mean", _ORANGE),
+        ("largest, probe after sync", "probe_difference_max", _BLUE),
+    )
+    bound = run.config.weights.max_probe_difference
+
+    def paint(axes: Any) -> None:
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.axhline(bound, color=_INK, linestyle="--", linewidth=1, label=f"bound {bound:g}")
+        axes.set(xlabel="learning step, both roles", ylabel="nats")
+
+    # A difference of exactly zero has no place on a log scale.
+    series = [Series(name, xs, [row.get(key) or None for row in rows], c) for name, key, c in lines]
+    caption = (
+        "Absolute difference of log-probabilities, learner against sampler. The bound holds for "
+        "the probe: for its largest difference in float32, for its mean in bfloat16."
+    )
+    return Plot("Trainer against sampler", caption, _plot_lines(series, paint))
+
+
+PLOTS = (
+    _plot_accuracy,
+    _plot_reward,
+    _plot_labels,
+    _plot_agreement,
+    _plot_outcomes,
+    _plot_time,
+    _plot_learning,
+    _plot_logprobs,
+)
+
+
+# Sample questions.
