@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rzero_ray.grading import equivalent
-from rzero_ray.parsing import parse_answer
-from rzero_ray.repetition import cluster_shares
+from actors.reward_worker import RewardWorker
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
     Ballot,
@@ -28,7 +26,6 @@ from rzero_ray.types import (
     SyncReport,
     UpdateReport,
 )
-from rzero_ray.voting import majority_vote
 
 
 class FakePolicy:
@@ -87,24 +84,19 @@ class FakePolicy:
 
 
 class FakeJudge:
-    """The reward worker's rules without a cluster."""
+    """A reward worker's own rules, in this process."""
+
+    def __init__(self) -> None:
+        self._worker = RewardWorker("reward/fake", "arithmetic")
 
     async def vote(self, responses: Sequence[str]) -> Ballot:
-        answers = [parse_answer(response) for response in responses]
-        vote = majority_vote(answers, equivalent)
-        return Ballot(
-            answers=tuple(answers),
-            label=vote.label,
-            num_agree=vote.num_agree,
-            num_votes=vote.num_votes,
-        )
+        return self._worker.vote(responses)
 
     async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
-        answers = [parse_answer(response) for response in responses]
-        return [reference if a is not None and equivalent(a, reference) else a for a in answers]
+        return self._worker.grade(responses, reference)
 
     async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
-        return cluster_shares(list(questions), threshold, tokenize=ArithmeticTask().words)
+        return self._worker.repetition_shares(questions, threshold)
 
 
 class SilentObserver:
