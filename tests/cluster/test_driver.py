@@ -174,7 +174,7 @@ def test_final_weights_are_the_stored_rollouts_applied_once_each(
     saved = dict(model.named_parameters())
     off = sum(float((saved[n] - t).detach().pow(2).sum()) for n, t in learner) ** 0.5
     way = sum(float((saved[n] - t).detach().pow(2).sum()) for n, t in start.items()) ** 0.5
-    assert way > 0.5
+    assert way > 0.1
     assert off < 1e-3 * way  # one update too many or too few is a fifteenth of the way
 
 
