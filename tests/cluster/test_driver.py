@@ -84,8 +84,17 @@ def _start_and_kill(arguments: list[str], root: Path, reached: Callable[[set[str
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     # A cluster outlives its driver by seconds; the next attempt needs the machine for itself.
-    psutil.wait_procs(children, timeout=60)
+    while any(_is_running(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.2)
     return driver.returncode == -signal.SIGKILL
+
+
+def _is_running(process: psutil.Process) -> bool:
+    """Whether a process still does anything; nobody may be there to collect a dead orphan."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _finished(root: Path) -> set[str]:
