@@ -32,7 +32,7 @@ from rzero_ray.protocols import Task
 from rzero_ray.report import write_report, write_summary
 from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
 from rzero_ray.scalars import Observers, ScalarLog
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks import check_labels, make_task
 from rzero_ray.types import ProbeReport, Role, RunError, SyncReport, UserError
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _stop_on_sigterm()
     try:
         config = load_config([a for a in arguments if a != "--dry-run"])
+        check_labels(config)
         if "--dry-run" in arguments:
             _dry_run(config)
         else:
@@ -93,6 +94,8 @@ def _run(config: Config) -> None:
     address = None if complete else _join_cluster(config)
     with prepare_run_dir(config, root), make_display(config) as display:
         display.note(f"run directory {root}")
+        ablation = f", ablation {config.ablation}" if config.ablation else ""
+        display.note(f"algorithm {config.algorithm}{ablation}")
         clock = StageClock()
         if complete:
             display.note("finished already: nothing to do; raise num_iterations to go on")

@@ -2,7 +2,8 @@
 
 The fake Solver knows sums: with probability `skill` it answers rightly, else off by one. An update
 raises or lowers its skill with the mean advantage of right answers, enough to see that the loop
-hands the right things to the right role.
+hands the right things to the right role. Engines are lent as on a cluster: a policy whose engines
+hold another role's weights refuses to sample.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ import numpy as np
 
 from rzero_ray.grading import equivalent
 from rzero_ray.parsing import parse_answer
-from rzero_ray.repetition import cluster_shares
+from rzero_ray.repetition import REPETITION_RULES, cluster_ids
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
     Ballot,
     Completion,
     Phase,
     ProbeReport,
+    RepetitionRule,
     Rollout,
     SampleRequest,
     Step,
     SyncReport,
     UpdateReport,
+    VotingRule,
 )
-from rzero_ray.voting import majority_vote
+from rzero_ray.voting import VOTING_RULES
 
 
 class FakePolicy:
@@ -40,8 +43,18 @@ class FakePolicy:
         self.requests: list[SampleRequest] = []
         self.updates: list[tuple[str, list[Rollout]]] = []
         self.phases: list[Phase] = []
+        self.borrows_from: FakePolicy | None = None
+        """Whose engines it has during its phases of learning."""
+        self.weights: Path | str | None = Path("/base")
+        """What its engines hold: a finished model, the name of a step, None while they are lent."""
+        self.loads: list[Path] = []
+        """The models that `hold` published."""
+        self.sampled_from: list[Path | str] = []
+        """What each request was answered with."""
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
+        assert self.weights is not None, f"the {self.role}'s engines are lent"
+        self.sampled_from.append(self.weights)
         self.requests.append(request)
         return [
             self._completion(request, random.Random(request.seed + k))
@@ -50,15 +63,25 @@ class FakePolicy:
 
     async def start_phase(self, phase: Phase) -> None:
         self.phases.append(phase)
+        self.weights = phase.initial_model
+        if self.borrows_from is not None:
+            self.borrows_from.weights = None
 
     async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
         self.updates.append((step.key, list(rollouts)))
+        self.weights = step.key
         if step.checkpoint is not None:
             step.checkpoint.mkdir(parents=True, exist_ok=True)
         return fake_report(step.key, sum(len(r.token_ids) for r in rollouts))
 
     async def finish_phase(self, phase: Phase) -> None:
         Path(phase.final_model).mkdir(parents=True, exist_ok=True)
+        self.weights = phase.final_model
+
+    async def hold(self, model: Path) -> None:
+        if self.weights != model:
+            self.loads.append(model)
+            self.weights = model
 
     def _completion(self, request: SampleRequest, rng: random.Random) -> Completion:
         text = self._pose(rng) if self.role == "challenger" else self._answer(request, rng)
@@ -89,9 +112,9 @@ class FakePolicy:
 class FakeJudge:
     """The reward worker's rules without a cluster."""
 
-    async def vote(self, responses: Sequence[str]) -> Ballot:
+    async def vote(self, responses: Sequence[str], rule: VotingRule = "by_value") -> Ballot:
         answers = [parse_answer(response) for response in responses]
-        vote = majority_vote(answers, equivalent)
+        vote = VOTING_RULES[rule](answers, equivalent)
         return Ballot(
             answers=tuple(answers),
             label=vote.label,
@@ -103,8 +126,13 @@ class FakeJudge:
         answers = [parse_answer(response) for response in responses]
         return [reference if a is not None and equivalent(a, reference) else a for a in answers]
 
-    async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
-        return cluster_shares(list(questions), threshold, tokenize=ArithmeticTask().words)
+    async def repetition_shares(
+        self, questions: Sequence[str], threshold: float, rule: RepetitionRule = "symmetric"
+    ) -> list[float]:
+        return REPETITION_RULES[rule](questions, threshold, ArithmeticTask().words)
+
+    async def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
+        return cluster_ids(questions, threshold, ArithmeticTask().words)
 
 
 class SilentObserver:

@@ -48,6 +48,7 @@ class Attempt:
 
     def __init__(self, config: Config, root: Path) -> None:
         self.challenger, self.solver = FakePolicy("challenger"), FakePolicy("solver")
+        self.solver.borrows_from = self.challenger
         self.observer = SilentObserver()
         self._config, self._root = config, root
 
@@ -57,6 +58,8 @@ class Attempt:
             run = Run(self._config, self._root, Path("/base"), StageClock(), self.observer)
             if kill_at is not None:
                 _kill_after(run, kill_at)
+            self.challenger.weights = run.current_model("challenger")
+            self.solver.weights = run.current_model("solver")
             cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask())
             asyncio.run(coevolve(self._config, cast, run))
 
