@@ -27,7 +27,7 @@ from rzero_ray.evaluation import evaluate
 from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.phases import Cast, build_curriculum, train_challenger, train_solver
-from rzero_ray.planning import plan_iteration
+from rzero_ray.planning import assumptions, find_shape, plan_iteration, plan_memory
 from rzero_ray.protocols import Task
 from rzero_ray.report import write_report, write_summary
 from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
@@ -80,8 +80,12 @@ def _dry_run(config: Config) -> None:
     from actors.cluster import plan_resources  # imports Ray, which a mistyped key need not wait for
 
     print(to_yaml(config))
-    print_plan(config, plan_iteration(config, make_task(config.task)), plan_resources(config))
-    find_model(config)
+    shape = find_shape(config.model.path, find_model(config))
+    plan = plan_iteration(config, make_task(config.task))
+    memory = [] if shape is None else plan_memory(config, shape)
+    print_plan(
+        config, plan, memory, [*assumptions(config, shape, plan), "", *plan_resources(config)]
+    )
     check_run_dir(config, resolve_run_dir(config))
 
 

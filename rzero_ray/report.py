@@ -402,8 +402,8 @@ def _plot_reward(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
         return None
     caption = (
         "Challenger: in the paper 1 - 2|agreement - 1/2| less repetition. Solver: share of answers "
-        "that match the label. Each iteration has a new opponent, so the curves start anew; a role's "
-        "steps are spread evenly over the iteration."
+        "that match the label. Each iteration has a new opponent, so the curves start anew; a "
+        "role's steps are spread evenly over the iteration."
     )
     return Plot("Reward", caption, _plot_lines(series, _mark_iterations))
 

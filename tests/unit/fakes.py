@@ -64,6 +64,8 @@ class FakePolicy:
     async def start_phase(self, phase: Phase) -> None:
         self.phases.append(phase)
         self.weights = phase.initial_model
+        if phase.checkpoint is not None:
+            self.weights = "/".join(phase.checkpoint.parts[-3:])  # the key of its step
         if self.borrows_from is not None:
             self.borrows_from.weights = None
 
@@ -82,6 +84,13 @@ class FakePolicy:
         if self.weights != model:
             self.loads.append(model)
             self.weights = model
+
+    def weights_by_request(self, root: Path) -> set[tuple[int, int, str, str]]:
+        """Return which weights answered which request, named without `root`."""
+        return {
+            (r.seed, r.num_samples, r.messages[-1]["content"], str(w).removeprefix(str(root)))
+            for r, w in zip(self.requests, self.sampled_from, strict=True)
+        }
 
     def _completion(self, request: SampleRequest, rng: random.Random) -> Completion:
         text = self._pose(rng) if self.role == "challenger" else self._answer(request, rng)
