@@ -80,7 +80,7 @@ def print_plan(
     table.add_row("one iteration", *_counts(plan))
     # The base model is evaluated once, before the first iteration.
     base = [row for row in plan if row.phase == "evaluation"]
-    table.add_row(f"x {times} and the base's evaluation", *_counts([*plan * times, *base]))
+    table.add_row(f"x {times} and the base's evaluation", *_counts([*list(plan) * times, *base]))
     console = _make_console()
     console.print(table)
     if memory:

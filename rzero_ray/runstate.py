@@ -142,11 +142,13 @@ class Run:
         It is the role's last finished policy; with shared weights, that of whichever role learned
         last; before, the base model.
         """
-        roles: tuple[Role, ...] = (
-            ("challenger", "solver") if self.config.shared_weights else (role,)
-        )
-        finished = {f"iteration-{i:02d}/{r}": (r, i) for r in roles for i in self._all_iterations}
-        last = next((finished[key] for key in reversed(self._finished) if key in finished), None)
+        both: tuple[Role, ...] = ("challenger", "solver")
+        phases: dict[str, tuple[Role, int]] = {
+            f"iteration-{iteration:02d}/{learner}": (learner, iteration)
+            for learner in (both if self.config.shared_weights else (role,))
+            for iteration in range(1, self.config.num_iterations + 1)
+        }
+        last = next((phases[key] for key in reversed(self._finished) if key in phases), None)
         return self.base_model if last is None else self.model_path(*last)
 
     def model_path(self, role: Role, iteration: int) -> Path:
@@ -230,10 +232,6 @@ class Run:
         self._append("events.jsonl", {"time": time.time(), "event": event, **details})
 
     # Inside.
-
-    @property
-    def _all_iterations(self) -> range:
-        return range(1, self.config.num_iterations + 1)
 
     def _finish(self, key: str) -> None:
         self._finished.append(key)

@@ -300,8 +300,7 @@ def test_a_shared_model_goes_from_role_to_role(tmp_path):
     assert answered == [names[0], names[2]]
     # A curriculum is voted on by the model that poses it, which only the Challenger's engines had.
     assert [model.name for model in attempt.solver.loads] == [names[0], names[2]]
-    voters = [w for w, r in zip(attempt.solver.sampled_from, attempt.solver.requests, strict=True)]
-    models = [w.name for w in voters if isinstance(w, Path)]
+    models = [w.name for w in attempt.solver.sampled_from if isinstance(w, Path)]
     order = [name for name, before in zip(models, ["", *models], strict=False) if name != before]
     # The base is evaluated and votes in the Challenger's phase, the model of that phase on the
     # curriculum and answers the Solver's first step, the Solver's model is evaluated, and so on.
