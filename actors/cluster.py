@@ -122,7 +122,13 @@ async def start_cluster(
     placement = reserve(needed, config.deadline.placement)
     launcher = _Launcher(config, placement, needed)
     engines = [
-        Engine(name=name, actor=launcher.sampler(name, models[role]), home=role, role=role)
+        Engine(
+            name=name,
+            actor=launcher.sampler(name, models[role]),
+            home=role,
+            role=role,
+            model=models[role],
+        )
         for role, name in _engine_names(config)
     ]
     learners = [launcher.learner(rank) for rank in range(config.learner.num_ranks)]

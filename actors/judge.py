@@ -10,7 +10,7 @@ from ray.actor import ActorHandle
 
 from actors.waiting import within
 from rzero_ray.metrics import StageClock
-from rzero_ray.types import Ballot
+from rzero_ray.types import Ballot, RepetitionRule, VotingRule
 
 
 class ClusterJudge:
@@ -24,10 +24,10 @@ class ClusterJudge:
         self._deadline_s = deadline_s
         self._clock = clock
 
-    async def vote(self, responses: Sequence[str]) -> Ballot:
+    async def vote(self, responses: Sequence[str], rule: VotingRule = "by_value") -> Ballot:
         """See `protocols.Judge`."""
         index = self._least_busy()
-        return await self._ask(index, "to vote", self._workers[index].vote.remote(responses))
+        return await self._ask(index, "to vote", self._workers[index].vote.remote(responses, rule))
 
     async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
         """See `protocols.Judge`."""
@@ -36,13 +36,24 @@ class ClusterJudge:
             index, "to grade", self._workers[index].grade.remote(responses, reference)
         )
 
-    async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
+    async def repetition_shares(
+        self, questions: Sequence[str], threshold: float, rule: RepetitionRule = "symmetric"
+    ) -> list[float]:
+        """See `protocols.Judge`."""
+        index = self._least_busy()
+        return await self._ask(
+            index,
+            "to measure repetition",
+            self._workers[index].repetition_shares.remote(questions, threshold, rule),
+        )
+
+    async def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
         """See `protocols.Judge`."""
         index = self._least_busy()
         return await self._ask(
             index,
             "to cluster questions",
-            self._workers[index].repetition_shares.remote(questions, threshold),
+            self._workers[index].repetition_clusters.remote(questions, threshold),
         )
 
     def _least_busy(self) -> int:

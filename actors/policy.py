@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from actors.options import LearningReport, PhaseOptions
-from actors.sampler_pool import SamplerPool
+from actors.sampler_pool import Engine, SamplerPool
 from actors.waiting import within
 from actors.weight_probe import compare_probes
 from rzero_ray.config import Config
@@ -66,15 +67,7 @@ class ClusterPolicy:
         """See `protocols.Policy`."""
         self._phase = phase
         engines = self._pool.assign(self._role)
-        with self._clock.stage("learner_start"):
-            await self._all_ranks(
-                "to load the policy",
-                self._config.deadline.start,
-                [
-                    learner.start_phase.remote(phase, self._options, [e.actor for e in engines])
-                    for learner in self._learners
-                ],
-            )
+        await self._load(phase, engines)
         await self._publish(phase.version(phase.num_finished_steps))
 
     async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
@@ -120,6 +113,41 @@ class ClusterPolicy:
                 "to save the model",
                 self._config.deadline.update,
                 [learner.save_model.remote(phase.final_model) for learner in self._learners],
+            )
+        for engine in self._pool.engines_of(self._role):
+            engine.model = phase.final_model
+
+    async def hold(self, model: Path) -> None:
+        """See `protocols.Policy`. The learner loads the model and publishes it as it is."""
+        self._pool.send_home()
+        engines = [e for e in self._pool.engines_of(self._role) if e.model != model]
+        if not engines:
+            return
+        phase = Phase(
+            iteration=0,
+            role=self._role,
+            initial_model=model,
+            checkpoint=None,
+            num_finished_steps=0,
+            final_model=model,
+        )
+        await self._load(phase, engines)
+        await self._publish(model.name)
+        for engine in engines:
+            engine.model = model
+
+    async def _load(self, phase: Phase, engines: Sequence[Engine]) -> None:
+        """Load a phase's policy into the learner, which publishes into `engines` from now on."""
+        for engine in engines:
+            engine.model = None
+        with self._clock.stage("learner_start"):
+            await self._all_ranks(
+                "to load the policy",
+                self._config.deadline.start,
+                [
+                    learner.start_phase.remote(phase, self._options, [e.actor for e in engines])
+                    for learner in self._learners
+                ],
             )
 
     async def _publish(self, version: str) -> tuple[SyncReport, ProbeReport]:

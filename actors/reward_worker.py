@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from rzero_ray.grading import equivalent
 from rzero_ray.parsing import parse_answer
-from rzero_ray.repetition import cluster_shares
+from rzero_ray.repetition import REPETITION_RULES, cluster_ids
 from rzero_ray.tasks import make_task
-from rzero_ray.types import Ballot
-from rzero_ray.voting import majority_vote
+from rzero_ray.types import Ballot, RepetitionRule, VotingRule
+from rzero_ray.voting import VOTING_RULES
 
 
 class RewardWorker:
@@ -27,10 +27,10 @@ class RewardWorker:
         """Return the process id."""
         return os.getpid()
 
-    def vote(self, responses: Sequence[str]) -> Ballot:
+    def vote(self, responses: Sequence[str], rule: VotingRule) -> Ballot:
         """Parse [M] responses and count their answers."""
         answers = [parse_answer(response) for response in responses]
-        vote = majority_vote(answers, equivalent)
+        vote = VOTING_RULES[rule](answers, equivalent)
         return Ballot(
             answers=tuple(answers),
             label=vote.label,
@@ -46,8 +46,12 @@ class RewardWorker:
             for answer in answers
         ]
 
-    def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
+    def repetition_shares(
+        self, questions: Sequence[str], threshold: float, rule: RepetitionRule
+    ) -> list[float]:
         """Return per question the share of `questions` in its BLEU cluster."""
-        if not questions:
-            return []
-        return cluster_shares(list(questions), threshold, tokenize=self._task.words)
+        return REPETITION_RULES[rule](questions, threshold, self._task.words)
+
+    def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
+        """Return per question the number of its BLEU cluster."""
+        return cluster_ids(questions, threshold, self._task.words)

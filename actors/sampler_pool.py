@@ -1,8 +1,21 @@
-"""All engines, which role each one holds, and where a request goes."""
+"""All engines, which role each one holds, and where a request goes.
+
+How an engine gets its weights:
+
+- It starts from a folder: the model that its home role has when the driver starts.
+- In a phase of learning the learner publishes into the engines of the role that learns: at the
+  start and after every update. The Solver borrows the Challenger's engines for its phase.
+- Outside, `ClusterPolicy.hold` sends every engine home and publishes a finished model into those of
+  the role that hold another one: borrowed engines of a frozen Challenger, or the Solver's when both
+  roles are one model, which the Challenger's phase has changed.
+
+`Engine.model` is what this comes to: the folder whose weights an engine holds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ray.actor import ActorHandle
 
@@ -19,7 +32,9 @@ class Engine:
     home: Role
     """The role it was started for."""
     role: Role
-    """The role whose weights it holds now."""
+    """The role that it samples for now."""
+    model: Path | None
+    """The folder of the weights it holds; None while they are in training."""
     outstanding_tokens: int = 0
     """Upper bound on the tokens it still has to sample."""
 
@@ -32,7 +47,7 @@ class SamplerPool:
         self._deadline_s = deadline_s
 
     def engines_of(self, role: Role) -> list[Engine]:
-        """Return the engines that hold the role's weights."""
+        """Return the engines that sample for the role."""
         return [engine for engine in self.engines if engine.role == role]
 
     def assign(self, training: Role) -> list[Engine]:
@@ -41,9 +56,16 @@ class SamplerPool:
         While the Solver learns nothing asks the Challenger, so its engines join the Solver's.
         While the Challenger learns, every engine is in its home role.
         """
-        for engine in self.engines:
-            engine.role = "solver" if training == "solver" else engine.home
+        self.send_home()
+        if training == "solver":
+            for engine in self.engines:
+                engine.role = "solver"
         return self.engines_of(training)
+
+    def send_home(self) -> None:
+        """Give every engine its home role; what it holds may be another role's weights."""
+        for engine in self.engines:
+            engine.role = engine.home
 
     async def sample(self, role: Role, request: SampleRequest) -> list[Completion]:
         """Have one engine of the role answer the request."""

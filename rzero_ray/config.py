@@ -1,8 +1,9 @@
 """The configuration of a run: typed, frozen, checked once at load, never changed after.
 
 One YAML file of `conf/` describes an experiment; it names an algorithm preset of
-`conf/algorithm/`. Later sources win: the defaults below, the preset, the experiment, then
-`key.path=value` arguments. A key that does not exist is refused with the nearest one that does.
+`conf/algorithm/` and may name ablations of `conf/ablation/`. Later sources win: the defaults
+below, the preset, the experiment, the ablations, then `key.path=value` arguments, which may not
+contradict an ablation. A key that does not exist is refused with the nearest one that does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rzero_ray.types import UserError
+from rzero_ray.types import RepetitionRule, UserError, VotingRule
 
 TINY_MODEL = "tiny"
 """The value of `model.path` that stands for the built-in base model."""
@@ -83,6 +84,8 @@ class LossConfig:
 class ChallengerConfig:
     """Training of the Challenger (paper, section 3.2)."""
 
+    frozen: bool = False
+    """The base Challenger poses all questions and never learns: the baseline `Base Challenger`."""
     num_steps: int = 5
     num_prompts: int = 128
     """Prompts of one step."""
@@ -94,6 +97,13 @@ class ChallengerConfig:
     are one text, so the second has the same expectation and less variance."""
     num_votes: int = 10
     """Solver samples per question, m."""
+    question_format: Literal["question_and_answer", "question"] = "question_and_answer"
+    """What is well-formed, here and in the curriculum: a tagged question with a boxed answer after
+    it (paper), or a tagged question (in effect the official code: `parsing.parse_question`)."""
+    reward: Literal["paper", "official"] = "paper"
+    """`rewards.CHALLENGER_REWARDS`."""
+    repetition_rule: RepetitionRule = "symmetric"
+    """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch."""
     repetition_threshold: float = 0.5
     """Distance 1-BLEU below which questions join a cluster (average linkage)."""
     repetition_weight: float = 1.0
@@ -107,22 +117,36 @@ class CurriculumConfig:
     """Candidates, votes and the consistency band (paper, section 3.3)."""
 
     num_candidates: int = 8000
+    """Most candidates of an iteration; all of them unless `num_wanted` is reached before."""
     candidates_per_step: int = 1000
     """Resume granularity: a step is sampled, voted on and written as one."""
+    num_wanted: int = 0
+    """Kept questions after which no further step is sampled; 0 always spends `num_candidates`."""
     num_votes: int = 10
     min_agreement: float = 0.25
     max_agreement: float = 0.75
     """Questions whose majority share lies outside [min, max] are dropped."""
     min_answered: float = 0.5
     """Least share of votes that must hold an answer at all."""
+    filters: Literal["none", "official"] = "none"
+    """Further reasons to drop a question; `official`: `curriculum.officially_refused`."""
+    max_per_cluster: int = 0
+    """Most kept questions of one BLEU cluster of the iteration's kept questions; 0 is no limit."""
+    cluster_threshold: float = 0.5
+    """Distance 1-BLEU below which questions join such a cluster."""
+    labels: Literal["majority", "oracle"] = "majority"
+    """What the Solver is taught: the majority's answers, or the true ones where the task has an
+    oracle. `label_accuracy` is about the majority's answers in both cases."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Of the candidates."""
 
 
 @dataclass(frozen=True)
 class VotingConfig:
-    """How the Solver draws its votes, in both phases that vote."""
+    """How the Solver votes, in both phases that vote."""
 
+    rule: VotingRule = "by_value"
+    """`voting.VOTING_RULES`. The evaluation's maj@k is always by value."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
@@ -134,6 +158,8 @@ class SolverConfig:
     num_prompts: int = 128
     samples_per_prompt: int = 5
     prompts_per_update: int = 128
+    reward: Literal["paper", "official"] = "paper"
+    """`rewards.SOLVER_REWARDS`."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -229,11 +255,16 @@ class Config:
     name: str = "run"
     algorithm: str = "recommended"
     """Preset in `conf/algorithm/`."""
+    ablation: str = ""
+    """Files of `conf/ablation/`, one or several with commas between: `no_band_filter`."""
     task: Literal["arithmetic", "math"] = "math"
     """Prompts, held-out problems and, where one exists, the oracle."""
     seed: int = 0
     run_dir: str = "runs/${name}-seed${seed}"
     num_iterations: int = 3
+    shared_weights: bool = False
+    """One model in both roles: each phase goes on from the model of the phase before, whichever
+    role learned in it, and a curriculum is posed and voted on by the same model."""
     model: ModelConfig = field(default_factory=ModelConfig)
     challenger: ChallengerConfig = field(default_factory=ChallengerConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
@@ -262,11 +293,17 @@ def load_config(arguments: Sequence[str]) -> Config:
         OmegaConf.update(override_tree, key, _parse_value(key, value))
     preset_name = override_tree.get("algorithm") or experiment.get("algorithm") or Config.algorithm
     preset = _read_yaml(find_conf(f"algorithm/{preset_name}"))
-    for source, name in ((preset, f"conf/algorithm/{preset_name}.yaml"), (experiment, conf)):
+    ablation_names = override_tree.get("ablation", experiment.get("ablation")) or ""
+    ablations = {name: _read_ablation(name) for name in _split_names(ablation_names)}
+    sources = {f"conf/algorithm/{preset_name}.yaml": preset, conf: experiment}
+    sources |= {f"conf/ablation/{name}.yaml": tree for name, tree in ablations.items()}
+    for name, source in sources.items():
         for key in _leaf_keys(source):
             _check_key(key, f"{key} in {name}")
+    for name, tree in ablations.items():
+        _check_not_contradicted(name, tree, override_tree)
     try:
-        merged = OmegaConf.merge(schema, preset, experiment, override_tree)
+        merged = OmegaConf.merge(schema, preset, experiment, *ablations.values(), override_tree)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(f"bad value for {error.full_key}: {_first_line(error)}") from None
@@ -329,6 +366,25 @@ def _read_yaml(path: Path) -> DictConfig:
     return tree
 
 
+def _split_names(names: str) -> list[str]:
+    return [name.strip() for name in str(names).split(",") if name.strip()]
+
+
+def _read_ablation(name: str) -> DictConfig:
+    return _read_yaml(find_conf(f"ablation/{name}"))
+
+
+def _check_not_contradicted(name: str, ablation: DictConfig, arguments: DictConfig) -> None:
+    """Refuse an argument that undoes an ablation: its name in every report would be untrue."""
+    for key in _leaf_keys(ablation):
+        value, argument = OmegaConf.select(ablation, key), OmegaConf.select(arguments, key)
+        if argument is not None and argument != value:
+            raise UserError(
+                f"{key}={argument} contradicts ablation={name}, which sets it to {value}; leave "
+                "one of them out"
+            )
+
+
 def _parse_value(key: str, value: str) -> Any:
     try:
         return OmegaConf.select(OmegaConf.create(f"value: {value}"), "value")
@@ -375,12 +431,27 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
+_COUNTS = ("num_", "samples_per_", "prompts_per_", "candidates_per_", "max_per_")
+"""How the names of keys begin whose value is a number of things, at least 1."""
+_MAY_BE_ZERO = ("curriculum.num_wanted", "curriculum.max_per_cluster")
+"""Counts of which 0 stands for no limit."""
+_NOT_NEGATIVE = ("challenger.repetition_threshold", "curriculum.cluster_threshold")
+
+
 def _validate(config: Config) -> None:
     """Checks that concern more than one key, or a range; all of them, once."""
     for key, value in flatten(config).items():
-        counts = key.rsplit(".", 1)[-1].startswith(("num_", "samples_per_", "prompts_per_"))
-        if counts and value < 1:
-            raise UserError(f"{key}={value} must be at least 1")
+        if key.rsplit(".", 1)[-1].startswith(_COUNTS):
+            least = 0 if key in _MAY_BE_ZERO else 1
+            if value < least:
+                raise UserError(f"{key}={value} must be at least {least}")
+        if key in _NOT_NEGATIVE and not 0 <= value < float("inf"):
+            raise UserError(f"{key}={value} must be a number from 0 on")
+    if config.challenger.frozen and config.shared_weights:
+        raise UserError(
+            "challenger.frozen and shared_weights contradict each other: a shared model learns as "
+            "the Solver; set one of them to false"
+        )
     if not 0 <= config.learner.zero_stage <= 3:
         raise UserError(f"learner.zero_stage={config.learner.zero_stage} must be 0, 1, 2 or 3")
     low, high = config.curriculum.min_agreement, config.curriculum.max_agreement

@@ -1,49 +1,138 @@
-"""Which candidates become the Solver's training questions (paper, section 3.3)."""
+"""Which candidates become the Solver's training questions (paper, section 3.3).
+
+A candidate is dropped for the first reason that applies, and every reason is counted. The paper has
+the band only; the official code adds `officially_refused`; repeats and crowded clusters are ours.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from rzero_ray.config import CurriculumConfig
-from rzero_ray.types import Ballot, Candidate, CurriculumItem
+from rzero_ray.types import Candidate, CurriculumItem
 
 MALFORMED = "malformed"
 HELD_OUT = "held out"
-REPEATED = "repeated"
+WORDS = "refused words"
 UNANSWERED = "mostly unanswered"
+NO_TRUTH = "no true answer"
 TOO_HARD = "agreement below the band"
 TOO_EASY = "agreement above the band"
+REPEATED = "repeated"
+CROWDED = "cluster is full"
+
+_OFFICIAL_QUESTION_WORDS = ("证明", "box")
+_OFFICIAL_ANSWER_WORDS = ("text",)
+"""Parts of a text for which the official code drops a question: proofs (the first word means
+"prove") and leftovers of formatting."""
 
 
 def drop_reason(
-    question: str | None, ballot: Ballot, config: CurriculumConfig, heldout: Collection[str]
+    candidate: Candidate, normal: str | None, config: CurriculumConfig, heldout: Collection[str]
 ) -> str | None:
-    """Return why a voted question is not trained on, or None when it is kept.
+    """Return why a voted question, taken alone, is not trained on, or None when it is kept.
 
-    `question` is in normal form and so is every entry of `heldout`. The band is inclusive and
-    counts answered votes only, as in the paper; the official code also counts "None" answers.
+    `normal` is the question in normal form, as is every entry of `heldout`. The band is inclusive
+    and is about the share of votes as `voting.rule` counts them: of answered votes, as in the
+    paper, or of all, as in the official code.
     """
-    if question is None:
+    if candidate.question is None:
         return MALFORMED
-    if question in heldout:
+    if normal in heldout:
         return HELD_OUT
-    if ballot.label is None or ballot.answered < config.min_answered:
+    if candidate.label is None or candidate.answered < config.min_answered:
         return UNANSWERED
-    if ballot.agreement < config.min_agreement:
+    if config.filters == "official" and officially_refused(candidate.question, candidate.label):
+        return WORDS
+    if config.labels == "oracle" and candidate.truth is None:
+        return NO_TRUTH
+    if candidate.agreement < config.min_agreement:
         return TOO_HARD
-    if ballot.agreement > config.max_agreement:
+    if candidate.agreement > config.max_agreement:
         return TOO_EASY
     return None
 
 
-def kept_items(candidates: Sequence[Candidate]) -> list[CurriculumItem]:
-    """Return the kept questions with their pseudo-labels, in the order of the candidates."""
+def officially_refused(question: str, label: str) -> bool:
+    """Say whether the official code drops a question for words in it or in its majority answer."""
+    return any(word in question for word in _OFFICIAL_QUESTION_WORDS) or any(
+        word in label for word in _OFFICIAL_ANSWER_WORDS
+    )
+
+
+def mark_dropped(
+    candidates: Sequence[Candidate],
+    earlier: Sequence[Candidate],
+    config: CurriculumConfig,
+    normalize: Callable[[str], str],
+    heldout: Collection[str],
+) -> list[Candidate]:
+    """Return the candidates with the reason why each is dropped: by itself, or as a repeat.
+
+    A repeat has the normal form of a candidate before it or of one of `earlier`, the candidates of
+    the steps before, kept or not: asking again until the votes fall inside the band does not help.
+    """
+    seen = {normalize(c.question) for c in earlier if c.question is not None}
+    marked = []
+    for candidate in candidates:
+        normal = None if candidate.question is None else normalize(candidate.question)
+        reason = drop_reason(candidate, normal, config, heldout)
+        if reason is None and normal in seen:
+            reason = REPEATED
+        if normal is not None:
+            seen.add(normal)
+        marked.append(replace(candidate, dropped=reason))
+    return marked
+
+
+def drop_crowded(
+    candidates: Sequence[Candidate],
+    earlier_ids: Sequence[int],
+    kept_ids: Sequence[int],
+    max_per_cluster: int,
+) -> list[Candidate]:
+    """Drop kept candidates whose cluster has `max_per_cluster` kept questions before them.
+
+    `kept_ids` are the clusters of the kept ones among `candidates`, in order; `earlier_ids` those
+    of the questions that the steps before have kept.
+    """
+    sizes = Counter(earlier_ids)
+    ids = iter(kept_ids)
+    marked = []
+    for candidate in candidates:
+        if candidate.dropped is None:
+            cluster = next(ids)
+            if sizes[cluster] >= max_per_cluster:
+                candidate = replace(candidate, dropped=CROWDED)
+            else:
+                sizes[cluster] += 1
+        marked.append(candidate)
+    return marked
+
+
+def kept_questions(candidates: Sequence[Candidate]) -> list[str]:
+    """Return the questions that are not dropped."""
+    return [c.question for c in candidates if c.dropped is None and c.question is not None]
+
+
+def kept_items(candidates: Sequence[Candidate], config: CurriculumConfig) -> list[CurriculumItem]:
+    """Return the kept questions with their labels, in the order of the candidates.
+
+    Labels are the majority's answers, or the oracle's where `config.labels` says so.
+    """
+    labelled = [(c, c.truth if config.labels == "oracle" else c.label) for c in candidates]
     return [
-        CurriculumItem(question=c.question, label=c.label, agreement=c.agreement)
-        for c in candidates
-        if c.dropped is None and c.question is not None and c.label is not None
+        CurriculumItem(question=c.question, label=label, agreement=c.agreement)
+        for c, label in labelled
+        if c.dropped is None and c.question is not None and label is not None
     ]
+
+
+def has_enough(candidates: Sequence[Candidate], num_wanted: int) -> bool:
+    """Say whether `num_wanted` questions are kept; 0 is never enough."""
+    return 0 < num_wanted <= len(kept_questions(candidates))
 
 
 def count_dropped(candidates: Sequence[Candidate]) -> dict[str, int]:

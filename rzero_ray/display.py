@@ -32,7 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rzero_ray.config import Config, resolve_run_dir
-from rzero_ray.planning import PhasePlan
+from rzero_ray.planning import GIB, MemoryPlan, PhasePlan
 
 _LOG_WIDTH = 100
 """Columns of a table in a job log, where no terminal says how wide it is."""
@@ -62,8 +62,13 @@ def make_display(config: Config) -> Display:
     return LiveDisplay(config) if _is_terminal() else LogDisplay(config)
 
 
-def print_plan(config: Config, plan: list[PhasePlan], resources: list[str]) -> None:
-    """Print what the run will do, at most, and then the lines about the machine."""
+def print_plan(
+    config: Config,
+    plan: Sequence[PhasePlan],
+    memory: Sequence[MemoryPlan],
+    remarks: Sequence[str],
+) -> None:
+    """Print what the run will do, at most, what each actor holds, and then the remarks."""
     times = config.num_iterations
     table = Table(title=f"{config.name}: one iteration, at most", box=box.SIMPLE_HEAD)
     table.add_column("phase")
@@ -75,11 +80,26 @@ def print_plan(config: Config, plan: list[PhasePlan], resources: list[str]) -> N
     table.add_row("one iteration", *_counts(plan))
     # The base model is evaluated once, before the first iteration.
     base = [row for row in plan if row.phase == "evaluation"]
-    table.add_row(f"x {times} and the base's evaluation", *_counts([*plan * times, *base]))
+    table.add_row(f"x {times} and the base's evaluation", *_counts([*list(plan) * times, *base]))
     console = _make_console()
     console.print(table)
-    for line in resources:
+    if memory:
+        console.print(_memory_table(memory))
+    for line in remarks:
         console.print(Text(_printable(line)), soft_wrap=True)
+
+
+def _memory_table(memory: Sequence[MemoryPlan]) -> Table:
+    table = Table(title="memory of each actor's device, GiB, estimated", box=box.SIMPLE_HEAD)
+    table.add_column("actors", no_wrap=True)
+    parts = ("weights", "reference", "gradients", "optimizer", "activations", "kv_cache", "total")
+    for name in parts:
+        header = {"kv_cache": "KV cache", "gradients": "grads", "optimizer": "Adam"}.get(name, name)
+        table.add_column(header, justify="right")
+    for row in memory:
+        cells = [f"{getattr(row, name) / GIB:.1f}" for name in parts]
+        table.add_row(f"{row.num_actors} x {row.role}", *("-" if c == "0.0" else c for c in cells))
+    return table
 
 
 class Display(ABC):

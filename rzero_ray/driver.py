@@ -27,13 +27,13 @@ from rzero_ray.evaluation import evaluate
 from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.phases import Cast, build_curriculum, train_challenger, train_solver
-from rzero_ray.planning import plan_iteration
+from rzero_ray.planning import assumptions, find_shape, plan_iteration, plan_memory
 from rzero_ray.protocols import Task
 from rzero_ray.report import write_report
 from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
 from rzero_ray.scalars import Observers, ScalarLog
 from rzero_ray.summary import write_summary
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks import check_labels, make_task
 from rzero_ray.types import ProbeReport, Role, RunError, SyncReport, UserError
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _stop_on_sigterm()
     try:
         config = load_config([a for a in arguments if a != "--dry-run"])
+        check_labels(config)
         if "--dry-run" in arguments:
             _dry_run(config)
         else:
@@ -80,8 +81,12 @@ def _dry_run(config: Config) -> None:
     from actors.cluster import plan_resources  # imports Ray, which a mistyped key need not wait for
 
     print(to_yaml(config))
-    print_plan(config, plan_iteration(config, make_task(config.task)), plan_resources(config))
-    find_model(config)
+    shape = find_shape(config.model.path, find_model(config))
+    plan = plan_iteration(config, make_task(config.task))
+    memory = [] if shape is None else plan_memory(config, shape)
+    print_plan(
+        config, plan, memory, [*assumptions(config, shape, plan), "", *plan_resources(config)]
+    )
     check_run_dir(config, resolve_run_dir(config))
 
 
@@ -94,6 +99,8 @@ def _run(config: Config) -> None:
     address = None if complete else _join_cluster(config)
     with prepare_run_dir(config, root), make_display(config) as display:
         display.note(f"run directory {root}")
+        ablation = f", ablation {config.ablation}" if config.ablation else ""
+        display.note(f"algorithm {config.algorithm}{ablation}")
         clock = StageClock()
         if complete:
             display.note("finished already: nothing to do; raise num_iterations to go on")

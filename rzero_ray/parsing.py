@@ -18,6 +18,8 @@ characters a token."""
 
 _QUESTION_OPEN = "<question>"
 _QUESTION_CLOSE = "</question>"
+_THINK_OPEN = "<think>"
+_THINK_CLOSE = "</think>"
 
 # One token of TeX that matters for brace matching. An escaped character (`\{`, `\\`) is consumed
 # whole, so it can neither open nor close a group.
@@ -128,6 +130,25 @@ def parse_challenge(text: str) -> Challenge | None:
     if question is None or answer is None:
         return None
     return Challenge(question, answer)
+
+
+def parse_strict_question(text: str) -> str | None:
+    """Return the question of `parse_challenge`: only one that an answer follows."""
+    challenge = parse_challenge(text)
+    return None if challenge is None else challenge.question
+
+
+def has_think_format(text: str) -> bool:
+    r"""Say whether the text is `<think>...</think>...\boxed{...}`: the official code's format.
+
+    Its Solver prompt never asks for the tags, so a model that does not write them by itself never
+    has this format.
+    """
+    text = text.strip()
+    close_at = text.find(_THINK_CLOSE)
+    if not text.startswith(_THINK_OPEN) or close_at < 0:
+        return False
+    return parse_answer(text[close_at + len(_THINK_CLOSE) :]) is not None
 
 
 def has_chain_of_thought(text: str) -> bool:

@@ -13,11 +13,17 @@ from dataclasses import dataclass
 
 from rzero_ray.advantages import normalize_per_prompt, normalize_whole_batch
 from rzero_ray.concurrency import gather_all
-from rzero_ray.config import ChallengerConfig, Config, SamplingConfig
-from rzero_ray.curriculum import REPEATED, drop_reason, kept_items
-from rzero_ray.parsing import parse_challenge
+from rzero_ray.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
+from rzero_ray.curriculum import (
+    drop_crowded,
+    has_enough,
+    kept_items,
+    kept_questions,
+    mark_dropped,
+)
+from rzero_ray.parsing import parse_question, parse_strict_question
 from rzero_ray.protocols import Judge, Policy, Task
-from rzero_ray.rewards import MALFORMED_REWARD, challenger_reward, solver_reward
+from rzero_ray.rewards import CHALLENGER_REWARDS, SOLVER_REWARDS
 from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed
 from rzero_ray.step_metrics import (
@@ -62,10 +68,19 @@ class Attempt:
 
 
 _NO_BALLOT = Ballot(answers=(), label=None, num_agree=0, num_votes=0)
+_QUESTION_PARSERS = {
+    "question_and_answer": parse_strict_question,
+    "question": parse_question,
+}
+"""Of each value of `challenger.question_format`."""
+_NORMALIZERS = {"per_prompt": normalize_per_prompt, "whole_batch": normalize_whole_batch}
+"""Of each value of `challenger.advantage`."""
 
 
 async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run) -> None:
     """Teach the Challenger to ask what the frozen Solver answers right about half the time."""
+    if config.challenger.frozen:
+        return
     for phase in run.learning_phase(iteration, "challenger"):
         await cast.challenger.start_phase(phase)
         for step in run.steps(iteration, "challenger", config.challenger.num_steps):
@@ -82,18 +97,28 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
 async def build_curriculum(
     config: Config, iteration: int, cast: Cast, run: Run
 ) -> list[CurriculumItem]:
-    """Sample candidates from the frozen Challenger, vote, and keep those inside the band."""
+    """Sample candidates from the frozen Challenger, vote, and keep those inside the band.
+
+    Steps go on until enough questions are kept or all candidates are spent.
+    """
     settings = config.curriculum
+    await cast.challenger.hold(run.current_model("challenger"))
+    await cast.solver.hold(run.current_model("solver"))
     num_steps = -(-settings.num_candidates // settings.candidates_per_step)
+    earlier = run.load_finished_steps(iteration, "curriculum", "candidates", Candidate)
     for step in run.steps(iteration, "curriculum", num_steps):
+        if has_enough(earlier, settings.num_wanted):
+            kept = len(kept_questions(earlier))
+            run.note(f"iteration {iteration}: {kept} questions kept in {step.index - 1} steps")
+            break
         candidates = await run.once(
             f"{step.key}/candidates",
             Candidate,
-            lambda step=step: sample_candidates(config, step, cast),
+            lambda step=step: sample_candidates(config, step, cast, earlier),
         )
         run.finish_step(step, curriculum_metrics(candidates, cast.task))
-    everything = run.load_steps(iteration, "curriculum", num_steps, "candidates", Candidate)
-    items = _without_repeats(kept_items(everything), cast.task)
+        earlier.extend(candidates)
+    items = kept_items(earlier, settings)
     run.write_curriculum(iteration, items)
     return items
 
@@ -130,19 +155,19 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
         for prompt in range(settings.num_prompts)
     )
     shares_PG = await _repetition_shares(settings, attempts_PG, cast.judge)
+    reward = CHALLENGER_REWARDS[settings.reward]
     rewards_PG = [
         [
-            MALFORMED_REWARD
-            if attempt.question is None
-            else challenger_reward(attempt.ballot.agreement, share, settings.repetition_weight)
+            reward(
+                None if attempt.question is None else attempt.ballot.agreement,
+                share,
+                settings.repetition_weight,
+            )
             for attempt, share in zip(attempts, shares, strict=True)
         ]
         for attempts, shares in zip(attempts_PG, shares_PG, strict=True)
     ]
-    normalize = (
-        normalize_whole_batch if settings.advantage == "whole_batch" else normalize_per_prompt
-    )
-    advantages_PG = normalize(rewards_PG)
+    advantages_PG = _NORMALIZERS[settings.advantage](rewards_PG)
     return [
         ChallengerSample(
             prompt_index=prompt,
@@ -165,8 +190,13 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
     ]
 
 
-async def sample_candidates(config: Config, step: Step, cast: Cast) -> list[Candidate]:
-    """Sample one step's candidates with their votes, each marked kept or dropped."""
+async def sample_candidates(
+    config: Config, step: Step, cast: Cast, earlier: Sequence[Candidate]
+) -> list[Candidate]:
+    """Sample one step's candidates with their votes, each marked kept or dropped.
+
+    `earlier` are the candidates of the iteration's steps before.
+    """
     settings, task = config.curriculum, cast.task
     already = (step.index - 1) * settings.candidates_per_step
     groups = await gather_all(
@@ -180,29 +210,23 @@ async def sample_candidates(config: Config, step: Step, cast: Cast) -> list[Cand
         )
         for index in range(min(settings.candidates_per_step, settings.num_candidates - already))
     )
-    heldout = {task.normalize(problem.question) for problem in task.heldout()}
-    candidates: list[Candidate] = []
-    seen: set[str] = set()
-    for (attempt,) in groups:
-        normal = None if attempt.question is None else task.normalize(attempt.question)
-        dropped = drop_reason(normal, attempt.ballot, settings, heldout)
-        if dropped is None and normal is not None and normal in seen:
-            dropped = REPEATED
-        seen.add(normal or "")
-        candidates.append(
-            Candidate(
-                text=attempt.completion.text,
-                question=attempt.question,
-                answers=attempt.ballot.answers,
-                label=attempt.ballot.label,
-                num_agree=attempt.ballot.num_agree,
-                num_votes=attempt.ballot.num_votes,
-                num_tokens=len(attempt.completion.token_ids),
-                dropped=dropped,
-                truth=None if attempt.question is None else task.solve(attempt.question),
-            )
+    candidates = [
+        Candidate(
+            text=attempt.completion.text,
+            question=attempt.question,
+            answers=attempt.ballot.answers,
+            label=attempt.ballot.label,
+            num_agree=attempt.ballot.num_agree,
+            num_votes=attempt.ballot.num_votes,
+            num_tokens=len(attempt.completion.token_ids),
+            dropped=None,
+            truth=None if attempt.question is None else task.solve(attempt.question),
         )
-    return candidates
+        for (attempt,) in groups
+    ]
+    heldout = {task.normalize(problem.question) for problem in task.heldout()}
+    marked = mark_dropped(candidates, earlier, settings, task.normalize, heldout)
+    return await _limit_clusters(settings, marked, earlier, cast.judge)
 
 
 async def sample_solver(
@@ -214,8 +238,9 @@ async def sample_solver(
         _answer_and_grade(config, cast, item, derive_seed(config.seed, step.key, prompt))
         for prompt, item in enumerate(batch_P)
     )
+    reward = SOLVER_REWARDS[config.solver.reward]
     rewards_PG = [
-        [solver_reward(answer, item.label) for _, answer in group]
+        [reward(answer, item.label, completion.text) for completion, answer in group]
         for item, group in zip(batch_P, groups_PG, strict=True)
     ]
     advantages_PG = normalize_per_prompt(rewards_PG)
@@ -287,19 +312,19 @@ async def _vote(
     num_votes: int,
     place: tuple[str, int, int],
 ) -> Attempt:
-    challenge = parse_challenge(completion.text)
-    if challenge is None:
+    question = _QUESTION_PARSERS[config.challenger.question_format](completion.text)
+    if question is None:
         return Attempt(completion, None, _NO_BALLOT)
     votes_M = await cast.solver.sample(
         to_request(
-            cast.task.solver_messages(challenge.question),
+            cast.task.solver_messages(question),
             num_votes,
             derive_seed(config.seed, *place, "votes"),
             config.voting.sampling,
         )
     )
-    ballot = await cast.judge.vote([vote.text for vote in votes_M])
-    return Attempt(completion, challenge.question, ballot)
+    ballot = await cast.judge.vote([vote.text for vote in votes_M], config.voting.rule)
+    return Attempt(completion, question, ballot)
 
 
 async def _answer_and_grade(
@@ -321,18 +346,41 @@ async def _answer_and_grade(
 async def _repetition_shares(
     settings: ChallengerConfig, attempts_PG: Sequence[Sequence[Attempt]], judge: Judge
 ) -> list[list[float]]:
-    """Return [P][G] cluster shares among the well-formed questions; 0 for malformed ones."""
-    posed = [a.question for attempts in attempts_PG for a in attempts if a.question is not None]
-    shares = iter(await judge.repetition_shares(posed, settings.repetition_threshold))
-    return [
-        [0.0 if attempt.question is None else next(shares) for attempt in attempts]
+    """Return [P][G] cluster shares among the well-formed questions; 0 for malformed ones.
+
+    By the official rule the batch is all questions, malformed ones as clusters of their own.
+    """
+    is_official = settings.repetition_rule == "official"
+    questions_PG = [
+        ["" if a.question is None and is_official else a.question for a in attempts]
         for attempts in attempts_PG
+    ]
+    batch = [q for questions in questions_PG for q in questions if q is not None]
+    shares = iter(
+        await judge.repetition_shares(
+            batch, settings.repetition_threshold, settings.repetition_rule
+        )
+    )
+    return [
+        [0.0 if question is None else next(shares) for question in questions]
+        for questions in questions_PG
     ]
 
 
-def _without_repeats(items: list[CurriculumItem], task: Task) -> list[CurriculumItem]:
-    """Drop questions that came up again in a later curriculum step."""
-    return list({task.normalize(item.question): item for item in reversed(items)}.values())[::-1]
+async def _limit_clusters(
+    settings: CurriculumConfig,
+    candidates: list[Candidate],
+    earlier: Sequence[Candidate],
+    judge: Judge,
+) -> list[Candidate]:
+    """Drop what is too much of the same, the earlier steps' kept questions counted."""
+    if settings.max_per_cluster == 0:
+        return candidates
+    before, now = kept_questions(earlier), kept_questions(candidates)
+    ids = await judge.repetition_clusters([*before, *now], settings.cluster_threshold)
+    return drop_crowded(
+        candidates, ids[: len(before)], ids[len(before) :], settings.max_per_cluster
+    )
 
 
 def to_request(

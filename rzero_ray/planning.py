@@ -1,11 +1,50 @@
-"""What a run will do, before it does it: samples, tokens and updates per phase."""
+"""What a run will do, before it does it: samples, tokens, updates, memory and a rough time.
+
+Pure functions of the configuration and the base model's shape. Memory and time are estimates; every
+number they rest on is a named constant below with its source, and `assumptions` prints them.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rzero_ray.config import Config
 from rzero_ray.protocols import Task
+
+GIB = 2**30
+
+# Memory.
+GPU_BYTES = 80 * GIB
+"""Of the GPU that is planned for: an A100 or H100 with 80 GB."""
+MASTER_AND_MOMENTS_BYTES = 12
+"""Adam per parameter: float32 master, momentum and variance (ZeRO, arXiv 1910.02054, section 3.1).
+In float32 without ZeRO there is no master, and this is 4 too many."""
+LAYER_ACTIVATION_FACTOR = 34
+"""Bytes kept per token, layer and unit of hidden size for the backward pass, in 16 bits, with
+attention that keeps no matrix (Korthikanti et al., arXiv 2205.05198, section 4.1)."""
+LOGIT_COPIES_BYTES = 18
+"""Per token and entry of the vocabulary: logits in 16 bits, their gradient, and about four float32
+copies of them (scaled, exponentials, gradient; the entropy's are freed before)."""
+
+# Time.
+TOKENS_PER_S_GPU_ENGINE = 1_100.0
+"""Sampled by one engine. NVIDIA's NeMo-RL (performance summary, v0.6) reports 1,102 per GPU for
+Qwen3-30B-A3B on 32 H100, of the whole on-policy step and with training: low for an engine alone."""
+TOKENS_PER_S_GPU_RANK = 3_250.0
+"""Trained by one rank, for a model of `RANK_PARAMETERS`: prime-rl reports 26,000 for Qwen3-4B,
+fully trained on 8 H100 at 16k tokens."""
+RANK_PARAMETERS = 4_022_468_096
+"""Of Qwen3-4B, to which that figure belongs; time is proportional to parameters."""
+PASSES_PER_TRAINED_TOKEN = 5 / 3
+"""Cost beside a plain training pass of 3 (forward 1, backward 2): the reference's forward pass, and
+one for log-probabilities before the first of several updates."""
+LENGTH_SHARE = 0.25
+"""Mean completion as a share of its limit: SkyRL reports 834 tokens for Qwen2.5-7B, here of 4,096
+about 0.2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,17 +54,59 @@ class PhasePlan:
     phase: str
     samples: int
     """Completions drawn from both roles."""
-    max_tokens: int
-    """If every completion were as long as its limit."""
+    challenger_tokens: int
+    """Sampled by the Challenger if every completion were as long as its limit."""
+    solver_tokens: int
+    """The same of the Solver."""
+    trained_tokens: int
+    """Of these, what the learner gets."""
     updates: int
     """Optimizer steps."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Sampled by both roles, at most."""
+        return self.challenger_tokens + self.solver_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Of a decoder as in Llama and Qwen3: what memory depends on."""
+
+    num_parameters: int
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    kv_elements: int
+    """Keys and values of one token in all layers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes that one actor of a role holds on its device."""
+
+    role: str
+    num_actors: int
+    weights: int
+    reference: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    kv_cache: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        parts = (self.weights, self.reference, self.gradients, self.optimizer)
+        return sum(parts) + self.activations + self.kv_cache
 
 
 def plan_iteration(config: Config, task: Task) -> list[PhasePlan]:
     """Return the phases of one iteration, and its evaluation."""
     challenger, curriculum, solver = config.challenger, config.curriculum, config.solver
     vote_tokens = config.voting.sampling.max_tokens
-    questions = challenger.num_steps * challenger.num_prompts * challenger.samples_per_prompt
+    num_steps = 0 if challenger.frozen else challenger.num_steps
+    questions = num_steps * challenger.num_prompts * challenger.samples_per_prompt
     votes = questions * challenger.num_votes
     pool_votes = curriculum.num_candidates * curriculum.num_votes
     answers = solver.num_steps * solver.num_prompts * solver.samples_per_prompt
@@ -34,27 +115,33 @@ def plan_iteration(config: Config, task: Task) -> list[PhasePlan]:
         PhasePlan(
             phase="challenger",
             samples=questions + votes,
-            max_tokens=questions * challenger.sampling.max_tokens + votes * vote_tokens,
-            updates=challenger.num_steps
-            * num_updates(challenger.num_prompts, challenger.prompts_per_update),
+            challenger_tokens=questions * challenger.sampling.max_tokens,
+            solver_tokens=votes * vote_tokens,
+            trained_tokens=questions * challenger.sampling.max_tokens,
+            updates=num_steps * num_updates(challenger.num_prompts, challenger.prompts_per_update),
         ),
         PhasePlan(
             phase="curriculum",
             samples=curriculum.num_candidates + pool_votes,
-            max_tokens=curriculum.num_candidates * curriculum.sampling.max_tokens
-            + pool_votes * vote_tokens,
+            challenger_tokens=curriculum.num_candidates * curriculum.sampling.max_tokens,
+            solver_tokens=pool_votes * vote_tokens,
+            trained_tokens=0,
             updates=0,
         ),
         PhasePlan(
             phase="solver",
             samples=answers,
-            max_tokens=answers * solver.sampling.max_tokens,
+            challenger_tokens=0,
+            solver_tokens=answers * solver.sampling.max_tokens,
+            trained_tokens=answers * solver.sampling.max_tokens,
             updates=solver.num_steps * num_updates(solver.num_prompts, solver.prompts_per_update),
         ),
         PhasePlan(
             phase="evaluation",
             samples=heldout,
-            max_tokens=heldout * config.eval.max_tokens,
+            challenger_tokens=0,
+            solver_tokens=heldout * config.eval.max_tokens,
+            trained_tokens=0,
             updates=0,
         ),
     ]
@@ -63,3 +150,173 @@ def plan_iteration(config: Config, task: Task) -> list[PhasePlan]:
 def num_updates(num_prompts: int, prompts_per_update: int) -> int:
     """Return the optimizer steps of one step of a phase."""
     return -(-num_prompts // prompts_per_update)
+
+
+def model_shape(settings: Mapping[str, Any]) -> ModelShape | None:
+    """Return the shape of the model whose `config.json` this is.
+
+    None where it is no dense decoder as in Llama and Qwen3: its parameters would be counted wrong.
+    """
+    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    is_other = "num_experts" in settings or "num_local_experts" in settings
+    if is_other or any(key not in settings for key in (*needed, "num_attention_heads")):
+        return None
+    vocab, hidden, inner, layers = (settings[key] for key in needed)
+    heads = settings["num_attention_heads"]
+    head_dim = settings.get("head_dim") or hidden // heads
+    kv_width = (settings.get("num_key_value_heads") or heads) * head_dim
+    attention = 2 * hidden * heads * head_dim + 2 * hidden * kv_width
+    query_key_norms = 2 * head_dim if settings.get("model_type") == "qwen3" else 0
+    layer = attention + 3 * hidden * inner + 2 * hidden + query_key_norms
+    embeddings = vocab * hidden * (1 if settings.get("tie_word_embeddings") else 2)
+    return ModelShape(
+        num_parameters=embeddings + layers * layer + hidden,
+        num_layers=layers,
+        hidden_size=hidden,
+        vocab_size=vocab,
+        kv_elements=2 * layers * kv_width,
+    )
+
+
+def _known(
+    model_type: str, vocab: int, hidden: int, inner: int, layers: int, heads: int, is_tied: bool
+) -> dict[str, Any]:
+    return {
+        "model_type": model_type,
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": is_tied,
+    }
+
+
+KNOWN_MODELS = {
+    "Qwen/Qwen3-4B-Base": _known("qwen3", 151_936, 2_560, 9_728, 36, 32, True),
+    "Qwen/Qwen3-8B-Base": _known("qwen3", 151_936, 4_096, 12_288, 36, 32, False),
+    # Llama-3.2-3B and Llama-3.1-8B, trained further.
+    "OctoThinker/OctoThinker-3B-Hybrid-Base": _known("llama", 128_256, 3_072, 8_192, 28, 24, True),
+    "OctoThinker/OctoThinker-8B-Hybrid-Base": _known(
+        "llama", 128_256, 4_096, 14_336, 32, 32, False
+    ),
+}
+"""What matters of the `config.json` of models of `conf/`, for a plan before any download."""
+
+
+def find_shape(name: str, folder: Path | None) -> ModelShape | None:
+    """Return the shape of `model.path`: of its folder where it is on this machine, else by name."""
+    if folder is not None:
+        return model_shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    settings = KNOWN_MODELS.get(name)
+    return None if settings is None else model_shape(settings)
+
+
+def plan_memory(config: Config, shape: ModelShape) -> list[MemoryPlan]:
+    """Return what one engine of each role and one learner rank hold."""
+    sampler = config.sampler
+    kv_cache = _kv_cache(config, shape)
+    weights = shape.num_parameters * _element_bytes(config)
+    engines = (
+        ("challenger/sampler", sampler.num_challenger),
+        ("solver/sampler", sampler.num_solver),
+    )
+    return [
+        *(
+            MemoryPlan(role=role, num_actors=count, weights=weights, kv_cache=kv_cache)
+            for role, count in engines
+        ),
+        _learner_memory(config, shape),
+    ]
+
+
+def _learner_memory(config: Config, shape: ModelShape) -> MemoryPlan:
+    """ZeRO divides the optimizer by the ranks from stage 1, gradients from 2, weights from 3.
+
+    The frozen reference is whole on every rank.
+    """
+    learner, size = config.learner, _element_bytes(config)
+    whole = shape.num_parameters * size
+    stage, ranks = learner.zero_stage, learner.num_ranks
+    per_token = LAYER_ACTIVATION_FACTOR * shape.hidden_size * shape.num_layers * size // 2
+    per_token += LOGIT_COPIES_BYTES * shape.vocab_size
+    return MemoryPlan(
+        role="learner/rank",
+        num_actors=ranks,
+        weights=whole // (ranks if stage >= 3 else 1),
+        reference=whole,
+        gradients=whole // (ranks if stage >= 2 else 1),
+        optimizer=MASTER_AND_MOMENTS_BYTES * shape.num_parameters // (ranks if stage >= 1 else 1),
+        activations=learner.tokens_per_micro_batch * per_token,
+    )
+
+
+def _kv_cache(config: Config, shape: ModelShape) -> int:
+    """Return the KV cache of an engine: as configured, else what is left of its GPU."""
+    sampler = config.sampler
+    if sampler.kv_cache_gib or not sampler.gpus_per_engine:
+        return int(sampler.kv_cache_gib * GIB)
+    weights = shape.num_parameters * _element_bytes(config)
+    return max(0, int(sampler.gpu_memory_utilization * GPU_BYTES) - weights)
+
+
+def num_full_sequences(config: Config, shape: ModelShape) -> int:
+    """Return how many sequences of `model.max_model_len` tokens fit an engine's KV cache."""
+    per_sequence = config.model.max_model_len * shape.kv_elements * _element_bytes(config)
+    return _kv_cache(config, shape) // per_sequence
+
+
+def _element_bytes(config: Config) -> int:
+    return 4 if config.model.dtype == "float32" else 2
+
+
+def phase_seconds(config: Config, shape: ModelShape, plan: PhasePlan) -> float:
+    """Return the rough time of a phase on GPUs: sampling, then learning.
+
+    The roles sample at the same time and the slower one counts; where the Challenger samples
+    nothing, the Solver has its engines too.
+    """
+    sampler = config.sampler
+    has_both = plan.challenger_tokens > 0
+    num_solver = sampler.num_solver + (0 if has_both else sampler.num_challenger)
+    sampling = max(plan.challenger_tokens / sampler.num_challenger, plan.solver_tokens / num_solver)
+    per_rank = PASSES_PER_TRAINED_TOKEN * plan.trained_tokens / config.learner.num_ranks
+    learning = per_rank / TOKENS_PER_S_GPU_RANK * shape.num_parameters / RANK_PARAMETERS
+    return LENGTH_SHARE * (sampling / TOKENS_PER_S_GPU_ENGINE + learning)
+
+
+def run_seconds(config: Config, shape: ModelShape, plan: Sequence[PhasePlan]) -> float:
+    """Return the rough time of all iterations and of the base model's evaluation."""
+    seconds = {row.phase: phase_seconds(config, shape, row) for row in plan}
+    return config.num_iterations * sum(seconds.values()) + seconds["evaluation"]
+
+
+def assumptions(config: Config, shape: ModelShape | None, plan: Sequence[PhasePlan]) -> list[str]:
+    """Return the lines that say how long the run may take, and what the estimates rest on."""
+    if shape is None:
+        why = f"the shape of model.path={config.model.path} is not known before it is there"
+        return [f"memory and time: not estimated, {why}"]
+    lines = [f"memory: {shape.num_parameters / 1e9:.2f}B parameters, {config.model.dtype}"]
+    if not config.sampler.gpus_per_engine or not config.learner.gpus_per_rank:
+        return [*lines, "time: not estimated on CPUs"]
+    lines[0] += (
+        f"; GPUs of {GPU_BYTES // GIB} GiB are assumed, whose KV cache then holds "
+        f"{num_full_sequences(config, shape)} sequences of {config.model.max_model_len} tokens; "
+        "activations are without recomputation"
+    )
+    too_large = [m.role for m in plan_memory(config, shape) if m.total > GPU_BYTES]
+    if too_large:
+        lines.append(
+            f"memory: {' and '.join(too_large)} may not fit a GPU of {GPU_BYTES // GIB} GiB; lower "
+            "learner.tokens_per_micro_batch, raise learner.num_ranks or learner.zero_stage"
+        )
+    hours = run_seconds(config, shape, plan) / 3600
+    lines.append(
+        f"time: roughly {hours:.0f} h for {config.num_iterations} iterations, with completions of "
+        f"{LENGTH_SHARE:.0%} of their limit, {TOKENS_PER_S_GPU_ENGINE:,.0f} tokens/s per engine, "
+        f"{TOKENS_PER_S_GPU_RANK:,.0f} per learner rank for 4B parameters (rzero_ray/planning.py "
+        "has the sources); weight syncs, loading and grading come on top"
+    )
+    return lines

@@ -127,9 +127,9 @@ def _plot_reward(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     if not series:
         return None
     caption = (
-        "Challenger: 1 - 2|agreement - 1/2| less repetition. Solver: share of answers that match "
-        "the pseudo-label. Each iteration has a new opponent, so the curves start anew; a role's "
-        "steps are spread evenly over the iteration."
+        "Challenger: in the paper 1 - 2|agreement - 1/2| less repetition. Solver: share of answers "
+        "that match the label. Each iteration has a new opponent, so the curves start anew; a "
+        "role's steps are spread evenly over the iteration."
     )
     return Plot("Reward", caption, _plot_lines(series, _mark_iterations))
 
@@ -242,7 +242,7 @@ def _plot_outcomes(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | Non
         axes.set(xlabel="candidates")
         _add_legend(axes)
 
-    caption = "What became of the candidates; a question repeated across steps is dropped later."
+    caption = "What became of the candidates: the first reason that applies to each."
     return Plot("Kept and dropped", caption, _draw((5.2, 2.2 + 0.3 * len(totals)), paint))
 
 

@@ -7,6 +7,7 @@ actors implement these protocols on a cluster, and the unit tests implement them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from rzero_ray.types import (
@@ -15,10 +16,12 @@ from rzero_ray.types import (
     Message,
     Phase,
     Problem,
+    RepetitionRule,
     Rollout,
     SampleRequest,
     Step,
     UpdateReport,
+    VotingRule,
 )
 
 
@@ -43,12 +46,21 @@ class Policy(Protocol):
         """Write the policy to `phase.final_model` in Hugging Face format."""
         ...
 
+    async def hold(self, model: Path) -> None:
+        """Have the role's own engines sample from `model`, outside a phase of learning.
+
+        Nothing happens where they hold it already: after `finish_phase`, and after a start. They
+        do not while they hold the weights of the role that borrowed them, or when both roles are
+        one model and the other role has learned since.
+        """
+        ...
+
 
 class Judge(Protocol):
     """Reads model text: parses it, counts votes, compares answers."""
 
-    async def vote(self, responses: Sequence[str]) -> Ballot:
-        """Parse [M] responses and return the majority answer."""
+    async def vote(self, responses: Sequence[str], rule: VotingRule = "by_value") -> Ballot:
+        """Parse [M] responses and return the majority answer by `voting.VOTING_RULES[rule]`."""
         ...
 
     async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
@@ -56,8 +68,15 @@ class Judge(Protocol):
         as written where it is not, and None where it holds none."""
         ...
 
-    async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
-        """Return per question the share of `questions` in its BLEU cluster."""
+    async def repetition_shares(
+        self, questions: Sequence[str], threshold: float, rule: RepetitionRule = "symmetric"
+    ) -> list[float]:
+        """Return per question the share of `questions` in its BLEU cluster, by
+        `repetition.REPETITION_RULES[rule]`."""
+        ...
+
+    async def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
+        """Return per question the number of its BLEU cluster (`repetition.cluster_ids`)."""
         ...
 
 

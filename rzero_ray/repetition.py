@@ -20,6 +20,8 @@ from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
+from rzero_ray.types import RepetitionRule
+
 MAX_ORDER = 4
 """Longest n-gram of BLEU."""
 
@@ -61,7 +63,7 @@ def cluster_shares(
     Questions without tokens are alone. Two clusters merge while their average distance is below
     `distance_threshold` (ValueError when negative or not finite).
     """
-    return _shares(questions, distance_threshold, tokenize, _symmetric_distances)
+    return _shares(_cluster_ids(questions, distance_threshold, tokenize, _symmetric_distances))
 
 
 def cluster_shares_official(
@@ -73,18 +75,43 @@ def cluster_shares_official(
     Depends on the order of the questions, and equal questions of fewer than four tokens do not
     count as equal.
     """
-    return _shares(questions, distance_threshold, tokenize, _official_distances)
+    return _shares(_cluster_ids(questions, distance_threshold, tokenize, _official_distances))
 
 
-def _shares(
+REPETITION_RULES: dict[RepetitionRule, Callable[[Sequence[str], float, Tokenizer], list[float]]] = {
+    "symmetric": cluster_shares,
+    "official": cluster_shares_official,
+}
+"""The shares of each value of `challenger.repetition_rule`."""
+
+
+def cluster_ids(
+    questions: Sequence[str], distance_threshold: float, tokenize: Tokenizer = str.split
+) -> list[int]:
+    """Return for each question the number of its cluster, by the clusters of `cluster_shares`.
+
+    The numbers say which questions are together and mean nothing else.
+    """
+    ids_N = _cluster_ids(questions, distance_threshold, tokenize, _symmetric_distances)
+    return ids_N.tolist()
+
+
+def _shares(ids_N: np.ndarray) -> list[float]:
+    if not len(ids_N):
+        return []
+    return (np.bincount(ids_N)[ids_N] / len(ids_N)).tolist()
+
+
+def _cluster_ids(
     questions: Sequence[str],
     distance_threshold: float,
     tokenize: Tokenizer,
     distances: Callable[[list[list[str]]], np.ndarray],
-) -> list[float]:
+) -> np.ndarray:
+    """Return [N] cluster numbers; a question without tokens has one of its own."""
     if not (np.isfinite(distance_threshold) and distance_threshold >= 0):
         raise ValueError(f"distance_threshold must be finite and >= 0, got {distance_threshold}")
-    shares_N = np.full(len(questions), 1.0 / max(1, len(questions)))
+    ids_N = np.arange(len(questions))
     tokens = [tokenize(question) for question in questions]
     filled = [index for index, words in enumerate(tokens) if words]
     if len(filled) > 1:
@@ -94,8 +121,9 @@ def _shares(
         # it.
         strictly_below = np.nextafter(distance_threshold, -np.inf)
         labels_N = fcluster(tree, t=strictly_below, criterion="distance")
-        shares_N[filled] = np.bincount(labels_N)[labels_N] / len(questions)
-    return shares_N.tolist()
+        # The numbers of the filled questions start where those of the empty ones end.
+        ids_N[filled] = len(questions) + labels_N
+    return ids_N
 
 
 def _symmetric_distances(tokens: list[list[str]]) -> np.ndarray:

@@ -108,7 +108,7 @@ class Run:
         yield Phase(
             iteration=iteration,
             role=role,
-            initial_model=self.model_path(role, iteration - 1),
+            initial_model=self.current_model(role),
             checkpoint=checkpoint,
             num_finished_steps=finished,
             final_model=self.model_path(role, iteration),
@@ -136,10 +136,20 @@ class Run:
         return key in self._finished
 
     def current_model(self, role: Role) -> Path:
-        """Return the folder of the role's last finished policy."""
-        iterations = range(1, self.config.num_iterations + 1)
-        done = [i for i in iterations if self.is_finished(f"iteration-{i:02d}/{role}")]
-        return self.model_path(role, max(done, default=0))
+        """Return the folder of the policy that the role has now: where its next phase starts, and
+        what its engines sample from while nothing is learned.
+
+        It is the role's last finished policy; with shared weights, that of whichever role learned
+        last; before, the base model.
+        """
+        both: tuple[Role, ...] = ("challenger", "solver")
+        phases: dict[str, tuple[Role, int]] = {
+            f"iteration-{iteration:02d}/{learner}": (learner, iteration)
+            for learner in (both if self.config.shared_weights else (role,))
+            for iteration in range(1, self.config.num_iterations + 1)
+        }
+        last = next((phases[key] for key in reversed(self._finished) if key in phases), None)
+        return self.base_model if last is None else self.model_path(*last)
 
     def model_path(self, role: Role, iteration: int) -> Path:
         """Return the folder of a role's policy after an iteration; 0 is the base model."""
@@ -160,12 +170,13 @@ class Run:
                 write_records(path, records, record_type)
         return read_records(path, record_type)
 
-    def load_steps(
-        self, iteration: int, phase: PhaseName, num_steps: int, name: str, record_type: type[R]
+    def load_finished_steps(
+        self, iteration: int, phase: PhaseName, name: str, record_type: type[R]
     ) -> list[R]:
-        """Return the records `name` of all steps of a phase."""
-        steps = (Step(iteration=iteration, phase=phase, index=i + 1) for i in range(num_steps))
-        paths = (self.root / step.key / f"{name}.parquet" for step in steps)
+        """Return the records `name` of the phase's finished steps, in their order."""
+        prefix = f"iteration-{iteration:02d}/{phase}/step-"
+        steps = [key for key in self._finished if key.startswith(prefix)]
+        paths = (self.root / key / f"{name}.parquet" for key in steps)
         return [record for path in paths for record in read_records(path, record_type)]
 
     def write_curriculum(self, iteration: int, items: list[CurriculumItem]) -> None:

@@ -42,6 +42,7 @@ def write_summary(run: Run) -> Row:
     summary = {
         "name": run.config.name,
         "algorithm": run.config.algorithm,
+        "ablation": run.config.ablation,
         "task": run.config.task,
         "seed": run.config.seed,
         "base_model": str(run.base_model),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from rzero_ray import prompts
+from rzero_ray.config import Config
 from rzero_ray.repetition import tokenize_symbols
 from rzero_ray.tiny import arithmetic
-from rzero_ray.types import Message, Problem
+from rzero_ray.types import Message, Problem, UserError
 
 
 class ArithmeticTask:
@@ -67,6 +68,15 @@ class MathTask:
 def make_task(name: str) -> ArithmeticTask | MathTask:
     """Return the task of `config.task`."""
     return {"arithmetic": ArithmeticTask, "math": MathTask}[name]()
+
+
+def check_labels(config: Config) -> None:
+    """Raise UserError when the curriculum's labels shall come from an oracle that is not there."""
+    if config.curriculum.labels == "oracle" and not make_task(config.task).has_oracle:
+        raise UserError(
+            f"curriculum.labels=oracle needs a task with an oracle, which task={config.task} has "
+            "not; use task=arithmetic or curriculum.labels=majority"
+        )
 
 
 @cache

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 Role = Literal["challenger", "solver"]
 PhaseName = Literal["challenger", "curriculum", "solver"]
+VotingRule = Literal["by_value", "official"]
+"""How votes are counted; see `voting.VOTING_RULES`."""
+RepetitionRule = Literal["symmetric", "official"]
+"""How repetition is measured; see `repetition.REPETITION_RULES`."""
 
 
 class UserError(Exception):
@@ -243,6 +247,11 @@ class Candidate:
     def agreement(self) -> float:
         """Share of votes that agree with the majority."""
         return self.num_agree / self.num_votes if self.num_votes else 0.0
+
+    @property
+    def answered(self) -> float:
+        """Share of samples that hold an answer."""
+        return self.num_votes / len(self.answers) if self.answers else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

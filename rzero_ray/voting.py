@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from rzero_ray.answer_forms import canonical, plain_number
+from rzero_ray.types import VotingRule
 
 Equivalence = Callable[[str, str], bool]
 """A symmetric "same answer" relation; `grading.equivalent` in production."""
@@ -140,3 +141,10 @@ def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalenc
 
 def _official_same(a: str, b: str, equivalent: Equivalence) -> bool:
     return a == b or ("no " in a and "no " in b) or equivalent(a, b) or equivalent(b, a)
+
+
+VOTING_RULES: dict[VotingRule, Callable[[Sequence[str | None], Equivalence], Vote]] = {
+    "by_value": majority_vote,
+    "official": majority_vote_official,
+}
+"""The vote of each value of `voting.rule`."""

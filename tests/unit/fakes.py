@@ -2,7 +2,8 @@
 
 The fake Solver knows sums: with probability `skill` it answers rightly, else off by one. An update
 raises or lowers its skill with the mean advantage of right answers, enough to see that the loop
-hands the right things to the right role.
+hands the right things to the right role. Engines are lent as on a cluster: a policy whose engines
+hold another role's weights refuses to sample.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from rzero_ray.types import (
     Completion,
     Phase,
     ProbeReport,
+    RepetitionRule,
     Rollout,
     SampleRequest,
     Step,
     SyncReport,
     UpdateReport,
+    VotingRule,
 )
 
 
@@ -37,8 +40,18 @@ class FakePolicy:
         self.requests: list[SampleRequest] = []
         self.updates: list[tuple[str, list[Rollout]]] = []
         self.phases: list[Phase] = []
+        self.borrows_from: FakePolicy | None = None
+        """Whose engines it has during its phases of learning."""
+        self.weights: Path | str | None = Path("/base")
+        """What its engines hold: a finished model, the name of a step, None while they are lent."""
+        self.loads: list[Path] = []
+        """The models that `hold` published."""
+        self.sampled_from: list[Path | str] = []
+        """What each request was answered with."""
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
+        assert self.weights is not None, f"the {self.role}'s engines are lent"
+        self.sampled_from.append(self.weights)
         self.requests.append(request)
         return [
             self._completion(request, random.Random(request.seed + k))
@@ -47,15 +60,34 @@ class FakePolicy:
 
     async def start_phase(self, phase: Phase) -> None:
         self.phases.append(phase)
+        self.weights = phase.initial_model
+        if phase.checkpoint is not None:
+            self.weights = "/".join(phase.checkpoint.parts[-3:])  # the key of its step
+        if self.borrows_from is not None:
+            self.borrows_from.weights = None
 
     async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
         self.updates.append((step.key, list(rollouts)))
+        self.weights = step.key
         if step.checkpoint is not None:
             step.checkpoint.mkdir(parents=True, exist_ok=True)
         return fake_report(step.key, sum(len(r.token_ids) for r in rollouts))
 
     async def finish_phase(self, phase: Phase) -> None:
         Path(phase.final_model).mkdir(parents=True, exist_ok=True)
+        self.weights = phase.final_model
+
+    async def hold(self, model: Path) -> None:
+        if self.weights != model:
+            self.loads.append(model)
+            self.weights = model
+
+    def weights_by_request(self, root: Path) -> set[tuple[int, int, str, str]]:
+        """Return which weights answered which request, named without `root`."""
+        return {
+            (r.seed, r.num_samples, r.messages[-1]["content"], str(w).removeprefix(str(root)))
+            for r, w in zip(self.requests, self.sampled_from, strict=True)
+        }
 
     def _completion(self, request: SampleRequest, rng: random.Random) -> Completion:
         text = self._pose(rng) if self.role == "challenger" else self._answer(request, rng)
@@ -89,14 +121,19 @@ class FakeJudge:
     def __init__(self) -> None:
         self._worker = RewardWorker("reward/fake", "arithmetic")
 
-    async def vote(self, responses: Sequence[str]) -> Ballot:
-        return self._worker.vote(responses)
+    async def vote(self, responses: Sequence[str], rule: VotingRule = "by_value") -> Ballot:
+        return self._worker.vote(responses, rule)
 
     async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
         return self._worker.grade(responses, reference)
 
-    async def repetition_shares(self, questions: Sequence[str], threshold: float) -> list[float]:
-        return self._worker.repetition_shares(questions, threshold)
+    async def repetition_shares(
+        self, questions: Sequence[str], threshold: float, rule: RepetitionRule = "symmetric"
+    ) -> list[float]:
+        return self._worker.repetition_shares(questions, threshold, rule)
+
+    async def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
+        return self._worker.repetition_clusters(questions, threshold)
 
 
 class SilentObserver:

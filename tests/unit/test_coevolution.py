@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.config import Config, load_config
-from rzero_ray.curriculum import HELD_OUT
+from rzero_ray.curriculum import CROWDED, HELD_OUT, REPEATED
 from rzero_ray.driver import coevolve
 from rzero_ray.metrics import StageClock
 from rzero_ray.phases import Cast
 from rzero_ray.records import read_records
 from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir
 from rzero_ray.tasks import ArithmeticTask
-from rzero_ray.types import Candidate, ChallengerSample, Problem, SolverSample, UserError
+from rzero_ray.types import (
+    Candidate,
+    ChallengerSample,
+    CurriculumItem,
+    Problem,
+    SolverSample,
+    UserError,
+)
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 
 OVERRIDES = [
@@ -48,6 +55,7 @@ class Attempt:
 
     def __init__(self, config: Config, root: Path) -> None:
         self.challenger, self.solver = FakePolicy("challenger"), FakePolicy("solver")
+        self.solver.borrows_from = self.challenger
         self.observer = SilentObserver()
         self._config, self._root = config, root
 
@@ -57,6 +65,8 @@ class Attempt:
             run = Run(self._config, self._root, Path("/base"), StageClock(), self.observer)
             if kill_at is not None:
                 _kill_after(run, kill_at)
+            self.challenger.weights = run.current_model("challenger")
+            self.solver.weights = run.current_model("solver")
             cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask())
             asyncio.run(coevolve(self._config, cast, run))
 
@@ -154,11 +164,33 @@ def test_every_sample_has_a_seed_of_its_own(config, tmp_path):
     assert len(set(training)) == len(training)
 
 
-def test_a_run_killed_at_any_point_ends_as_if_it_never_was(config, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "writes_per_iteration"),
+    [
+        # Steps of the Challenger, its phase, the curriculum, the Solver, its phase, the iteration.
+        ([], [2 + 1 + 2 + 3 + 1 + 1] * 2),
+        # Enough questions after 2 of 4 curriculum steps, some dropped for what the first one kept.
+        (
+            [
+                "curriculum.candidates_per_step=8",
+                "curriculum.num_wanted=7",
+                "curriculum.max_per_cluster=2",
+                "curriculum.cluster_threshold=0.8",
+            ],
+            [2 + 1 + 2 + 3 + 1 + 1] * 2,
+        ),
+        (["ablation=frozen_challenger"], [2 + 3 + 1 + 1] * 2),
+        (["ablation=shared_model"], [2 + 1 + 2 + 3 + 1 + 1] * 2),
+    ],
+)
+def test_a_run_killed_at_any_point_ends_as_if_it_never_was(
+    arguments: list[str], writes_per_iteration: list[int], tmp_path
+):
+    config = load_config([*OVERRIDES, *arguments])
     whole = Attempt(config, tmp_path / "whole")
     whole.go()
     num_writes = len(json.loads((tmp_path / "whole/manifest.json").read_text())["finished"])
-    assert num_writes == 1 + 2 * (2 + 1 + 2 + 3 + 1 + 1)
+    assert num_writes == 1 + sum(writes_per_iteration)
     for kill_at in range(num_writes):
         root = tmp_path / f"killed-{kill_at}"
         first, second = Attempt(config, root), Attempt(config, root)
@@ -166,6 +198,11 @@ def test_a_run_killed_at_any_point_ends_as_if_it_never_was(config, tmp_path):
             first.go(kill_at)
         second.go()
         assert _rows(root) == _rows(tmp_path / "whole"), kill_at
+        # Every request was answered with the same weights as without the stop.
+        for role in ("challenger", "solver"):
+            answered = getattr(whole, role).weights_by_request(tmp_path / "whole")
+            for attempt in (first, second):
+                assert getattr(attempt, role).weights_by_request(root) <= answered, kill_at
         # The update in flight was made on a state that no checkpoint keeps; it is made again.
         done = first.solver.updates + first.challenger.updates
         again = second.solver.updates + second.challenger.updates
@@ -230,3 +267,115 @@ def test_a_curriculum_without_questions_skips_training_but_not_the_iteration(con
     assert any("no question was kept" in note for note in attempt.observer.notes)
     assert not attempt.solver.updates
     assert [row["iteration"] for row in attempt.observer.evaluations] == [0, 1, 2]
+
+
+def test_a_frozen_challenger_poses_every_curriculum_and_never_learns(tmp_path):
+    config = load_config([*OVERRIDES, "ablation=frozen_challenger"])
+    attempt = Attempt(config, tmp_path)
+    attempt.go()
+    assert not attempt.challenger.phases
+    assert set(attempt.challenger.sampled_from) == {Path("/base")}
+    # The Solver had its engines in the first iteration; they got the base model back.
+    assert attempt.challenger.loads == [Path("/base")]
+    assert {row["phase"] for row in _rows(tmp_path)} == {"curriculum", "solver"}
+    curricula = [{c.text for c in _candidates(tmp_path, iteration)} for iteration in ("01", "02")]
+    assert curricula[0] != curricula[1]
+
+
+def test_two_models_need_no_weights_beside_those_of_their_phases(config, tmp_path):
+    attempt = Attempt(config, tmp_path)
+    attempt.go()
+    assert attempt.challenger.loads == attempt.solver.loads == []
+
+
+def test_a_shared_model_goes_from_role_to_role(tmp_path):
+    config = load_config([*OVERRIDES, "ablation=shared_model"])
+    attempt = Attempt(config, tmp_path)
+    attempt.go()
+    names = ["challenger-iteration-01", "solver-iteration-01", "challenger-iteration-02"]
+    posed, answered = (
+        [p.initial_model.name for p in x.phases] for x in (attempt.challenger, attempt.solver)
+    )
+    assert posed == ["base", names[1]]
+    assert answered == [names[0], names[2]]
+    # A curriculum is voted on by the model that poses it, which only the Challenger's engines had.
+    assert [model.name for model in attempt.solver.loads] == [names[0], names[2]]
+    models = [w.name for w in attempt.solver.sampled_from if isinstance(w, Path)]
+    order = [name for name, before in zip(models, ["", *models], strict=False) if name != before]
+    # The base is evaluated and votes in the Challenger's phase, the model of that phase on the
+    # curriculum and answers the Solver's first step, the Solver's model is evaluated, and so on.
+    assert order == ["base", names[0], names[1], names[2], "solver-iteration-02"]
+
+
+def test_a_curriculum_ends_when_enough_questions_are_kept(tmp_path):
+    config = load_config(
+        [*OVERRIDES, "curriculum.candidates_per_step=6", "curriculum.num_wanted=8"]
+    )
+    attempt = Attempt(config, tmp_path)
+    attempt.go()
+    for iteration in ("01", "02"):
+        steps = sorted((tmp_path / f"iteration-{iteration}/curriculum").glob("step-*"))
+        kept = [
+            sum(c.dropped is None for c in read_records(s / "candidates.parquet", Candidate))
+            for s in steps
+        ]
+        assert 1 < len(steps) < 5
+        assert sum(kept[:-1]) < 8 <= sum(kept)
+    assert sum("questions kept in" in note for note in attempt.observer.notes) == 2
+
+
+def test_repeats_and_crowded_clusters_are_dropped_across_steps_and_counted(tmp_path):
+    config = load_config(
+        [
+            *OVERRIDES,
+            "num_iterations=1",
+            "curriculum.num_candidates=60",
+            "curriculum.max_per_cluster=2",
+            "curriculum.cluster_threshold=0.9",
+        ]
+    )
+    Attempt(config, tmp_path).go()
+    candidates = _candidates(tmp_path, "01")
+    items = read_records(tmp_path / "iteration-01/curriculum.parquet", CurriculumItem)
+    questions = [item.question for item in items]
+    assert len(set(questions)) == len(questions)
+    assert questions == [c.question for c in candidates if c.dropped is None]
+    reasons = [c.dropped for c in candidates]
+    assert CROWDED in reasons[20:] and REPEATED in reasons[20:]
+    counted = [row.get(f"dropped/{CROWDED}", 0) for row in _rows(tmp_path) if "kept" in row]
+    assert sum(counted) == reasons.count(CROWDED)
+
+
+def test_labels_of_the_oracle_are_the_true_answers(tmp_path):
+    config = load_config([*OVERRIDES, "num_iterations=1", "ablation=ground_truth_labels"])
+    Attempt(config, tmp_path).go()
+    items = read_records(tmp_path / "iteration-01/curriculum.parquet", CurriculumItem)
+    task = SmallTask()
+    assert items and all(item.label == task.solve(item.question) for item in items)
+    kept = [c for c in _candidates(tmp_path, "01") if c.dropped is None]
+    assert any(c.label != c.truth for c in kept)  # the majority was wrong here
+
+
+def test_the_official_code_runs_with_its_own_rules(tmp_path):
+    config = load_config([*OVERRIDES, "num_iterations=1", "algorithm=official_code"])
+    attempt = Attempt(config, tmp_path)
+    attempt.go()
+    path = tmp_path / "iteration-01/challenger/step-001/rollouts.parquet"
+    samples = read_records(path, ChallengerSample)
+    for sample in samples:
+        if sample.question is None:
+            # Malformed questions are in the batch, each as a cluster of its own.
+            assert sample.repetition_share == pytest.approx(1 / len(samples))
+            assert sample.reward == pytest.approx(-1 - 1 / len(samples))
+        else:
+            p = sample.num_agree / sample.num_votes
+            assert sample.reward == pytest.approx(min(p, 1 - p) - sample.repetition_share)
+    votes = [r for r in attempt.solver.requests if r.num_samples == 10]
+    assert {(r.sampling.top_k, r.sampling.top_p) for r in votes} == {(40, 1.0)}
+    answers = read_records(tmp_path / "iteration-01/solver/step-001/rollouts.parquet", SolverSample)
+    assert {a.reward for a in answers} <= {0.0, 0.9}  # no answer has the <think> format
+
+
+def _candidates(root: Path, iteration: str) -> list[Candidate]:
+    paths = sorted((root / f"iteration-{iteration}/curriculum").glob("step-*/candidates.parquet"))
+    return [candidate for path in paths for candidate in read_records(path, Candidate)]

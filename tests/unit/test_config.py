@@ -3,7 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config import Config, load_config, resolve_run_dir, to_yaml
+from rzero_ray.config import (
+    Config,
+    _leaf_keys,
+    _read_yaml,
+    find_conf,
+    flatten,
+    load_config,
+    resolve_run_dir,
+    to_yaml,
+)
+from rzero_ray.tasks import check_labels
 from rzero_ray.types import UserError
 
 
@@ -47,6 +57,16 @@ def test_config_cannot_be_changed_after_load():
         (["seed"], "not of the form key=value"),
         (["algorithm=mine"], "no algorithm/mine.yaml"),
         (["task=math"], "knows only task=arithmetic"),
+        (["curriculum.num_wanted=-1"], "must be at least 0"),
+        (["curriculum.candidates_per_step=0"], "must be at least 1"),
+        (["curriculum.cluster_threshold=-0.1"], "must be a number from 0 on"),
+        (["voting.rule=loudest"], "bad value for voting.rule"),
+        (["ablation=no_band"], "no ablation/no_band.yaml in conf/; the nearest is no_band_filter"),
+        (
+            ["ablation=no_band_filter", "curriculum.min_agreement=0.1"],
+            "curriculum.min_agreement=0.1 contradicts ablation=no_band_filter, which sets it to 0",
+        ),
+        (["ablation=frozen_challenger,shared_model"], "contradict each other"),
     ],
 )
 def test_mistakes_get_one_line_that_names_the_fix(arguments: list[str], message: str):
@@ -70,3 +90,96 @@ def test_run_dir_of_a_submitted_job_outlives_the_unpacked_copy(monkeypatch: pyte
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert resolve_run_dir(config) == Path.home() / "rzero_ray/runs/n"
     assert resolve_run_dir(Config(run_dir="/x/y")) == Path("/x/y")
+
+
+EXPERIMENTS = ("qwen3_4b", "qwen3_8b", "octothinker_3b", "octothinker_8b")
+PRESETS = ("paper", "official_code", "recommended")
+
+
+def _keys(path: str) -> set[str]:
+    return set(_leaf_keys(_read_yaml(find_conf(path))))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_on_a_real_model_leaves_the_method_to_the_preset(experiment: str):
+    presets = [_keys(f"algorithm/{preset}") for preset in PRESETS]
+    assert not _keys(experiment) & set.union(*presets)
+    configs = [load_config([f"conf={experiment}", f"algorithm={preset}"]) for preset in PRESETS]
+    for config in configs:
+        lengths = {
+            role.sampling.max_tokens
+            for role in (config.challenger, config.curriculum, config.voting, config.solver)
+        }
+        assert (lengths, config.model.max_model_len, config.model.dtype) == (
+            {4096},
+            2048 + 4096,
+            "bfloat16",
+        )
+    assert load_config([f"conf={experiment}"]).algorithm == "recommended"
+
+
+def test_every_preset_sets_the_same_keys_and_so_leaves_none_to_another():
+    paper, official, recommended = (_keys(f"algorithm/{preset}") for preset in PRESETS)
+    corrections = {"challenger.loss.importance_cap", "solver.loss.importance_cap"}
+    assert official - corrections == paper == recommended - corrections
+
+
+def test_paper_and_official_code_differ_as_the_table_in_the_readme_says():
+    paper, official = (
+        load_config(["conf=qwen3_8b", f"algorithm={preset}"]) for preset in PRESETS[:2]
+    )
+    assert [c.num_iterations for c in (paper, official)] == [3, 5]
+    sizes = [
+        (c.challenger.num_prompts, c.challenger.prompts_per_update, c.solver.num_prompts)
+        for c in (paper, official)
+    ]
+    assert sizes == [(128, 128, 128), (512, 16, 512)]
+    bands = [
+        (c.curriculum.num_votes, c.curriculum.min_agreement, c.curriculum.max_agreement)
+        for c in (paper, official)
+    ]
+    assert bands == [(10, 0.25, 0.75), (9, 0.3, 0.8)]
+    rules = [
+        (c.challenger.reward, c.challenger.repetition_rule, c.voting.rule, c.solver.reward)
+        for c in (paper, official)
+    ]
+    assert rules == [("paper", "symmetric", "by_value", "paper"), ("official",) * 4]
+    draws = [(c.voting.sampling.top_k, c.curriculum.sampling.top_p) for c in (paper, official)]
+    assert draws == [(-1, 0.99), (40, 0.95)]
+
+
+def test_ablations_change_what_their_names_say_and_can_be_combined():
+    plain = flatten(load_config(["conf=tiny"]))
+    expected = {
+        "frozen_challenger": {"challenger.frozen": True},
+        "no_repetition_penalty": {"challenger.repetition_weight": 0.0},
+        "no_band_filter": {"curriculum.min_agreement": 0.0, "curriculum.max_agreement": 1.0},
+        "shared_model": {"shared_weights": True},
+        "ground_truth_labels": {"curriculum.labels": "oracle"},
+    }
+    assert {path.stem for path in find_conf("ablation/shared_model").parent.iterdir()} == set(
+        expected
+    )
+    for name, changes in expected.items():
+        config = flatten(load_config(["conf=tiny", f"ablation={name}"]))
+        assert config == plain | {"ablation": name} | changes
+    both = load_config(["conf=tiny", "ablation=no_band_filter, frozen_challenger"])
+    assert both.challenger.frozen and both.curriculum.max_agreement == 1.0
+
+
+def test_an_ablation_wins_over_the_experiment_and_reads_back(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "curriculum: {min_agreement: 0.4}\nablation: no_band_filter\ntask: arithmetic\n"
+    )
+    config = load_config([f"conf={path}", "curriculum.max_agreement=1.0"])
+    assert config.curriculum.min_agreement == 0.0
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(to_yaml(config))
+    assert load_config([f"conf={resolved}"]) == config
+
+
+def test_labels_of_an_oracle_need_a_task_that_has_one():
+    check_labels(load_config(["conf=tiny", "ablation=ground_truth_labels"]))
+    with pytest.raises(UserError, match="needs a task with an oracle, which task=math has not"):
+        check_labels(load_config(["conf=qwen3_4b", "ablation=ground_truth_labels"]))

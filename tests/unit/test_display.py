@@ -12,7 +12,7 @@ import pytest
 
 from rzero_ray.config import Config, EvalConfig
 from rzero_ray.display import LiveDisplay, LogDisplay, make_display, print_plan
-from rzero_ray.planning import PhasePlan
+from rzero_ray.planning import GIB, MemoryPlan, PhasePlan
 
 STEP = {
     "iteration": 1,
@@ -115,16 +115,41 @@ def test_finish_prints_table_reading_and_paths(
     assert f"{tmp_path}/summary.json\n" in text
 
 
+def phase_plan(phase: str, samples: int, max_tokens: int, updates: int) -> PhasePlan:
+    return PhasePlan(
+        phase=phase,
+        samples=samples,
+        challenger_tokens=0,
+        solver_tokens=max_tokens,
+        trained_tokens=0,
+        updates=updates,
+    )
+
+
 def test_plan_counts_the_whole_run(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     plan = [
-        PhasePlan(phase="solver", samples=1000, max_tokens=20_000, updates=5),
-        PhasePlan(phase="evaluation", samples=10, max_tokens=100, updates=0),
+        phase_plan("solver", samples=1000, max_tokens=20_000, updates=5),
+        phase_plan("evaluation", samples=10, max_tokens=100, updates=0),
     ]
-    print_plan(config, plan, ["needs  2 CPU", "has    [4] CPU"])
+    memory = [
+        MemoryPlan(
+            role="learner/rank",
+            num_actors=4,
+            weights=2 * GIB,
+            reference=GIB,
+            gradients=GIB // 2,
+            optimizer=3 * GIB,
+            activations=GIB,
+        )
+    ]
+    print_plan(config, plan, memory, ["needs  2 CPU", "has    [4] CPU"])
     lines = [line.split() for line in printed(capsys).splitlines()]
     assert ["one", "iteration", "1,010", "20,100", "5"] in lines
     assert [line[-3:] for line in lines if line[:1] == ["x"]] == [["3,040", "60,400", "15"]]
     assert ["has", "[4]", "CPU"] in lines
+    # weights, reference, gradients, optimizer, activations, no KV cache, total
+    figures = ["2.0", "1.0", "0.5", "3.0", "1.0", "-", "7.5"]
+    assert ["4", "x", "learner/rank", *figures] in lines
 
 
 class Terminal(io.StringIO):

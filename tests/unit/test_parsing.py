@@ -10,9 +10,11 @@ from rzero_ray.parsing import (
     MAX_QUESTION_CHARS,
     Challenge,
     has_chain_of_thought,
+    has_think_format,
     parse_answer,
     parse_challenge,
     parse_question,
+    parse_strict_question,
 )
 
 LINEAR_TIME_LIMIT_S = 5.0  # 1 MB takes about 0.3 s; quadratic work would take hours
@@ -133,3 +135,25 @@ def test_parsing_is_total(text: str) -> None:
     assert question is None or (question == question.strip() != "" and question in text)
     challenge = parse_challenge(text)
     assert challenge is None or challenge.question == question
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"<think>a</think> so \boxed{1}", True),
+        (r" <think></think>\boxed{1} ", True),
+        (r"so <think>a</think> \boxed{1}", False),  # the tags come first
+        (r"<think>\boxed{1}</think>", False),  # the box comes after
+        (r"<think>a \boxed{1}", False),
+        (r"\boxed{1}", False),
+        ("", False),
+    ],
+)
+def test_think_format(text: str, expected: bool) -> None:
+    assert has_think_format(text) is expected
+
+
+def test_the_strict_question_has_an_answer_after_it() -> None:
+    assert parse_strict_question(r"<question>q</question> \boxed{1}") == "q"
+    assert parse_strict_question("<question>q</question>") is None
+    assert parse_question("<question>q</question>") == "q"

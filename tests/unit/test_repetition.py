@@ -12,6 +12,7 @@ from sklearn.cluster import AgglomerativeClustering
 
 from rzero_ray.repetition import (
     bleu_matrix,
+    cluster_ids,
     cluster_shares,
     cluster_shares_official,
     tokenize_symbols,
@@ -93,6 +94,16 @@ def test_shares_by_hand() -> None:
     assert cluster_shares(questions, 1e-6) == [0.4, 0.4, 0.2, 0.2, 0.2]
     # A threshold above every distance joins all, but a question without words stays alone.
     assert cluster_shares(questions, 2.0) == [0.8] * 4 + [0.2]
+
+
+def test_cluster_ids_by_hand() -> None:
+    questions = ["a b c d e", "v w x y z", "a b c d e", "", "a b c d f", ""]
+    ids = cluster_ids(questions, 0.5)
+    assert ids[0] == ids[2] == ids[4]
+    # Questions without words are alone, also beside each other.
+    assert len({ids[0], ids[1], ids[3], ids[5]}) == 4
+    assert cluster_ids([], 0.5) == []
+    assert len(set(cluster_ids(["", "a"], 0.5))) == 2
 
 
 def test_short_equal_questions_are_one_cluster() -> None:

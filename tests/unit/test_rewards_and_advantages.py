@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from rzero_ray.advantages import normalize_group, normalize_per_prompt, normalize_whole_batch
-from rzero_ray.rewards import challenger_reward, solver_reward, uncertainty
+from rzero_ray.rewards import (
+    challenger_reward,
+    challenger_reward_official,
+    solver_reward,
+    solver_reward_official,
+    uncertainty,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,3 +46,26 @@ def test_whole_batch_and_per_prompt_differ_as_they_should():
     whole = normalize_whole_batch(rewards_PG)
     assert whole[0] == pytest.approx([0.866024, 0.866024], abs=1e-5)
     assert whole[1] == pytest.approx([-0.866024, -0.866024], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "share", "expected"),
+    [(0.5, 0.0, 0.5), (0.5, 0.25, 0.25), (0.8, 0.5, -0.3), (1.0, 0.1, -0.1), (None, 0.25, -1.25)],
+)
+def test_official_challenger_reward_is_half_the_scale_and_may_be_negative(
+    agreement: float | None, share: float, expected: float
+):
+    assert challenger_reward_official(agreement, share, weight=1.0) == pytest.approx(expected)
+
+
+def test_a_malformed_question_earns_nothing_in_the_paper():
+    assert challenger_reward(None, 0.25, weight=1.0) == 0.0
+
+
+def test_official_solver_reward_gives_a_tenth_for_tags_that_nobody_asks_for():
+    thought, plain = r"<think>1+1</think> So \boxed{7}", r"So \boxed{7}"
+    assert solver_reward_official("7", "7", thought) == pytest.approx(1.0)
+    assert solver_reward_official("7", "7", plain) == pytest.approx(0.9)
+    assert solver_reward_official("8", "7", thought) == pytest.approx(0.1)
+    assert solver_reward_official(None, "7", "no box") == 0.0
+    assert solver_reward("7", "7", thought) == 1.0

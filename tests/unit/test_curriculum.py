@@ -1,0 +1,125 @@
+"""Which candidates are kept, by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from rzero_ray.config import CurriculumConfig
+from rzero_ray.curriculum import (
+    CROWDED,
+    HELD_OUT,
+    MALFORMED,
+    NO_TRUTH,
+    REPEATED,
+    TOO_EASY,
+    TOO_HARD,
+    UNANSWERED,
+    WORDS,
+    count_dropped,
+    drop_crowded,
+    drop_reason,
+    has_enough,
+    kept_items,
+    mark_dropped,
+    officially_refused,
+)
+from rzero_ray.types import Candidate
+
+PAPER = CurriculumConfig(min_answered=0.0)
+OFFICIAL = CurriculumConfig(
+    num_votes=9, min_agreement=0.3, max_agreement=0.8, min_answered=0.0, filters="official"
+)
+
+
+def candidate(
+    question: str | None = "q", num_agree: int = 5, num_votes: int = 10, num_samples: int = 10
+) -> Candidate:
+    return Candidate(
+        text="",
+        question=question,
+        answers=("7",) * num_samples,
+        label="7" if num_agree else None,
+        num_agree=num_agree,
+        num_votes=num_votes,
+        num_tokens=1,
+        dropped=None,
+        truth="8",
+    )
+
+
+def reason(item: Candidate, config: CurriculumConfig = PAPER) -> str | None:
+    return drop_reason(item, item.question, config, {"held"})
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (candidate(None), MALFORMED),
+        (candidate("held"), HELD_OUT),
+        (candidate(num_agree=0, num_votes=0), UNANSWERED),
+        (candidate(num_agree=2), TOO_HARD),
+        (candidate(num_agree=3), None),
+        (candidate(num_agree=7), None),
+        (candidate(num_agree=8), TOO_EASY),
+        (candidate(num_agree=3, num_votes=4), None),  # 0.75 of what was answered
+    ],
+)
+def test_the_papers_band_is_three_to_seven_of_ten(item: Candidate, expected: str | None):
+    assert reason(item) == expected
+
+
+def test_the_official_band_is_three_to_seven_of_nine():
+    reasons = [reason(candidate(num_agree=n, num_votes=9), OFFICIAL) for n in range(1, 10)]
+    assert reasons == [TOO_HARD] * 2 + [None] * 5 + [TOO_EASY] * 2
+
+
+def test_questions_that_are_mostly_unanswered_are_dropped_where_asked():
+    item = candidate(num_agree=2, num_votes=4)
+    assert reason(item) is None
+    assert reason(item, replace(PAPER, min_answered=0.5)) == UNANSWERED
+    assert reason(candidate(num_agree=2, num_votes=5), replace(PAPER, min_answered=0.5)) is None
+
+
+def test_official_words():
+    assert officially_refused("Put it in a box.", "7")
+    assert officially_refused("证明 x = y", "7")
+    assert officially_refused("How far?", r"7 \text{ m}")
+    assert not officially_refused("What text is this?", "box")
+    assert reason(candidate("a box"), OFFICIAL) == WORDS
+    assert reason(candidate("a box"), PAPER) is None
+
+
+def test_labels_are_the_majoritys_or_the_oracles():
+    oracle = replace(PAPER, labels="oracle")
+    assert [item.label for item in kept_items([candidate()], PAPER)] == ["7"]
+    assert [item.label for item in kept_items([candidate()], oracle)] == ["8"]
+    assert reason(replace(candidate(), truth=None), oracle) == NO_TRUTH
+    assert reason(replace(candidate(), truth=None), PAPER) is None
+
+
+def test_a_question_asked_before_is_a_repeat_even_of_a_dropped_one():
+    earlier = [replace(candidate("A"), dropped=TOO_EASY)]
+    offered = [candidate("a"), candidate("b", num_agree=9), candidate("B "), candidate(None)]
+    marked = mark_dropped(offered, earlier, PAPER, lambda q: q.strip().lower(), set())
+    assert [c.dropped for c in marked] == [REPEATED, TOO_EASY, REPEATED, MALFORMED]
+
+
+def test_a_cluster_takes_so_many_and_no_more_the_earlier_ones_counted():
+    offered = [
+        candidate("a"),
+        replace(candidate("b"), dropped=TOO_EASY),
+        candidate("c"),
+        candidate("d"),
+        candidate("e"),
+    ]
+    # Cluster 1 has one question from before and room for one more: "a" takes it.
+    marked = drop_crowded(offered, earlier_ids=[1, 2], kept_ids=[1, 1, 3, 1], max_per_cluster=2)
+    assert [c.dropped for c in marked] == [None, TOO_EASY, CROWDED, None, CROWDED]
+    assert count_dropped(marked) == {TOO_EASY: 1, CROWDED: 2}
+
+
+def test_enough_is_a_number_and_zero_is_never_enough():
+    items = [candidate("a"), candidate("b"), replace(candidate("c"), dropped=TOO_HARD)]
+    assert has_enough(items, 2)
+    assert not has_enough(items, 3)
+    assert not has_enough(items, 0)

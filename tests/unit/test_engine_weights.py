@@ -1,0 +1,162 @@
+"""Which engine holds which weights: `ClusterPolicy` on actors that only write down their calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.options import PhaseOptions
+from actors.policy import ClusterPolicy
+from actors.sampler_pool import Engine, SamplerPool
+from rzero_ray.config import Config, load_config
+from rzero_ray.metrics import StageClock
+from rzero_ray.types import Phase, Role, SyncReport
+
+BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
+
+
+class Remote:
+    """Called as an actor's method is; `await` gives the result."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    async def remote(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+
+class FakeActor:
+    """A sampler: only its log-probabilities are asked for."""
+
+    def __init__(self) -> None:
+        self.prompt_logprobs = Remote(lambda prompts: [np.zeros(2, np.float32) for _ in prompts])
+
+
+class FakeLearner(FakeActor):
+    """A rank that writes down (model, engines) of each load and each published version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[tuple[Path, list[Any]]] = []
+        self.versions: list[str] = []
+        self.start_phase = Remote(
+            lambda p, _, engines: self.loads.append((p.initial_model, engines))
+        )
+        self.publish = Remote(self._publish)
+        self.save_model = Remote(lambda path: None)
+
+    def _publish(self, version: str) -> SyncReport:
+        self.versions.append(version)
+        return SyncReport(
+            version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
+        )
+
+
+class Roles:
+    """One engine of each role, one rank, both policies."""
+
+    def __init__(self, config: Config) -> None:
+        roles: tuple[Role, Role] = ("challenger", "solver")
+        self.engines = {
+            role: Engine(name=role, actor=FakeActor(), home=role, role=role, model=BASE)  # type: ignore[arg-type]
+            for role in roles
+        }
+        self.learner = FakeLearner()
+        pool = SamplerPool(list(self.engines.values()), deadline_s=10.0)
+        options = PhaseOptions(
+            optimizer=config.solver.optimizer,
+            loss=config.solver.loss,
+            prompts_per_update=1,
+            temperature=1.0,
+        )
+        self.challenger, self.solver = (
+            ClusterPolicy(
+                role,
+                config,
+                options,
+                pool,
+                [self.learner],  # type: ignore[list-item]
+                [np.zeros(3, np.int32)],
+                StageClock(),
+                lambda sync, probe: None,
+            )
+            for role in roles
+        )
+
+    def actor(self, role: Role) -> Any:
+        return self.engines[role].actor
+
+    async def train_solver(self) -> None:
+        phase = Phase(
+            iteration=1,
+            role="solver",
+            initial_model=BASE,
+            checkpoint=None,
+            num_finished_steps=0,
+            final_model=TRAINED,
+        )
+        await self.solver.start_phase(phase)
+        await self.solver.finish_phase(phase)
+
+
+@pytest.fixture
+def roles() -> Roles:
+    return Roles(load_config(["conf=tiny"]))
+
+
+def test_engines_that_hold_the_model_are_left_alone(roles: Roles):
+    async def go() -> None:
+        await roles.challenger.hold(BASE)
+        await roles.train_solver()
+        await roles.solver.hold(TRAINED)
+
+    asyncio.run(go())
+    assert roles.learner.versions == ["solver-01-000"]  # of the phase itself
+
+
+def test_lent_engines_come_home_and_get_their_roles_model_back(roles: Roles):
+    async def go() -> None:
+        await roles.train_solver()
+        assert {e.model for e in roles.engines.values()} == {TRAINED}
+        assert {e.role for e in roles.engines.values()} == {"solver"}
+        await roles.challenger.hold(BASE)
+
+    asyncio.run(go())
+    assert roles.learner.loads[1:] == [(BASE, [roles.actor("challenger")])]
+    assert roles.learner.versions[1:] == ["base"]
+    assert {role: (e.role, e.model) for role, e in roles.engines.items()} == {
+        "challenger": ("challenger", BASE),
+        "solver": ("solver", TRAINED),
+    }
+
+
+def test_with_a_shared_model_lent_engines_need_nothing(roles: Roles):
+    async def go() -> None:
+        await roles.train_solver()
+        await roles.challenger.hold(TRAINED)
+
+    asyncio.run(go())
+    assert len(roles.learner.loads) == 1
+    assert roles.engines["challenger"].role == "challenger"
+
+
+def test_weights_in_training_are_no_finished_model(roles: Roles):
+    async def go() -> None:
+        phase = Phase(
+            iteration=1,
+            role="challenger",
+            initial_model=BASE,
+            checkpoint=None,
+            num_finished_steps=0,
+            final_model=TRAINED,
+        )
+        await roles.challenger.start_phase(phase)
+
+    asyncio.run(go())
+    assert roles.engines["challenger"].model is None
+    assert roles.engines["solver"].model == BASE

@@ -1,0 +1,164 @@
+"""Plans, with numbers that can be checked by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rzero_ray.config import Config, load_config
+from rzero_ray.planning import (
+    GIB,
+    GPU_BYTES,
+    KNOWN_MODELS,
+    LENGTH_SHARE,
+    ModelShape,
+    PhasePlan,
+    assumptions,
+    find_shape,
+    model_shape,
+    num_full_sequences,
+    phase_seconds,
+    plan_iteration,
+    plan_memory,
+    run_seconds,
+)
+from rzero_ray.tasks import make_task
+
+BILLION = ModelShape(
+    num_parameters=1_000_000_000,
+    num_layers=10,
+    hidden_size=100,
+    vocab_size=1_000,
+    kv_elements=5_000,
+)
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    """Four ranks, one and three engines, bfloat16, sequences of 6,144."""
+    return load_config(["conf=qwen3_4b", "algorithm=official_code"])
+
+
+def test_the_official_budget_is_the_one_its_users_count(config: Config):
+    challenger, curriculum, solver, evaluation = plan_iteration(config, make_task("math"))
+    # 5 steps of 512 x 4 questions with 10 votes each; 512 / 16 updates a step
+    assert (challenger.samples, challenger.updates) == (10_240 + 102_400, 160)
+    assert challenger.challenger_tokens == challenger.trained_tokens == 10_240 * 4096
+    assert challenger.solver_tokens == 102_400 * 4096
+    assert curriculum.samples == 8_000 + 72_000
+    assert (solver.samples, solver.updates) == (15 * 512 * 5, 60)
+    assert solver.max_tokens == solver.trained_tokens == 38_400 * 4096
+    assert evaluation.samples == 0
+
+
+def test_a_frozen_challenger_neither_samples_nor_learns_in_its_phase():
+    config = load_config(["conf=tiny", "ablation=frozen_challenger"])
+    challenger, curriculum, *_ = plan_iteration(config, make_task("arithmetic"))
+    assert (challenger.samples, challenger.max_tokens, challenger.updates) == (0, 0, 0)
+    assert curriculum.samples == 400 * 11
+
+
+def test_known_models_have_their_published_sizes():
+    """4.02B, 8.19B, and the 3.21B and 8.03B of Llama-3.2-3B and Llama-3.1-8B for OctoThinker."""
+    counts = {
+        "Qwen/Qwen3-4B-Base": 4_022_468_096,
+        "Qwen/Qwen3-8B-Base": 8_190_735_360,
+        "OctoThinker/OctoThinker-3B-Hybrid-Base": 3_212_749_824,
+        "OctoThinker/OctoThinker-8B-Hybrid-Base": 8_030_261_248,
+    }
+    shapes = {name: find_shape(name, None) for name in KNOWN_MODELS}
+    assert {name: shape and shape.num_parameters for name, shape in shapes.items()} == counts
+
+
+def test_a_small_model_by_hand():
+    settings = {
+        "vocab_size": 10,
+        "hidden_size": 4,
+        "intermediate_size": 6,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    # Query and output 4x4, key and value 4x2; three 4x6; two norms of 4. Embedding and head 10x4.
+    layer = 2 * 16 + 2 * 8 + 3 * 24 + 2 * 4
+    shape = model_shape(settings)
+    assert shape is not None
+    assert shape.num_parameters == 2 * 40 + 2 * layer + 4
+    assert shape.kv_elements == 2 * 2 * 2  # key and value, two layers, one head of 2
+    assert model_shape(settings | {"num_experts": 8}) is None
+    assert model_shape({"model_type": "gpt2"}) is None
+
+
+def test_the_folder_says_more_than_the_name(tmp_path: Path):
+    settings = KNOWN_MODELS["Qwen/Qwen3-8B-Base"] | {"num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    shape = find_shape("Qwen/Qwen3-8B-Base", tmp_path)
+    assert shape is not None and shape.num_layers == 1
+    assert find_shape("someone/unknown", None) is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights", "gradients", "optimizer"),
+    [(0, 2.0, 2.0, 12.0), (1, 2.0, 2.0, 3.0), (2, 2.0, 0.5, 3.0), (3, 0.5, 0.5, 3.0)],
+)
+def test_zero_divides_what_its_stage_says_by_four_ranks(
+    config: Config, stage: int, weights: float, gradients: float, optimizer: float
+):
+    config = replace(config, learner=replace(config.learner, zero_stage=stage))
+    *_, learner = plan_memory(config, BILLION)
+    parts = (learner.weights, learner.gradients, learner.optimizer)
+    assert [part / 1e9 for part in parts] == [weights, gradients, optimizer]
+    assert learner.reference == 2e9  # whole on every rank
+    # 34 bytes x hidden size x layers, and 18 x vocabulary, of each of 6,144 tokens
+    assert learner.activations == 6_144 * (34 * 100 * 10 + 18 * 1_000)
+    assert learner.total == sum(parts) + learner.reference + learner.activations
+
+
+def test_an_engine_fills_its_gpu_unless_told_how_much(config: Config):
+    challenger, solver, _ = plan_memory(config, BILLION)
+    assert (challenger.num_actors, solver.num_actors) == (1, 3)
+    assert challenger.total == solver.total == int(0.85 * GPU_BYTES)
+    told = replace(config, sampler=replace(config.sampler, kv_cache_gib=2.0))
+    engine = plan_memory(told, BILLION)[0]
+    assert (engine.weights, engine.kv_cache) == (2e9, 2 * GIB)
+    # 2 GiB / (6,144 tokens x 5,000 elements x 2 bytes) = 34.95
+    assert num_full_sequences(told, BILLION) == 34
+    wide = replace(told, model=replace(told.model, dtype="float32"))
+    assert plan_memory(wide, BILLION)[0].weights == 4e9
+
+
+def phase_plan(name: str, challenger: int, solver: int, trained: int) -> PhasePlan:
+    return PhasePlan(
+        phase=name,
+        samples=0,
+        challenger_tokens=challenger,
+        solver_tokens=solver,
+        trained_tokens=trained,
+        updates=0,
+    )
+
+
+def test_time_is_that_of_the_slower_role_and_then_the_learners(config: Config):
+    shape = replace(BILLION, num_parameters=2 * 4_022_468_096)
+    both = phase_plan("challenger", challenger=1_100 * 60, solver=3 * 1_100 * 100, trained=0)
+    assert phase_seconds(config, shape, both) == pytest.approx(LENGTH_SHARE * 100)
+    # The Solver alone has all four engines: 100 s. Four ranks, twice the model: 50 x 2 x 5/3.
+    alone = phase_plan("solver", 0, solver=4 * 1_100 * 100, trained=4 * 3_250 * 50)
+    assert phase_seconds(config, shape, alone) == pytest.approx(LENGTH_SHARE * (100 + 500 / 3))
+    evaluation = phase_plan("evaluation", 0, solver=4 * 1_100 * 8, trained=0)
+    whole = run_seconds(config, shape, [both, evaluation])  # 5 iterations, and the base's
+    assert whole == pytest.approx(LENGTH_SHARE * (5 * (100 + 8) + 8))
+
+
+def test_assumptions_are_stated_and_a_rank_that_is_too_large_is_named(config: Config):
+    plan = plan_iteration(config, make_task("math"))
+    lines = assumptions(config, BILLION, plan)
+    assert "1.00B parameters, bfloat16; GPUs of 80 GiB" in lines[0]
+    assert "completions of 25% of their limit, 1,100 tokens/s per engine" in lines[-1]
+    assert len(lines) == 2
+    huge = replace(BILLION, num_parameters=30_000_000_000)
+    assert any("learner/rank may not fit" in line for line in assumptions(config, huge, plan))
+    tiny = load_config(["conf=tiny"])
+    assert assumptions(tiny, BILLION, plan)[-1] == "time: not estimated on CPUs"
+    assert "not known" in assumptions(tiny, None, plan)[0]
