@@ -16,7 +16,7 @@ from actors.options import LearningReport, PhaseOptions
 from actors.sampler_pool import Engine, SamplerPool
 from actors.waiting import within
 from actors.weight_probe import compare_probes
-from rzero_ray.config import Config
+from rzero_ray.config import Config, probe_bound
 from rzero_ray.metrics import StageClock
 from rzero_ray.types import (
     Completion,
@@ -178,7 +178,7 @@ class ClusterPolicy:
             dict(zip(names, engine_probes, strict=True)),
             version,
             self._config.model.dtype,
-            self._config.weights.max_probe_difference,
+            probe_bound(self._config),
         )
 
     async def _all_ranks(

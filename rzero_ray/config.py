@@ -221,8 +221,9 @@ class WeightSyncConfig:
     backend: Literal["auto", "object_store"] = "auto"
     bucket_mib: int = 256
     """Size of one flat buffer in the object store."""
-    max_probe_difference: float = 1e-3
-    """Nats; largest for float32, mean absolute for bfloat16. Above it the run stops."""
+    max_probe_difference: float = 0.0
+    """Nats; above it the run stops. 0 stands for what the type of the weights can hold: 1e-3 for
+    float32, held against the largest difference; 0.05 for bfloat16, against the mean."""
 
 
 @dataclass(frozen=True)
@@ -321,6 +322,12 @@ def flatten(config: Config) -> dict[str, Any]:
     """Return {key path: value} of every leaf."""
     tree = OmegaConf.structured(config)
     return {key: OmegaConf.select(tree, key) for key in _leaf_keys(tree)}
+
+
+def probe_bound(config: Config) -> float:
+    """Return the largest log-probability difference, in nats, that a weight sync may show."""
+    by_dtype = {"float32": 1e-3, "bfloat16": 0.05}
+    return config.weights.max_probe_difference or by_dtype[config.model.dtype]
 
 
 def find_conf(name: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rzero_ray.config import Config
+from rzero_ray.config import Config, probe_bound
 from rzero_ray.runstate import Run
 from rzero_ray.summary import (
     WALL_CLOCK_NOTE,
@@ -300,7 +300,7 @@ def _plot_logprobs(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | Non
         ("mean, sampled tokens", "logprob_difference_mean", _ORANGE),
         ("largest, probe after sync", "probe_difference_max", _BLUE),
     )
-    bound = run.config.weights.max_probe_difference
+    bound = probe_bound(run.config)
 
     def paint(axes: Any) -> None:
         axes.set_yscale("log")
