@@ -92,6 +92,8 @@ class ChallengerConfig:
     advantage: Literal["per_prompt", "whole_batch"] = "per_prompt"
     """Normalise rewards over a prompt's samples, or over the whole step: all Challenger prompts
     are one text, so the second has the same expectation and less variance."""
+    normalize_std: bool = True
+    """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
     num_votes: int = 10
     """Solver samples per question, m."""
     repetition_threshold: float = 0.5
@@ -134,6 +136,8 @@ class SolverConfig:
     num_prompts: int = 128
     samples_per_prompt: int = 5
     prompts_per_update: int = 128
+    normalize_std: bool = True
+    """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
