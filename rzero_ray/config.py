@@ -75,6 +75,13 @@ class LossConfig:
     """Bound on ratio x |advantage| for negative advantages; 0 is off."""
     kl_coefficient: float = 1e-2
     """Against the policy at the start of the phase."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Of the KL term: the log-ratio (no gradient in expectation), half its square, or the
+    official code's `low_var_kl`. The metric `kl` is k3 with each of them."""
+    aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    """Mean over the tokens of the mini-batch (DAPO), mean over sequences of their token means
+    (GRPO; also the official code with micro-batches of one sequence), or sum over tokens divided
+    by sequences x sampling.max_tokens (Dr. GRPO). Exact over micro-batches and ranks."""
     importance_cap: float = 2.0
     """Truncation of the trainer/sampler probability ratio; 0 is off."""
 
