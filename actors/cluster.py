@@ -156,6 +156,7 @@ async def start_cluster(
             loss=settings.loss,
             prompts_per_update=settings.prompts_per_update,
             temperature=settings.sampling.temperature,
+            max_tokens=settings.sampling.max_tokens,
         )
         return ClusterPolicy(role, config, options, pool, learners, probes, clock, on_sync)
 

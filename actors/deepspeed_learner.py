@@ -26,7 +26,14 @@ from actors.options import LearnerOptions, LearningReport, PhaseOptions
 from rzero_ray.batching import micro_batches, mini_batches, shard
 from rzero_ray.config import OptimizerConfig
 from rzero_ray.logprobs import token_entropies, token_logprobs
-from rzero_ray.losses import importance_weights, policy_loss
+from rzero_ray.losses import (
+    AGGREGATIONS,
+    LossSums,
+    MismatchSums,
+    importance_weights,
+    mismatch_sums,
+    policy_loss,
+)
 from rzero_ray.types import Phase, Rollout
 
 
@@ -38,6 +45,8 @@ class _Batch:
     attention_BT: Tensor
     mask_BT: Tensor
     """[B, T-1], 1 on completion tokens."""
+    weights_BT: Tensor
+    """[B, T-1], weight in the loss of the mini-batch; 0 where the mask is."""
     sampler_logprobs_BT: Tensor
     advantages_B1: Tensor
 
@@ -104,14 +113,17 @@ class DeepSpeedLearner:
         return LearningReport(
             num_updates=len(batches),
             num_tokens=tokens,
-            loss=totals["loss"] / tokens,
+            loss=totals["loss"] / len(batches),
             kl=totals["kl"] / tokens,
             entropy=totals["entropy"] / tokens,
             grad_norm=float(np.mean(grad_norms)),
             clip_share=totals["clipped"] / tokens,
             learning_rate=self._learning_rate(self._num_updates - 1),
             logprob_difference_mean=totals["difference"] / tokens,
-            logprob_difference_max=totals["difference_max"],
+            logprob_difference_max=totals["max_difference"],
+            importance_truncated_share=totals["truncated"] / tokens,
+            importance_mean=totals["importance"] / tokens,
+            mismatch_kl=totals["mismatch_kl"] / tokens,
         )
 
     @torch.no_grad()
@@ -196,16 +208,21 @@ class DeepSpeedLearner:
     def _optimizer_step(
         self, batch: list[Rollout], old: dict[int, Tensor] | None, sums: _Sums
     ) -> float:
-        """Accumulate the gradient of the token-mean loss over `batch`, step, return its norm."""
-        num_tokens = sum(len(r.token_ids) for r in batch)
+        """Accumulate the gradient of the loss over `batch`, step, return its norm."""
+        settings = self._phase_options
+        weights_S = AGGREGATIONS[settings.loss.aggregation](
+            [len(r.token_ids) for r in batch], settings.max_tokens
+        )
         micros = self._my_micro_batches(batch)
-        for position, (indices, weight) in enumerate(micros):
+        for position, (indices, counted) in enumerate(micros):
             self._engine.set_gradient_accumulation_boundary(position == len(micros) - 1)
-            micro = self._collate([batch[i] for i in indices], weight)
+            micro = self._collate(
+                [batch[i] for i in indices], [weights_S[i] * counted for i in indices]
+            )
             old_logprobs = None if old is None else _pad([old[i] for i in indices], self._device)
             loss = self._loss(micro, old_logprobs, sums)
-            # DeepSpeed averages gradients over ranks; the mean here is over all ranks' tokens.
-            self._engine.backward(loss * (self._options.world_size / num_tokens))
+            # DeepSpeed averages gradients over ranks; the loss is the sum over them.
+            self._engine.backward(loss * self._options.world_size)
         rate = self._learning_rate(self._num_updates)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
@@ -215,33 +232,27 @@ class DeepSpeedLearner:
 
     def _loss(self, micro: _Batch, old_logprobs: Tensor | None, sums: _Sums) -> Tensor:
         logits = self._forward(self._engine, micro)
-        temperature = self._phase_options.temperature
+        settings, temperature = self._phase_options.loss, self._phase_options.temperature
         logprobs = token_logprobs(logits, micro.tokens_BT[:, 1:], temperature)
         with torch.no_grad():
             reference_logits = self._forward(self._reference, micro)
             reference = token_logprobs(reference_logits, micro.tokens_BT[:, 1:], temperature)
             old = logprobs.detach() if old_logprobs is None else old_logprobs
-            importance = importance_weights(
-                old, micro.sampler_logprobs_BT, self._phase_options.loss.importance_cap
-            )
+            importance = importance_weights(old, micro.sampler_logprobs_BT, settings.importance_cap)
         parts = policy_loss(
             logprobs,
             old,
             reference,
             micro.advantages_B1,
             importance,
-            micro.mask_BT,
-            self._phase_options.loss,
+            micro.weights_BT,
+            settings,
         )
-        difference = (old - micro.sampler_logprobs_BT).abs() * micro.mask_BT
+        mismatch = mismatch_sums(
+            old, micro.sampler_logprobs_BT, micro.mask_BT, settings.importance_cap
+        )
         entropy = (token_entropies(logits.detach(), temperature) * micro.mask_BT).sum()
-        sums.add(
-            loss=parts.loss,
-            kl=parts.kl,
-            clipped=parts.num_clipped,
-            entropy=entropy,
-            difference=difference,
-        )
+        sums.add(parts, mismatch, entropy)
         return parts.loss
 
     @torch.no_grad()
@@ -253,8 +264,8 @@ class DeepSpeedLearner:
         everything = []
         for batch in batches:
             mine: dict[int, Tensor] = {}
-            for indices, weight in self._my_micro_batches(batch):
-                micro = self._collate([batch[i] for i in indices], weight)
+            for indices, counted in self._my_micro_batches(batch):
+                micro = self._collate([batch[i] for i in indices], [counted] * len(indices))
                 logits = self._forward(self._engine, micro)
                 scores = token_logprobs(
                     logits, micro.tokens_BT[:, 1:], self._phase_options.temperature
@@ -264,10 +275,10 @@ class DeepSpeedLearner:
         return everything
 
     def _my_micro_batches(self, batch: list[Rollout]) -> list[tuple[list[int], float]]:
-        """Return this rank's (indices, weight) micro-batches; as many on every rank.
+        """Return this rank's (indices, counted) micro-batches; as many on every rank.
 
         Ranks must make the same collective calls, so a rank with fewer repeats a sequence of the
-        batch with weight 0.
+        batch with `counted` 0 instead of 1.
         """
         lengths = [len(r.prompt_ids) + len(r.token_ids) for r in batch]
         by_length = sorted(range(len(batch)), key=lambda i: -lengths[i])
@@ -281,21 +292,22 @@ class DeepSpeedLearner:
         filler = ([by_length[-1]], 0.0)
         return mine + [filler] * (count - len(mine))
 
-    def _collate(self, rollouts: list[Rollout], weight: float) -> _Batch:
-        """Pad rollouts on the right; `weight` 0 masks them all."""
+    def _collate(self, rollouts: list[Rollout], weights: list[float]) -> _Batch:
+        """Pad rollouts on the right; `weights` are of each one's tokens, and 0 masks them."""
         sequences = [np.concatenate([r.prompt_ids, r.token_ids]).astype(np.int64) for r in rollouts]
         tokens = _pad([torch.from_numpy(s) for s in sequences], self._device)
         lengths = torch.tensor([len(s) for s in sequences], device=self._device)
         attention = (torch.arange(tokens.shape[1], device=self._device) < lengths[:, None]).long()
         mask = torch.zeros(len(rollouts), tokens.shape[1] - 1, device=self._device)
-        sampled = torch.zeros_like(mask)
-        for row, rollout in enumerate(rollouts):
+        weighted, sampled = torch.zeros_like(mask), torch.zeros_like(mask)
+        for row, (rollout, weight) in enumerate(zip(rollouts, weights, strict=True)):
             start = len(rollout.prompt_ids) - 1
             end = start + len(rollout.token_ids)
-            mask[row, start:end] = weight
+            mask[row, start:end] = float(weight > 0)
+            weighted[row, start:end] = weight
             sampled[row, start:end] = torch.tensor(rollout.logprobs, device=self._device)
         advantages = torch.tensor([[r.advantage] for r in rollouts], device=self._device)
-        return _Batch(tokens, attention, mask, sampled, advantages.float())
+        return _Batch(tokens, attention, mask, weighted, sampled, advantages.float())
 
     def _forward(self, model: Any, micro: _Batch) -> Tensor:
         """Return [B, T-1, V] logits that predict tokens 1..T-1."""
@@ -314,26 +326,33 @@ class DeepSpeedLearner:
 class _Sums:
     """Sums over completion tokens of all micro-batches, reduced over ranks once at the end."""
 
-    _NAMES = ("loss", "kl", "clipped", "entropy", "difference")
-
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(len(self._NAMES), dtype=torch.float64, device=device)
+        self._sums: dict[str, Tensor] = {}
         self._max = torch.zeros(1, dtype=torch.float64, device=device)
 
-    def add(
-        self, *, loss: Tensor, kl: Tensor, clipped: Tensor, entropy: Tensor, difference: Tensor
-    ) -> None:
-        """Add a micro-batch's sums; `difference` is [B, T], masked."""
-        parts = [loss.detach(), kl, clipped, entropy, difference.sum()]
-        self._sums += torch.stack([part.double() for part in parts])
-        self._max = torch.maximum(self._max, difference.max().double())
+    def add(self, loss: LossSums, mismatch: MismatchSums, entropy: Tensor) -> None:
+        """Add a micro-batch's sums."""
+        parts = {
+            "loss": loss.loss.detach(),
+            "kl": loss.kl,
+            "clipped": loss.num_clipped,
+            "entropy": entropy,
+            "importance": mismatch.importance,
+            "truncated": mismatch.num_truncated,
+            "mismatch_kl": mismatch.kl,
+            "difference": mismatch.difference,
+        }
+        for name, part in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + part.double()
+        self._max = torch.maximum(self._max, mismatch.max_difference.double())
 
     def reduce(self) -> dict[str, float]:
         """Return totals over all ranks."""
-        dist.all_reduce(self._sums)
+        sums = torch.stack(list(self._sums.values()))
+        dist.all_reduce(sums)
         dist.all_reduce(self._max, op=dist.ReduceOp.MAX)
-        totals = dict(zip(self._NAMES, self._sums.tolist(), strict=True))
-        return totals | {"difference_max": self._max.item()}
+        totals = dict(zip(self._sums, sums.tolist(), strict=True))
+        return totals | {"max_difference": self._max.item()}
 
 
 def _pad(rows: list[Tensor], device: torch.device) -> Tensor:

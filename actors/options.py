@@ -49,6 +49,8 @@ class PhaseOptions:
     prompts_per_update: int
     temperature: float
     """At which rollouts are sampled; log-probabilities are taken at it."""
+    max_tokens: int
+    """Longest completion sampled: the divisor of `LossConfig.aggregation` fixed_length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +67,6 @@ class LearningReport:
     learning_rate: float
     logprob_difference_mean: float
     logprob_difference_max: float
+    importance_truncated_share: float
+    importance_mean: float
+    mismatch_kl: float

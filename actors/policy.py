@@ -102,6 +102,9 @@ class ClusterPolicy:
             learning_rate=learned.learning_rate,
             logprob_difference_mean=learned.logprob_difference_mean,
             logprob_difference_max=learned.logprob_difference_max,
+            importance_truncated_share=learned.importance_truncated_share,
+            importance_mean=learned.importance_mean,
+            mismatch_kl=learned.mismatch_kl,
             sync=sync,
             probe=probe,
         )

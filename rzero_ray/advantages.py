@@ -1,11 +1,14 @@
 """Group-relative advantages (GRPO)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 _EPSILON = 1e-6
 """Added to the standard deviation, as in the official code."""
+
+GroupAdvantages = Callable[[Sequence[float]], list[float]]
+"""Rewards of a group to their advantages: `normalize_group` or `center_group`."""
 
 
 def normalize_group(rewards_G: Sequence[float]) -> list[float]:
@@ -20,16 +23,32 @@ def normalize_group(rewards_G: Sequence[float]) -> list[float]:
     return (centred / (rewards.std(ddof=1) + _EPSILON)).tolist()
 
 
-def normalize_per_prompt(rewards_PG: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Normalise each prompt's samples among themselves: the paper and the official code."""
-    return [normalize_group(rewards_G) for rewards_G in rewards_PG]
+def center_group(rewards_G: Sequence[float]) -> list[float]:
+    """Return r - mean (Dr. GRPO, arXiv 2503.20783, section 3.2).
+
+    Without the division, questions that are nearly always or never solved weigh no more than the
+    others. The official code always divides.
+    """
+    rewards = np.asarray(rewards_G, dtype=np.float64)
+    if rewards.size < 2:
+        return [0.0] * rewards.size
+    return (rewards - rewards.mean()).tolist()
 
 
-def normalize_whole_batch(rewards_PG: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Normalise all samples of the step as one group.
+def advantages_per_prompt(
+    rewards_PG: Sequence[Sequence[float]], of_group: GroupAdvantages
+) -> list[list[float]]:
+    """Compare each prompt's samples among themselves: the paper and the official code."""
+    return [of_group(rewards_G) for rewards_G in rewards_PG]
+
+
+def advantages_whole_batch(
+    rewards_PG: Sequence[Sequence[float]], of_group: GroupAdvantages
+) -> list[list[float]]:
+    """Compare all samples of the step as one group.
 
     Meant for the Challenger, whose prompts are all the same text: groups of four are then an
     arbitrary partition, and one group has a baseline of lower variance at no cost.
     """
-    flat = iter(normalize_group([r for rewards_G in rewards_PG for r in rewards_G]))
+    flat = iter(of_group([r for rewards_G in rewards_PG for r in rewards_G]))
     return [[next(flat) for _ in rewards_G] for rewards_G in rewards_PG]

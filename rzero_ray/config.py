@@ -76,6 +76,13 @@ class LossConfig:
     """Bound on ratio x |advantage| for negative advantages; 0 is off."""
     kl_coefficient: float = 1e-2
     """Against the policy at the start of the phase."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Of the KL term: the log-ratio (no gradient in expectation), half its square, or the
+    official code's `low_var_kl`. The metric `kl` is k3 with each of them."""
+    aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    """Mean over the tokens of the mini-batch (DAPO), mean over sequences of their token means
+    (GRPO; also the official code with micro-batches of one sequence), or sum over tokens divided
+    by sequences x sampling.max_tokens (Dr. GRPO). Exact over micro-batches and ranks."""
     importance_cap: float = 2.0
     """Truncation of the trainer/sampler probability ratio; 0 is off."""
 
@@ -95,6 +102,8 @@ class ChallengerConfig:
     advantage: Literal["per_prompt", "whole_batch"] = "per_prompt"
     """Normalise rewards over a prompt's samples, or over the whole step: all Challenger prompts
     are one text, so the second has the same expectation and less variance."""
+    normalize_std: bool = True
+    """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
     num_votes: int = 10
     """Solver samples per question, m."""
     question_format: Literal["question_and_answer", "question"] = "question_and_answer"
@@ -158,6 +167,8 @@ class SolverConfig:
     num_prompts: int = 128
     samples_per_prompt: int = 5
     prompts_per_update: int = 128
+    normalize_std: bool = True
+    """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
     reward: Literal["paper", "official"] = "paper"
     """`rewards.SOLVER_REWARDS`."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -11,7 +11,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rzero_ray.advantages import normalize_per_prompt, normalize_whole_batch
+from rzero_ray.advantages import (
+    advantages_per_prompt,
+    advantages_whole_batch,
+    center_group,
+    normalize_group,
+)
 from rzero_ray.concurrency import gather_all
 from rzero_ray.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
 from rzero_ray.curriculum import (
@@ -73,7 +78,7 @@ _QUESTION_PARSERS = {
     "question": parse_question,
 }
 """Of each value of `challenger.question_format`."""
-_NORMALIZERS = {"per_prompt": normalize_per_prompt, "whole_batch": normalize_whole_batch}
+_ADVANTAGES = {"per_prompt": advantages_per_prompt, "whole_batch": advantages_whole_batch}
 """Of each value of `challenger.advantage`."""
 
 
@@ -141,7 +146,7 @@ async def train_solver(
 
 
 async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[ChallengerSample]:
-    """Sample one step's questions, have the Solver vote on each, reward and normalise them."""
+    """Sample one step's questions, have the Solver vote on each, reward and compare them."""
     settings = config.challenger
     attempts_PG = await gather_all(
         _pose_and_vote(
@@ -167,7 +172,9 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
         ]
         for attempts, shares in zip(attempts_PG, shares_PG, strict=True)
     ]
-    advantages_PG = _NORMALIZERS[settings.advantage](rewards_PG)
+    advantages_PG = _ADVANTAGES[settings.advantage](
+        rewards_PG, normalize_group if settings.normalize_std else center_group
+    )
     return [
         ChallengerSample(
             prompt_index=prompt,
@@ -232,7 +239,7 @@ async def sample_candidates(
 async def sample_solver(
     config: Config, step: Step, cast: Cast, items: list[CurriculumItem]
 ) -> list[SolverSample]:
-    """Sample one step's answers to curriculum questions, grade and normalise them."""
+    """Sample one step's answers to curriculum questions, grade and compare them."""
     batch_P = pick_items(items, config.solver.num_prompts, step, config.seed)
     groups_PG = await gather_all(
         _answer_and_grade(config, cast, item, derive_seed(config.seed, step.key, prompt))
@@ -243,7 +250,9 @@ async def sample_solver(
         [reward(answer, item.label, completion.text) for completion, answer in group]
         for item, group in zip(batch_P, groups_PG, strict=True)
     ]
-    advantages_PG = normalize_per_prompt(rewards_PG)
+    advantages_PG = advantages_per_prompt(
+        rewards_PG, normalize_group if config.solver.normalize_std else center_group
+    )
     return [
         SolverSample(
             prompt_index=prompt,

@@ -128,6 +128,7 @@ class UpdateReport:
     num_tokens: int
     """Completion tokens trained on."""
     loss: float
+    """As `LossConfig.aggregation` weighs tokens; mean over the optimizer steps."""
     kl: float
     """k3 estimate of KL(policy || policy at the start of the phase), nats per token."""
     entropy: float
@@ -140,6 +141,12 @@ class UpdateReport:
     logprob_difference_mean: float
     """Trainer against sampler on the sampled tokens, mean absolute difference in nats."""
     logprob_difference_max: float
+    importance_truncated_share: float
+    """Share of tokens whose trainer/sampler probability ratio `importance_cap` cut."""
+    importance_mean: float
+    """Mean of the truncated ratio; 1 where trainer and sampler agree, or the cap is off."""
+    mismatch_kl: float
+    """k3 estimate of KL(sampler || trainer), nats per token; biased when top_p is below 1."""
     sync: SyncReport
     probe: ProbeReport
 

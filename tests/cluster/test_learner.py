@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,7 +26,9 @@ OPTIONS = PhaseOptions(
     loss=LossConfig(kl_coefficient=0.1),
     prompts_per_update=3,
     temperature=1.0,
+    max_tokens=24,
 )
+Aggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
 NUM_PROMPTS, GROUP = 6, 3
 TOKENS_PER_MICRO_BATCH = 64
 """Small, so that a batch is cut into several micro-batches of unequal number per rank."""
@@ -36,7 +41,15 @@ class Rank:
         self._rank, self._world_size, self._port = rank, world_size, port
         self._learner: DeepSpeedLearner | None = None
 
-    def learn(self, stage: int, phase: Phase, rollouts: list[Rollout], steps: int) -> dict:
+    def learn(
+        self,
+        stage: int,
+        phase: Phase,
+        rollouts: list[Rollout],
+        steps: int,
+        aggregation: Aggregation = "token_mean",
+        tokens_per_micro_batch: int = TOKENS_PER_MICRO_BATCH,
+    ) -> dict:
         """Run a phase; returns reports, weights, and log-probabilities of a prompt."""
         options = LearnerOptions(
             rank=self._rank,
@@ -44,11 +57,11 @@ class Rank:
             device="cpu",
             dtype="float32",
             zero_stage=stage,
-            tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH,
+            tokens_per_micro_batch=tokens_per_micro_batch,
             num_threads=1,
         )
         learner = DeepSpeedLearner(options, "127.0.0.1", self._port)
-        learner.start_phase(phase, OPTIONS)
+        learner.start_phase(phase, _options(aggregation))
         reports = [learner.update(rollouts) for _ in range(steps)]
         self._learner = learner
         return {
@@ -61,6 +74,11 @@ class Rank:
         assert self._learner is not None
         self._learner.save_checkpoint(checkpoint)
         self._learner.save_model(model)
+
+
+def _options(aggregation: Aggregation) -> PhaseOptions:
+    loss = dataclasses.replace(OPTIONS.loss, aggregation=aggregation)
+    return dataclasses.replace(OPTIONS, loss=loss)
 
 
 @pytest.fixture(scope="module")
@@ -139,18 +157,41 @@ def _norm(arrays: Iterable[np.ndarray]) -> float:
     return float(np.sqrt(sum(float((array.astype(np.float64) ** 2).sum()) for array in arrays)))
 
 
-def _plain_loop(base_model: Path, rollouts: list[Rollout], steps: int) -> dict[str, torch.Tensor]:
+def _divisor(aggregation: Aggregation, batch: list[Rollout], rollout: Rollout) -> int:
+    """By what the summed loss of a rollout's tokens is divided."""
+    match aggregation:
+        case "token_mean":
+            return sum(len(r.token_ids) for r in batch)
+        case "sequence_mean":
+            return len(batch) * len(rollout.token_ids)
+        case "fixed_length":
+            return len(batch) * OPTIONS.max_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What the plain loop did; losses and norms are those of every optimizer step."""
+
+    weights: dict[str, torch.Tensor]
+    losses: list[float]
+    grad_norms: list[float]
+
+
+def _plain_loop(
+    base_model: Path, rollouts: list[Rollout], steps: int, aggregation: Aggregation
+) -> Learned:
     """The same learning written down directly: one sequence at a time, torch's own AdamW."""
     model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
     reference = copy.deepcopy(model)
     rates, settings, loss_settings = iter([0.5e-3] + [1e-3] * 99), OPTIONS.optimizer, OPTIONS.loss
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=settings.weight_decay)
+    losses, grad_norms = [], []
     for _ in range(steps):
         with torch.no_grad():
             olds = [_logprobs(model, r) for r in rollouts]
         for start in range(0, NUM_PROMPTS * GROUP, OPTIONS.prompts_per_update * GROUP):
             pairs = list(zip(rollouts, olds, strict=True))[start : start + 9]
-            total = torch.zeros(())
+            batch, total = [r for r, _ in pairs], torch.zeros(())
             for rollout, old in pairs:
                 new = _logprobs(model, rollout)
                 with torch.no_grad():
@@ -159,26 +200,57 @@ def _plain_loop(base_model: Path, rollouts: list[Rollout], steps: int) -> dict[s
                 clipped = ratio.clamp(1 - loss_settings.clip_low, 1 + loss_settings.clip_high)
                 a = rollout.advantage
                 surrogate = torch.maximum(-a * ratio, -a * clipped)
+                if a < 0:
+                    surrogate = surrogate.clamp(max=-a * loss_settings.dual_clip)
                 weight = (old - torch.from_numpy(rollout.logprobs)).exp().clamp(max=2.0)
                 gap = base - new
-                kl = gap.exp() - gap - 1
-                total = total + (weight * surrogate + loss_settings.kl_coefficient * kl).sum()
+                kl = (gap.exp() - gap - 1).clamp(max=10.0)
+                summed = (weight * surrogate + loss_settings.kl_coefficient * kl).sum()
+                total = total + summed / _divisor(aggregation, batch, rollout)
             optimizer.zero_grad()
-            (total / sum(len(r.token_ids) for r, _ in pairs)).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            total.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            losses.append(total.item())
+            grad_norms.append(norm.item())
             optimizer.param_groups[0]["lr"] = next(rates)
             optimizer.step()
-    return {name: p.detach() for name, p in model.named_parameters()}
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    return Learned(weights, losses, grad_norms)
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (1, 1), (1, 3), (2, 1), (2, 2), (2, 3)])
-def test_learning_equals_a_plain_loop(ranks, scored, base_model, world_size, stage):
+@pytest.fixture(scope="module")
+def plain_loop(base_model: Path, scored: list[Rollout]) -> Callable[[Aggregation], Learned]:
+    """Return the plain loop of two steps, run once per aggregation."""
+    return functools.cache(lambda aggregation: _plain_loop(base_model, scored, 2, aggregation))
+
+
+@pytest.mark.parametrize(
+    ("world_size", "stage", "aggregation"),
+    [
+        (1, 0, "token_mean"),
+        (1, 1, "sequence_mean"),
+        (1, 2, "fixed_length"),
+        (1, 3, "token_mean"),
+        (2, 1, "fixed_length"),
+        (2, 2, "token_mean"),
+        (2, 2, "sequence_mean"),
+        (2, 3, "sequence_mean"),
+        (2, 3, "fixed_length"),
+    ],
+)
+def test_learning_equals_a_plain_loop(
+    ranks, scored, base_model, plain_loop, world_size, stage, aggregation
+):
     shared = ray.put(scored)
     results = ray.get(
-        [rank.learn.remote(stage, _phase(base_model), shared, 2) for rank in ranks[world_size]],
+        [
+            rank.learn.remote(stage, _phase(base_model), shared, 2, aggregation)
+            for rank in ranks[world_size]
+        ],
         timeout=300,
     )
-    expected = _plain_loop(base_model, scored, steps=2)
+    learned = plain_loop(aggregation)
+    expected = learned.weights
     start = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
     weights = results[0]["weights"]
     assert set(weights) == set(expected)
@@ -187,9 +259,31 @@ def test_learning_equals_a_plain_loop(ranks, scored, base_model, world_size, sta
     off = _norm(weights[name] - expected[name].numpy() for name in expected)
     way = _norm((expected[name] - p).detach().numpy() for name, p in start.named_parameters())
     assert way > 0.1
-    assert off < 0.01 * way, (off, way)
+    assert off < 1e-3 * way, (off, way)
+    for step, report in enumerate(results[0]["reports"]):
+        updates = slice(2 * step, 2 * step + 2)
+        assert report.loss == pytest.approx(np.mean(learned.losses[updates]), abs=1e-5)
+        if stage > 0:  # DeepSpeed tells no norm at stage 0
+            assert report.grad_norm == pytest.approx(np.mean(learned.grad_norms[updates]), rel=1e-3)
     assert results[0]["reports"][0].num_updates == 2
     assert results[0]["reports"] == results[-1]["reports"]
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "fixed_length"])
+def test_sequences_alone_and_padded_together_have_one_loss(ranks, scored, base_model, aggregation):
+    """A budget of one token puts each sequence into a micro-batch of its own; the other, all."""
+    alone, together = (
+        ray.get(ranks[1][0].learn.remote(1, _phase(base_model), scored, 1, aggregation, budget))
+        for budget in (1, 10_000)
+    )
+    for name, value in dataclasses.asdict(alone["reports"][0]).items():
+        expected = getattr(together["reports"][0], name)
+        assert value == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+    weights = together["weights"]
+    off = _norm(alone["weights"][name] - weights[name] for name in weights)
+    assert off < 1e-3 * OPTIONS.optimizer.learning_rate * np.sqrt(
+        sum(map(np.size, weights.values()))
+    )
 
 
 def test_clip_and_difference_are_reported(ranks, scored, base_model):
@@ -197,6 +291,9 @@ def test_clip_and_difference_are_reported(ranks, scored, base_model):
     assert first.num_tokens == sum(len(r.token_ids) for r in scored)
     assert first.logprob_difference_mean == pytest.approx(0.01 * np.sqrt(2 / np.pi), rel=0.15)
     assert 0.02 < first.logprob_difference_max < 0.06
+    assert first.importance_mean == pytest.approx(1.0, abs=2e-3)
+    assert first.importance_truncated_share == 0.0
+    assert first.mismatch_kl == pytest.approx(0.01**2 / 2, rel=0.3)
     assert first.entropy > 0
     assert first.grad_norm > 0
 

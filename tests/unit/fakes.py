@@ -170,6 +170,9 @@ def fake_report(version: str, num_tokens: int) -> UpdateReport:
         learning_rate=0.0,
         logprob_difference_mean=0.0,
         logprob_difference_max=0.0,
+        importance_truncated_share=0.0,
+        importance_mean=1.0,
+        mismatch_kl=0.0,
         sync=SyncReport(
             version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
         ),

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from rzero_ray.advantages import normalize_group, normalize_per_prompt, normalize_whole_batch
+from rzero_ray.advantages import (
+    advantages_per_prompt,
+    advantages_whole_batch,
+    center_group,
+    normalize_group,
+)
 from rzero_ray.rewards import (
     challenger_reward,
     challenger_reward_official,
@@ -38,14 +43,20 @@ def test_group_is_normalised_with_the_unbiased_standard_deviation():
 @pytest.mark.parametrize("rewards", [[], [0.3], [1.0, 1.0, 1.0]])
 def test_a_group_without_contrast_teaches_nothing(rewards: list[float]):
     assert normalize_group(rewards) == [0.0] * len(rewards)
+    assert center_group(rewards) == [0.0] * len(rewards)
+
+
+def test_a_centred_group_keeps_the_scale_of_its_rewards():
+    assert center_group([1, 0, 0, 0]) == pytest.approx([0.75, -0.25, -0.25, -0.25])
 
 
 def test_whole_batch_and_per_prompt_differ_as_they_should():
     rewards_PG = [[1.0, 1.0], [0.0, 0.0]]
-    assert normalize_per_prompt(rewards_PG) == [[0.0, 0.0], [0.0, 0.0]]
-    whole = normalize_whole_batch(rewards_PG)
+    assert advantages_per_prompt(rewards_PG, normalize_group) == [[0.0, 0.0], [0.0, 0.0]]
+    whole = advantages_whole_batch(rewards_PG, normalize_group)
     assert whole[0] == pytest.approx([0.866024, 0.866024], abs=1e-5)
     assert whole[1] == pytest.approx([-0.866024, -0.866024], abs=1e-5)
+    assert advantages_whole_batch(rewards_PG, center_group) == [[0.5, 0.5], [-0.5, -0.5]]
 
 
 @pytest.mark.parametrize(
