@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from actors.options import LearnerOptions, LearningReport, PhaseOptions
+from actors.options import LearnerOptions, PhaseOptions
 from rzero_ray.batching import micro_batches, mini_batches, shard
 from rzero_ray.config import OptimizerConfig
 from rzero_ray.logprobs import token_entropies, token_logprobs
@@ -34,7 +34,7 @@ from rzero_ray.losses import (
     mismatch_sums,
     policy_loss,
 )
-from rzero_ray.types import Phase, Rollout
+from rzero_ray.types import LearningReport, Phase, Rollout
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.options import LearnerOptions, LearningReport, PhaseOptions
+from actors.options import LearnerOptions, PhaseOptions
 from rzero_ray.config import WeightSyncConfig
-from rzero_ray.types import Phase, Rollout, SyncReport
+from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
 if TYPE_CHECKING:
     from actors.deepspeed_learner import DeepSpeedLearner

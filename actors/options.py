@@ -1,4 +1,4 @@
-"""What the actors are started with and what the learner reports.
+"""What the actors are started with.
 
 Apart from the modules that use them because the driver builds these records too, and it should
 not load vLLM, DeepSpeed and torch for that: it would cost seconds at each start.
@@ -51,22 +51,3 @@ class PhaseOptions:
     """At which rollouts are sampled; log-probabilities are taken at it."""
     max_tokens: int
     """Longest completion sampled: the divisor of `LossConfig.aggregation` fixed_length."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearningReport:
-    """The learner's part of an `UpdateReport`; see there."""
-
-    num_updates: int
-    num_tokens: int
-    loss: float
-    kl: float
-    entropy: float
-    grad_norm: float
-    clip_share: float
-    learning_rate: float
-    logprob_difference_mean: float
-    logprob_difference_max: float
-    importance_truncated_share: float
-    importance_mean: float
-    mismatch_kl: float

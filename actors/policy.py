@@ -12,7 +12,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.options import LearningReport, PhaseOptions
+from actors.options import PhaseOptions
 from actors.sampler_pool import Engine, SamplerPool
 from actors.waiting import within
 from actors.weight_probe import compare_probes
@@ -20,6 +20,7 @@ from rzero_ray.config import Config, probe_bound
 from rzero_ray.metrics import StageClock
 from rzero_ray.types import (
     Completion,
+    LearningReport,
     Phase,
     ProbeReport,
     Role,
@@ -80,7 +81,6 @@ class ClusterPolicy:
                 self._config.deadline.update,
                 [learner.update.remote(shared) for learner in self._learners],
             )
-        learned = reports[0]
         version = self._phase.version(step.index)
         sync, probe = await self._publish(version)
         if step.checkpoint is not None:
@@ -90,24 +90,7 @@ class ClusterPolicy:
                     self._config.deadline.update,
                     [learner.save_checkpoint.remote(step.checkpoint) for learner in self._learners],
                 )
-        return UpdateReport(
-            version=version,
-            num_updates=learned.num_updates,
-            num_tokens=learned.num_tokens,
-            loss=learned.loss,
-            kl=learned.kl,
-            entropy=learned.entropy,
-            grad_norm=learned.grad_norm,
-            clip_share=learned.clip_share,
-            learning_rate=learned.learning_rate,
-            logprob_difference_mean=learned.logprob_difference_mean,
-            logprob_difference_max=learned.logprob_difference_max,
-            importance_truncated_share=learned.importance_truncated_share,
-            importance_mean=learned.importance_mean,
-            mismatch_kl=learned.mismatch_kl,
-            sync=sync,
-            probe=probe,
-        )
+        return UpdateReport(version=version, learning=reports[0], sync=sync, probe=probe)
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from rzero_ray.curriculum import count_dropped
 from rzero_ray.metrics import mean
@@ -53,22 +54,13 @@ def solver_metrics(samples: Sequence[SolverSample], task: Task) -> dict[str, flo
 
 
 def update_metrics(report: UpdateReport) -> dict[str, float]:
-    """Return the learner's part of a row of `metrics.jsonl`."""
+    """Return the learner's part of a row of `metrics.jsonl`: its report, and the sync's figures."""
+    learning = asdict(report.learning)
     return {
-        "loss": report.loss,
-        "kl": report.kl,
-        "entropy": report.entropy,
-        "grad_norm": report.grad_norm,
-        "clip_share": report.clip_share,
-        "learning_rate": report.learning_rate,
-        "num_updates": report.num_updates,
-        "trained_tokens": report.num_tokens,
-        "logprob_difference_mean": report.logprob_difference_mean,
-        "logprob_difference_max": report.logprob_difference_max,
-        "importance_truncated_share": report.importance_truncated_share,
-        "importance_mean": report.importance_mean,
-        "mismatch_kl": report.mismatch_kl,
+        "trained_tokens": learning.pop("num_tokens"),
+        **learning,
         "probe_difference_max": report.probe.max_difference,
+        "probe_difference_mean": report.probe.mean_difference,
         "sync_seconds": report.sync.seconds,
         "sync_bytes": report.sync.num_bytes,
     }

@@ -118,11 +118,9 @@ class ProbeReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateReport:
+class LearningReport:
     """What one step of learning did. Means are over completion tokens unless stated."""
 
-    version: str
-    """Version of the weights that the update made and published."""
     num_updates: int
     """Optimizer steps taken."""
     num_tokens: int
@@ -147,6 +145,15 @@ class UpdateReport:
     """Mean of the truncated ratio; 1 where trainer and sampler agree, or the cap is off."""
     mismatch_kl: float
     """k3 estimate of KL(sampler || trainer), nats per token; biased when top_p is below 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """One step of learning, and how its weights reached the engines."""
+
+    version: str
+    """Version of the weights that the update made and published."""
+    learning: LearningReport
     sync: SyncReport
     probe: ProbeReport
 

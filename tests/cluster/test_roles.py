@@ -153,7 +153,7 @@ def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Pat
         step = Step(iteration=1, phase="solver", index=1)
         report = await solver.update(_rollouts(before), step)
         assert report.version == "solver-01-001"
-        assert report.logprob_difference_max < 1e-3
+        assert report.learning.logprob_difference_max < 1e-3
         assert report.probe.max_difference < 1e-3
         # Both engines hold the Solver now: the Challenger's is lent for the phase.
         assert [sync.num_engines for sync, _ in running.syncs] == [2, 2]
@@ -169,7 +169,7 @@ def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Pat
         second = await solver.update(
             _rollouts(after[0]), Step(iteration=1, phase="solver", index=2)
         )
-        assert second.logprob_difference_max < 1e-3
+        assert second.learning.logprob_difference_max < 1e-3
 
     asyncio.run(go())
 

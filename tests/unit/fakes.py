@@ -19,6 +19,7 @@ from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
     Ballot,
     Completion,
+    LearningReport,
     Phase,
     ProbeReport,
     RepetitionRule,
@@ -158,8 +159,7 @@ class SilentObserver:
 
 
 def fake_report(version: str, num_tokens: int) -> UpdateReport:
-    return UpdateReport(
-        version=version,
+    learning = LearningReport(
         num_updates=1,
         num_tokens=num_tokens,
         loss=0.0,
@@ -173,8 +173,9 @@ def fake_report(version: str, num_tokens: int) -> UpdateReport:
         importance_truncated_share=0.0,
         importance_mean=1.0,
         mismatch_kl=0.0,
-        sync=SyncReport(
-            version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
-        ),
-        probe=ProbeReport(max_difference=0.0, mean_difference=0.0),
     )
+    sync = SyncReport(
+        version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
+    )
+    probe = ProbeReport(max_difference=0.0, mean_difference=0.0)
+    return UpdateReport(version=version, learning=learning, sync=sync, probe=probe)
