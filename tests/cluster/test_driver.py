@@ -171,6 +171,7 @@ def test_final_weights_are_the_stored_rollouts_applied_once_each(
         loss=settings.loss,
         prompts_per_update=settings.prompts_per_update,
         temperature=settings.sampling.temperature,
+        max_tokens=settings.sampling.max_tokens,
     )
     learner.start_phase(phase, options)
     start = {name: tensor.clone() for name, tensor in learner}

@@ -130,6 +130,25 @@ def test_challenger_learns_from_its_votes(config, tmp_path):
     assert sum(r.advantage for r in taught) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_advantages_are_only_centred_when_the_config_says_so(tmp_path):
+    config = load_config(
+        [*OVERRIDES, "challenger.normalize_std=false", "solver.normalize_std=false"]
+    )
+    Attempt(config, tmp_path).go()
+    questions = read_records(
+        tmp_path / "iteration-01/challenger/step-001/rollouts.parquet", ChallengerSample
+    )
+    mean = sum(s.reward for s in questions) / len(questions)
+    assert [s.advantage for s in questions] == pytest.approx([s.reward - mean for s in questions])
+    answers = read_records(tmp_path / "iteration-01/solver/step-001/rollouts.parquet", SolverSample)
+    for prompt in range(4):
+        group = [s for s in answers if s.prompt_index == prompt]
+        mean = sum(s.reward for s in group) / len(group)
+        assert [s.advantage for s in group] == pytest.approx([s.reward - mean for s in group])
+    assert any(s.advantage for s in questions)
+    assert any(s.advantage for s in answers)
+
+
 def test_solver_trains_on_kept_questions_only_and_never_on_held_out_ones(config, tmp_path):
     Attempt(config, tmp_path).go()
     candidates = [

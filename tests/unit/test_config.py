@@ -27,6 +27,12 @@ def test_later_sources_win_and_the_preset_comes_first(tmp_path: Path):
     assert load_config(["conf=tiny", "algorithm=paper"]).challenger.advantage == "per_prompt"
 
 
+@pytest.mark.parametrize("key", ["kl_estimator", "aggregation"])
+def test_an_unknown_variant_of_the_loss_is_refused(key: str):
+    with pytest.raises(UserError, match=f"bad value for solver.loss.{key}"):
+        load_config(["conf=tiny", f"solver.loss.{key}=k4"])
+
+
 def test_resolved_yaml_reads_back_unchanged(tmp_path: Path):
     config = load_config(["conf=tiny", "seed=3"])
     path = tmp_path / "resolved.yaml"
