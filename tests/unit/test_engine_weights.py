@@ -73,6 +73,7 @@ class Roles:
             loss=config.solver.loss,
             prompts_per_update=1,
             temperature=1.0,
+            max_tokens=8,
         )
         self.challenger, self.solver = (
             ClusterPolicy(
