@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -326,13 +327,16 @@ def load_config(arguments: Sequence[str]) -> Config:
 
 def to_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML; `load_config` reads it back unchanged."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
 
 
-def flatten(config: Config) -> dict[str, Any]:
-    """Return {key path: value} of every leaf."""
-    tree = OmegaConf.structured(config)
-    return {key: OmegaConf.select(tree, key) for key in _leaf_keys(tree)}
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {key path: value} of every leaf of a tree, such as `dataclasses.asdict(config)`."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        leaves |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return leaves
 
 
 def probe_bound(config: Config) -> float:
@@ -410,14 +414,8 @@ def _parse_value(key: str, value: str) -> Any:
         raise UserError(f"argument {key}={value}: the value is not valid YAML") from None
 
 
-def _leaf_keys(tree: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in tree:
-        path = f"{prefix}{key}"
-        child = tree[key]
-        if isinstance(child, DictConfig):
-            yield from _leaf_keys(child, f"{path}.")
-        else:
-            yield path
+def _leaf_keys(tree: DictConfig) -> list[str]:
+    return list(flatten(cast(dict[str, Any], OmegaConf.to_container(tree))))
 
 
 def _schema_keys(cls: type = Config, prefix: str = "") -> Iterator[str]:
@@ -458,7 +456,7 @@ _NOT_NEGATIVE = ("challenger.repetition_threshold", "curriculum.cluster_threshol
 
 def _validate(config: Config) -> None:
     """Checks that concern more than one key, or a range; all of them, once."""
-    for key, value in flatten(config).items():
+    for key, value in flatten(dataclasses.asdict(config)).items():
         if key.rsplit(".", 1)[-1].startswith(_COUNTS):
             least = 0 if key in _MAY_BE_ZERO else 1
             if value < least:

@@ -21,9 +21,11 @@ import json
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import yaml
 from filelock import FileLock, Timeout
 
 from rzero_ray.config import Config, flatten, to_yaml
@@ -377,18 +379,15 @@ def _check_manifest(path: Path) -> None:
 
 
 def _check_same_config(config: Config, root: Path) -> None:
-    # OmegaConf reads its own output; imported here because only a resumed run needs it.
-    from omegaconf import OmegaConf
-
     path = root / "config.yaml"
     try:
-        stored = OmegaConf.load(path)
-    except Exception as error:  # any parser error means the file is not what was written
+        stored = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); restore it or choose another run_dir"
         ) from None
-    for key, value in flatten(config).items():
-        before = OmegaConf.select(stored, key)
+    for key, value in flatten(asdict(config)).items():
+        before = stored.get(key)
         if before != value and not key.startswith(_MAY_CHANGE):
             raise UserError(
                 f"run_dir={root} was made by another config: {key} was {before}, now {value}; "

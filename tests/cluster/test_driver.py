@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -74,27 +73,13 @@ def _start_and_kill(arguments: list[str], root: Path, reached: Callable[[set[str
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    children = []
     deadline = time.monotonic() + START_LIMIT_S
     while driver.poll() is None and not reached(_finished(root)):
         assert time.monotonic() < deadline, "the driver did not reach the moment in time"
         time.sleep(0.05)
-    if driver.poll() is None:
-        children = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    # A cluster outlives its driver by seconds; the next attempt needs the machine for itself.
-    while any(_is_running(child) for child in children) and time.monotonic() < deadline:
-        time.sleep(0.2)
     return driver.returncode == -signal.SIGKILL
-
-
-def _is_running(process: psutil.Process) -> bool:
-    """Whether a process still does anything; nobody may be there to collect a dead orphan."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _finished(root: Path) -> set[str]:

@@ -155,7 +155,7 @@ def test_paper_and_official_code_differ_as_the_table_in_the_readme_says():
 
 
 def test_ablations_change_what_their_names_say_and_can_be_combined():
-    plain = flatten(load_config(["conf=tiny"]))
+    plain = flatten(dataclasses.asdict(load_config(["conf=tiny"])))
     expected = {
         "frozen_challenger": {"challenger.frozen": True},
         "no_repetition_penalty": {"challenger.repetition_weight": 0.0},
@@ -167,7 +167,7 @@ def test_ablations_change_what_their_names_say_and_can_be_combined():
         expected
     )
     for name, changes in expected.items():
-        config = flatten(load_config(["conf=tiny", f"ablation={name}"]))
+        config = flatten(dataclasses.asdict(load_config(["conf=tiny", f"ablation={name}"])))
         assert config == plain | {"ablation": name} | changes
     both = load_config(["conf=tiny", "ablation=no_band_filter, frozen_challenger"])
     assert both.challenger.frozen and both.curriculum.max_agreement == 1.0
