@@ -151,13 +151,7 @@ async def start_cluster(
     )
 
     def policy(role: Role, settings: ChallengerConfig | SolverConfig) -> ClusterPolicy:
-        options = PhaseOptions(
-            optimizer=settings.optimizer,
-            loss=settings.loss,
-            prompts_per_update=settings.prompts_per_update,
-            temperature=settings.sampling.temperature,
-            max_tokens=settings.sampling.max_tokens,
-        )
+        options = PhaseOptions.of(settings)
         return ClusterPolicy(role, config, options, pool, learners, probes, clock, on_sync)
 
     return Cluster(

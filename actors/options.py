@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rzero_ray.config import LossConfig, OptimizerConfig
+from rzero_ray.config import ChallengerConfig, LossConfig, OptimizerConfig, SolverConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +51,14 @@ class PhaseOptions:
     """At which rollouts are sampled; log-probabilities are taken at it."""
     max_tokens: int
     """Longest completion sampled: the divisor of `LossConfig.aggregation` fixed_length."""
+
+    @classmethod
+    def of(cls, settings: ChallengerConfig | SolverConfig) -> PhaseOptions:
+        """Return what the learner needs of a role's settings."""
+        return cls(
+            optimizer=settings.optimizer,
+            loss=settings.loss,
+            prompts_per_update=settings.prompts_per_update,
+            temperature=settings.sampling.temperature,
+            max_tokens=settings.sampling.max_tokens,
+        )

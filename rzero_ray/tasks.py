@@ -81,6 +81,4 @@ def check_labels(config: Config) -> None:
 
 @cache
 def _arithmetic_heldout() -> tuple[Problem, ...]:
-    return tuple(
-        Problem(question=p.question, answer=p.answer) for p in arithmetic.heldout_problems()
-    )
+    return arithmetic.heldout_problems()

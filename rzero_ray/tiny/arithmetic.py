@@ -18,6 +18,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from rzero_ray.types import Problem
+
 CHALLENGER_TAG: Final = "<challenger>"
 """System message that asks the base model for a new question."""
 
@@ -63,17 +65,6 @@ _CORRUPTIONS: Final = (-10, -2, -1, 1, 2, 10)
 _CHAIN: Final = re.compile(r"[0-9]{1,6}(?:[+-][0-9]{1,6})+")
 _TERM: Final = re.compile(r"[+-]?[0-9]+")
 _LEADING_ZEROS: Final = re.compile(r"(?<![0-9])0+(?=[0-9])")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A question with its true answer."""
-
-    question: str
-    """Canonical chain, for example ``7+5-6``."""
-
-    answer: str
-    """Its exact value in decimal digits, for example ``6``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +158,7 @@ def heldout_problems(per_operand_count: int = 60, seed: int = HELDOUT_SEED) -> t
         questions: dict[str, None] = {}
         while len(questions) < per_operand_count:
             questions[sample_question(rng, num_operands)] = None
-        problems.extend(Problem(question, _solve_own(question)) for question in questions)
+        problems.extend(Problem(question=q, answer=_solve_own(q)) for q in questions)
     return tuple(problems)
 
 

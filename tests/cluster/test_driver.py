@@ -151,14 +151,7 @@ def test_final_weights_are_the_stored_rollouts_applied_once_each(
         num_finished_steps=0,
         final_model=base,
     )
-    options = PhaseOptions(
-        optimizer=settings.optimizer,
-        loss=settings.loss,
-        prompts_per_update=settings.prompts_per_update,
-        temperature=settings.sampling.temperature,
-        max_tokens=settings.sampling.max_tokens,
-    )
-    learner.start_phase(phase, options)
+    learner.start_phase(phase, PhaseOptions.of(settings))
     start = {name: tensor.clone() for name, tensor in learner}
     for folder in sorted((run.root / f"iteration-01/{role}").iterdir()):
         samples = read_records(folder / "rollouts.parquet", record_type)
