@@ -32,6 +32,7 @@ def start_samplers(
         gpu_memory_utilization=0.85,
         enforce_eager=True,
         on_cpu=True,
+        weight_backend="object_store",
     )
     settings: dict[str, Any] = {
         "num_cpus": 0,
