@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import AutoTokenizer
 
 from actors.options import LearnerOptions, PhaseOptions
 from actors.policy_model import PolicyModel
+from actors.shipment import layer_of
 from rzero_ray.batching import MicroBatch, collate, micro_batches, mini_batches, shard
 from rzero_ray.config import LossConfig, OptimizerConfig
 from rzero_ray.losses import (
@@ -152,17 +154,18 @@ class DeepSpeedLearner:
         return results
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield clones of all weights under Hugging Face names, in layer order.
+        """Yield all weights under Hugging Face names, in layer order.
 
-        Partitioned weights (ZeRO stage 3) are gathered a decoder layer at a time. A tied output
-        head is left out: it is the embedding.
+        Partitioned weights (ZeRO stage 3) are gathered a decoder layer at a time, and yielded as
+        clones, which outlive the gathering. A tied output head is left out: it is the embedding.
         """
-        named = list(self._engine.module.causal_lm.named_parameters())
-        for group in _by_layer(named):
-            parameters = [parameter for _, parameter in group]
-            with deepspeed.zero.GatheredParameters(
-                parameters, enabled=self._options.zero_stage == 3
-            ):
+        named = self._engine.module.causal_lm.named_parameters()
+        if self._options.zero_stage < 3:
+            yield from ((name, parameter.detach()) for name, parameter in named)
+            return
+        for _, layer in groupby(named, key=lambda item: layer_of(item[0])):
+            group = list(layer)
+            with deepspeed.zero.GatheredParameters([parameter for _, parameter in group]):
                 clones = [(name, parameter.detach().clone()) for name, parameter in group]
             yield from clones
 
@@ -430,21 +433,3 @@ def _moved(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for tensor, home in zip(tensors, homes, strict=True):
             tensor.data = home
-
-
-def _by_layer(
-    named: list[tuple[str, torch.nn.Parameter]],
-) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
-    """Group consecutive parameters of one decoder layer, so that they are gathered together."""
-    group: list[tuple[str, torch.nn.Parameter]] = []
-    group_key: str | None = None
-    for name, parameter in named:
-        numbers = [part for part in name.split(".") if part.isdigit()]
-        key = numbers[0] if numbers else name
-        if group and key != group_key:
-            yield group
-            group = []
-        group.append((name, parameter))
-        group_key = key
-    if group:
-        yield group

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,8 @@ from numpy.typing import NDArray
 from actors.options import EngineOptions
 from actors.packing import PackedCompletions, pack
 from actors.shipment import BucketLayout
+from actors.staging import StagingArea
 from rzero_ray.types import Completion, Message, SampleRequest
-
-_SHARED_MEMORY = Path("/dev/shm")
-"""Where a bucket passes to the engines' processes, which the object store does not reach."""
 
 
 class Sampler:
@@ -37,7 +33,7 @@ class Sampler:
         self._engine = VllmEngine(options)
         self._weight_backend = options.weight_backend
         self._paused_since = 0.0
-        self._staged: set[Path] = set()
+        self._staging = StagingArea()
 
     def __repr__(self) -> str:
         return self._name
@@ -123,17 +119,11 @@ class Sampler:
         """Return the node this sampler runs on."""
         return ray.get_runtime_context().get_node_id()
 
-    async def stage_bucket(self, buffer: NDArray[np.uint8]) -> str:
+    async def stage_bucket(
+        self, slot: int, layout: BucketLayout, tensors: Sequence[NDArray[np.uint8]]
+    ) -> str:
         """Write a bucket where the engines of this node can map it; returns the path."""
-        path = _SHARED_MEMORY / f"rzero-{uuid.uuid4().hex}"
-        self._staged.add(path)
-        await asyncio.to_thread(buffer.tofile, path)
-        return str(path)
-
-    def unstage_bucket(self, path: str, *loads: None) -> None:
-        """Remove a staged bucket; `loads` are what must have happened before."""
-        Path(path).unlink(missing_ok=True)
-        self._staged.discard(Path(path))
+        return await asyncio.to_thread(self._staging.write, slot, layout, tensors)
 
     async def begin_weights(self, path: str) -> None:
         """Stand still and begin a reload; `path` says that the first bucket is there."""
@@ -184,7 +174,6 @@ class Sampler:
         await self._engine.resume()
 
     async def stop(self) -> None:
-        """End the engine, and remove what a failed reload has left."""
-        for path in self._staged:
-            path.unlink(missing_ok=True)
+        """End the engine, and remove what weights passed through."""
+        self._staging.close()
         self._engine.shutdown()

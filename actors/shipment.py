@@ -9,7 +9,18 @@ from dataclasses import dataclass
 class BucketLayout:
     """Where tensors lie in one flat buffer of bytes."""
 
+    num_bytes: int
+    """Of the whole buffer."""
+
     names: tuple[str, ...]
     dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     offsets: tuple[int, ...]
+
+
+def layer_of(name: str) -> str:
+    """Return which decoder layer a parameter belongs to; its own name outside of all layers.
+
+    vLLM fuses parameters of one layer, never of two: what must be together is.
+    """
+    return next((part for part in name.split(".") if part.isdigit()), name)

@@ -79,8 +79,8 @@ class VllmEngine:
         )
         self._request_ids = itertools.count()
         self._version = "initial"
-        # As vLLM's own server does: else every full collection, one in each burst of requests, walks
-        # the million objects of its modules, and takes half of this process's time.
+        # As vLLM's own server does: else every full collection, in each burst of requests, walks the
+        # million objects of its modules, and takes half of this process's time.
         freeze_gc_heap()
 
     async def connect(self, init_info: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ backend with vLLM's own weight-transfer API, next to its `nccl` and `ipc` backen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class ObjectStoreWeightEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectSt
 
     def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
         """Nothing to connect."""
+        self._mapped: dict[str, torch.Tensor] = {}
 
     def start_weight_update(self) -> None:
         """Prepare layerwise reloading."""
@@ -66,9 +68,7 @@ class ObjectStoreWeightEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectSt
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
         """Map the bucket and hand its tensors to the model's own loader."""
-        # Mapped, not read: the pages stay until the last tensor is loaded, even of a removed file.
-        # Copy-on-write, because torch has no read-only tensors; nobody writes.
-        data = torch.from_numpy(np.memmap(update_info.path, dtype=np.uint8, mode="c"))
+        data = self._map(update_info.path)
         self.model.load_weights(  # type: ignore[operator]
             (name, _tensor_at(data, offset, dtype, shape))
             for name, dtype, shape, offset in zip(
@@ -79,6 +79,17 @@ class ObjectStoreWeightEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectSt
                 strict=True,
             )
         )
+
+    def _map(self, path: str) -> torch.Tensor:
+        """Return the bytes of a staged bucket. A file is mapped once: faults cost more than copies.
+
+        Shared, so that what is staged later is seen. Writable, because torch knows no other
+        tensors; nobody writes here.
+        """
+        if path not in self._mapped:
+            self._mapped = {old: data for old, data in self._mapped.items() if Path(old).exists()}
+            self._mapped[path] = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="r+"))
+        return self._mapped[path]
 
     def finish_weight_update(self) -> None:
         """Finish layerwise reloading.

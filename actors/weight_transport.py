@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.shipment import BucketLayout
+from actors.shipment import BucketLayout, layer_of
+from actors.staging import NUM_SLOTS
 from actors.waiting import get_within
 from rzero_ray.types import SyncReport
 
@@ -25,8 +27,8 @@ from rzero_ray.types import SyncReport
 class WeightSource(Protocol):
     """Yields the whole model, tensor by tensor, in layer order, under Hugging Face names.
 
-    Gathering partitions is a collective: every learner rank must walk it to the end. Tensors are
-    clones: they stay valid after the walk has moved on.
+    Gathering partitions is a collective: every learner rank must walk it to the end. Tensors stay
+    valid after the walk has moved on, until the next update.
     """
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]: ...
@@ -57,12 +59,12 @@ class WeightTransport(ABC):
 
 
 class ObjectStoreTransport(WeightTransport):
-    """Flat uint8 buckets in Ray's object store; works on any device and for late joiners.
+    """Buckets of bytes in Ray's object store; works on any device and for late joiners.
 
     Numpy buffers are read by other processes without a copy, torch tensors are not: they would
     be pickled, which is some fifty times slower. On each node one sampler stages a bucket in shared
     memory, from which all engines of the node load it; while they do, the next bucket is gathered,
-    packed, put and staged.
+    put and staged.
     """
 
     def __init__(self, rank: int, dtype: str, bucket_bytes: int, deadline_s: float) -> None:
@@ -93,14 +95,14 @@ class ObjectStoreTransport(WeightTransport):
         num_engines = sum(map(len, self._nodes.values()))
         what = f"{num_engines} engines to load weights {version}"
         num_bytes = 0
-        for layout, buffer in pack_buckets(source, self._dtype, self._bucket_bytes):
-            # Two buckets at most are under way: the one that is loaded, and this one behind it.
-            pending = [ref for delivery in deliveries for ref in delivery.second_last()]
+        for layout, tensors in cut_buckets(source, self._dtype, self._bucket_bytes):
+            # The slot that this bucket will take must have been loaded by all.
+            pending = [ref for delivery in deliveries for ref in delivery.loads_of_next_slot()]
             get_within(self._deadline_s, what, pending)
-            bucket = ray.put(buffer)
+            bucket = ray.put(tensors)
             for delivery in deliveries:
                 delivery.send(layout, bucket)
-            num_bytes += buffer.nbytes
+            num_bytes += layout.num_bytes
         ends = [ref for delivery in deliveries for ref in delivery.finish(version)]
         paused = get_within(self._deadline_s, what, ends)
         return SyncReport(
@@ -128,8 +130,8 @@ class _Delivery:
 
     def send(self, layout: BucketLayout, bucket: ray.ObjectRef) -> None:
         """Have the bucket staged and loaded."""
-        leader = self._engines[0]
-        path = leader.stage_bucket.remote(bucket)
+        slot = len(self._loads) % NUM_SLOTS
+        path = self._engines[0].stage_bucket.remote(slot, layout, bucket)
         if self._loads:
             before = self._loads[-1]
         else:
@@ -138,12 +140,11 @@ class _Delivery:
             engine.load_bucket.remote(layout, path, last)
             for engine, last in zip(self._engines, before, strict=True)
         ]
-        leader.unstage_bucket.remote(path, *loads)
         self._loads.append(loads)
 
-    def second_last(self) -> list[ray.ObjectRef]:
-        """Return the loads of the bucket before the last one sent."""
-        return self._loads[-2] if len(self._loads) > 1 else []
+    def loads_of_next_slot(self) -> list[ray.ObjectRef]:
+        """Return the loads of the bucket whose place the next one takes."""
+        return self._loads[-NUM_SLOTS] if len(self._loads) >= NUM_SLOTS else []
 
     def finish(self, version: str) -> list[ray.ObjectRef]:
         """Return, per engine, the seconds that it stood still, once it samples `version`."""
@@ -153,58 +154,46 @@ class _Delivery:
         ]
 
 
-def pack_buckets(
+def cut_buckets(
     source: WeightSource, dtype: torch.dtype, bucket_bytes: int
-) -> Iterator[tuple[BucketLayout, NDArray[np.uint8]]]:
-    """Yield (layout, flat bytes) of successive buckets, each closed once `bucket_bytes` is full.
+) -> Iterator[tuple[BucketLayout, list[NDArray[np.uint8]]]]:
+    """Yield (layout, flat bytes of each tensor) of successive buckets of about `bucket_bytes`.
 
-    Tensors are cast to `dtype`. A tensor larger than a bucket has one of its own. Offsets are
-    multiples of 16 bytes, so that every tensor is aligned for its type. The bytes are those of the
-    last bucket only: the next one takes their place, because fresh memory costs more than the copy.
+    Tensors are cast to `dtype`. A bucket holds whole decoder layers, so that an engine is done with
+    it once it is loaded: vLLM keeps what it was given until a layer's fused parameter is complete.
+    A layer larger than a bucket has one of its own. Nothing is copied that lies on a CPU in that
+    type already.
     """
     pending: list[tuple[str, torch.Tensor]] = []
     size = 0
-    scratch = np.empty(0, dtype=np.uint8)
-    for name, tensor in source:
-        flat = tensor.detach().to("cpu", dtype).contiguous()
-        if pending and size + flat.nbytes > bucket_bytes:
-            layout, end = _lay_out(pending)
-            scratch = _pack(pending, layout, end, scratch)
-            yield layout, scratch[:end]
+    for _, layer in groupby(source, key=lambda item: layer_of(item[0])):
+        tensors = [(name, x.detach().to("cpu", dtype).contiguous()) for name, x in layer]
+        layer_bytes = sum(tensor.nbytes for _, tensor in tensors)
+        if pending and size + layer_bytes > bucket_bytes:
+            yield _to_bucket(pending)
             pending, size = [], 0
-        pending.append((name, flat))
-        size += flat.nbytes
+        pending += tensors
+        size += layer_bytes
     if pending:
-        layout, end = _lay_out(pending)
-        yield layout, _pack(pending, layout, end, scratch)[:end]
+        yield _to_bucket(pending)
 
 
 _ALIGNMENT = 16
+"""Bytes; every tensor is aligned for its type."""
 
 
-def _lay_out(tensors: list[tuple[str, torch.Tensor]]) -> tuple[BucketLayout, int]:
-    """Return where the tensors go, and the bytes of all."""
+def _to_bucket(
+    tensors: list[tuple[str, torch.Tensor]],
+) -> tuple[BucketLayout, list[NDArray[np.uint8]]]:
     offsets, end = [], 0
     for _, tensor in tensors:
         offsets.append(end)
         end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
     layout = BucketLayout(
+        num_bytes=end,
         names=tuple(name for name, _ in tensors),
         dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors),
         shapes=tuple(tuple(tensor.shape) for _, tensor in tensors),
         offsets=tuple(offsets),
     )
-    return layout, end
-
-
-def _pack(
-    tensors: list[tuple[str, torch.Tensor]],
-    layout: BucketLayout,
-    end: int,
-    scratch: NDArray[np.uint8],
-) -> NDArray[np.uint8]:
-    """Copy the tensors into `scratch`, or a larger buffer where it is too small; returns it."""
-    buffer = scratch if scratch.nbytes >= end else np.empty(end, dtype=np.uint8)
-    for (_, tensor), offset in zip(tensors, layout.offsets, strict=True):
-        buffer[offset : offset + tensor.nbytes] = tensor.view(-1).view(torch.uint8).numpy()
-    return buffer
+    return layout, [tensor.view(-1).view(torch.uint8).numpy() for _, tensor in tensors]
