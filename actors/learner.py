@@ -13,6 +13,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
+from actors.imports import large_imports
 from actors.options import LearnerOptions, PhaseOptions
 from rzero_ray.config import WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
@@ -50,7 +51,8 @@ class Learner:
 
     def join(self, master_address: str, master_port: int) -> int:
         """Join the process group; returns the process id."""
-        from actors.deepspeed_learner import DeepSpeedLearner
+        with large_imports():
+            from actors.deepspeed_learner import DeepSpeedLearner
 
         self._learner = DeepSpeedLearner(self._options, master_address, master_port)
         return os.getpid()

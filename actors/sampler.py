@@ -12,6 +12,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.imports import large_imports
 from actors.options import EngineOptions
 from actors.packing import PackedCompletions, pack
 from actors.shipment import BucketLayout
@@ -23,14 +24,15 @@ class Sampler:
     """An async actor: requests overlap, and the engine batches them."""
 
     def __init__(self, name: str, options: EngineOptions) -> None:
-        # Imported here: the driver imports this module only to name the class.
-        from actors.tokenization import ChatTokenizer
-        from actors.vllm_engine import VllmEngine
+        with large_imports():
+            # Imported here: the driver imports this module only to name the class.
+            from actors.tokenization import ChatTokenizer
+            from actors.vllm_engine import VllmEngine
 
+            self._tokenizer = ChatTokenizer(options.model)
+            self._engine = VllmEngine(options)
         self._name = name
         self._max_model_len = options.max_model_len
-        self._tokenizer = ChatTokenizer(options.model)
-        self._engine = VllmEngine(options)
         self._weight_backend = options.weight_backend
         self._paused_since = 0.0
         self._staging = StagingArea()

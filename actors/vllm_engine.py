@@ -18,7 +18,6 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
-from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -79,9 +78,6 @@ class VllmEngine:
         )
         self._request_ids = itertools.count()
         self._version = "initial"
-        # As vLLM's own server does: else every full collection, in each burst of requests, walks the
-        # million objects of its modules, and takes half of this process's time.
-        freeze_gc_heap()
 
     async def connect(self, init_info: dict[str, Any]) -> None:
         """Make the engine ready to take weights; `init_info` is the backend's."""

@@ -2,18 +2,29 @@
 # Makes .venv and installs the locked packages into it. Starts again in well under a second when
 # nothing has changed. Called by local.sh, test.sh and env.sh; safe to call from several at once.
 #
+#   bash launch/setup.sh         what a run needs
+#   bash launch/setup.sh tests   and what the tests need
+#
 #   PYTHON=/path/to/python3.11   the interpreter to build .venv from (default: python3.11, python3)
 set -uo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
 lock="$root/launch/requirements-cpu.txt"
+test_lock="$root/launch/requirements-test.txt"
 stamp="$venv/.rzero_ray_setup"
 log="$venv/setup.log"
+locks=("$lock")
+[[ "${1:-}" != tests ]] || locks+=("$test_lock")
 
-# What was installed, and from where: a moved checkout must install itself again.
-key="$(cat "$lock" "$root/pyproject.toml" <(echo "$root") | sha256sum | cut -d' ' -f1)"
-is_done() { [[ -x "$venv/bin/python" && "$(cat "$stamp" 2>/dev/null)" == "$key" ]]; }
+# What was installed, and from where: a moved checkout must install itself again. The stamp has a line
+# for each lock that was.
+key() { cat "$1" "$root/pyproject.toml" <(echo "$root") | sha256sum | cut -d' ' -f1; }
+is_done() {
+  local file
+  [[ -x "$venv/bin/python" ]] || return
+  for file in "${locks[@]}"; do grep -qsx "$(key "$file")" "$stamp" || return; done
+}
 is_done && exit 0
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -47,7 +58,7 @@ find_python() {
 }
 
 # The CPU build, asked for by its full version, so that no CUDA packages can come instead: from pip's
-# own configured sources when they hold it, else from PyTorch's CPU index.
+# own configured sources when they hold it, else from where uv knows it to be.
 install_torch() {
   local version
   version="$(sed -n 's/^torch==//p' "$lock")"
@@ -60,8 +71,9 @@ try:
 except PackageNotFoundError:
     sys.exit(1)
 PY
-  "${pip[@]}" --no-deps "torch==$version+cpu" ||
-    "${pip[@]}" --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$version+cpu"
+  "${pip[@]}" --no-deps "torch==$version+cpu" && return
+  "${pip[@]}" uv && "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps \
+    --torch-backend cpu "torch==$version"
 }
 
 # One setup at a time: the lock file itself is what the others wait on.
@@ -82,10 +94,10 @@ fi
 pip=("$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile)
 
 stage "installing torch (CPU build)" install_torch
-stage "installing the locked packages (a few minutes the first time)" "${pip[@]}" --no-deps -r "$lock"
+stage "installing the locked packages (a few minutes the first time)" "${pip[@]}" --no-deps "${locks[@]/#/-r}"
 # Every actor imports thousands of modules; without this each start would compile them again where
 # PYTHONDONTWRITEBYTECODE is set. Some packages ship templates that are no valid Python.
 stage "compiling the packages" bash -c "'$venv/bin/python' -m compileall -q -j 0 '$venv/lib' || true"
 stage "installing rzero_ray" "${pip[@]}" --no-deps --no-build-isolation -e "$root"
-echo "$key" >"$stamp"
+for file in "${locks[@]}"; do key "$file"; done >"$stamp"
 say "ready in $((SECONDS - started)) s"

@@ -8,7 +8,7 @@
 set -uo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-bash "$root/launch/setup.sh" || exit 1
+bash "$root/launch/setup.sh" tests || exit 1
 cd "$root" || exit 1
 export PATH="$root/.venv/bin:$PATH"
 
