@@ -23,6 +23,7 @@ BENCHMARKS = (
     "evaluation_pitfalls",
     "learner",
     "trl_comparison",
+    "trl_steps",
     "pool",
     "scaling",
     "weights",

@@ -27,8 +27,8 @@ from tests.bench.harness import Figure
 from tests.bench.pool import requests
 
 _NUM_ENGINES = (1, 4, 16)
-_NUM_REQUESTS = 300
-_REPEATS = 5
+_NUM_REQUESTS = 1000
+_REPEATS = 7
 _NUM_TOKENS = 40
 _STEP_SIZES = (128, 256, 512)
 """Questions of a Challenger step, each with its votes."""

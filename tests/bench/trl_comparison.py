@@ -4,7 +4,7 @@ Both get the same finished rollouts, in turn in one process, and are timed from 
 stepped weights. TRL runs its own trainer, given the rollouts by its `rollout_func`; it pads them to
 the longest, and its time includes decoding the texts and calling a reward function, some
 milliseconds. At the end both have taken the same updates: the weights say so. Sampling is not in
-these figures: TRL would add its generation, we ours.
+these figures; `trl_steps` has whole steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,19 @@ def _compare(
     """Return (ours, TRL's) seconds of steps, and how far the weights are apart afterwards."""
     # TRL's trainer is made before ours joins a process group, which TRL would otherwise join too.
     clock = _Clock(shape, CLOCKS[settings["clock"]])
-    trainer = _trainer(shape, loss, parts, int(settings["repeats"]) + _WARM_UP, clock)
+    rewards = [float(r.advantage > 0) for r in shape.rollouts]
+    trainer = make_trainer(
+        shape.model,
+        [{"prompt": "1+1"}] * len(shape.rollouts),
+        loss,
+        num_generations=sum(r.prompt_index == 0 for r in shape.rollouts),
+        max_tokens=max(len(r.token_ids) for r in shape.rollouts),
+        num_steps=int(settings["repeats"]) + _WARM_UP,
+        parts=parts,
+        reward=lambda completions, **_: rewards,
+        callbacks=[clock],
+        rollout_func=clock.rollouts,
+    )
     learner = learning.start_learner(settings, shape.tokens_per_micro_batch)
     learning.start_phase(learner, shape, loss)
     clock.learner = learner
@@ -110,9 +122,22 @@ class _Clock(TrainerCallback):
         self.pairs.append((self._ours, self.now() - self._start))
 
 
-def _trainer(
-    shape: learning.Shape, loss: LossConfig, parts: int, num_steps: int, clock: _Clock
+def make_trainer(
+    model_path: Path,
+    prompts: Sequence[Mapping[str, Any]],
+    loss: LossConfig,
+    *,
+    num_generations: int,
+    max_tokens: int,
+    num_steps: int,
+    parts: int,
+    reward: Callable[..., list[float]],
+    callbacks: list[TrainerCallback],
+    trainer_class: Any = None,
+    **options: Any,
 ) -> Any:
+    """Return TRL's GRPOTrainer: one optimizer step per `prompts`, which has a row per rollout, in
+    `parts` micro-batches. `options` are the trainer's own."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)  # of an earlier learner of ours
@@ -120,16 +145,14 @@ def _trainer(
         warnings.simplefilter("ignore")  # about the version of vLLM, which takes no part here
         from trl.trainer.grpo_config import GRPOConfig
         from trl.trainer.grpo_trainer import GRPOTrainer
-    group = sum(r.prompt_index == 0 for r in shape.rollouts)
-    rewards = [float(r.advantage > 0) for r in shape.rollouts]
     config = GRPOConfig(
-        output_dir=str(shape.model / "trl"),
+        output_dir=str(model_path / "trl"),
         use_cpu=learning.device() == "cpu",
         bf16=learning.dtype() == "bfloat16",
-        per_device_train_batch_size=len(shape.rollouts) // parts,
+        per_device_train_batch_size=len(prompts) // parts,
         gradient_accumulation_steps=parts,
-        num_generations=group,
-        max_completion_length=max(len(r.token_ids) for r in shape.rollouts),
+        num_generations=num_generations,
+        max_completion_length=max_tokens,
         max_steps=num_steps,
         beta=loss.kl_coefficient,
         epsilon=loss.clip_low,
@@ -149,17 +172,16 @@ def _trainer(
         dataloader_pin_memory=False,
     )
     model: Any = AutoModelForCausalLM.from_pretrained(
-        shape.model, dtype=getattr(torch, learning.dtype()), attn_implementation="sdpa"
+        model_path, dtype=getattr(torch, learning.dtype()), attn_implementation="sdpa"
     )
-    tokenizer = AutoTokenizer.from_pretrained(shape.model)
-    return GRPOTrainer(
+    return (trainer_class or GRPOTrainer)(
         model=model,
-        reward_funcs=lambda completions, **_: rewards,
+        reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": "1+1"}] * len(shape.rollouts)),
-        processing_class=tokenizer,
-        callbacks=[clock],
-        rollout_func=clock.rollouts,
+        train_dataset=Dataset.from_list([dict(prompt) for prompt in prompts]),
+        processing_class=AutoTokenizer.from_pretrained(model_path),
+        callbacks=callbacks,
+        **options,
     )
 
 
