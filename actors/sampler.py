@@ -14,10 +14,10 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.options import EngineOptions
+from actors.options import PARTS, EngineOptions
 from actors.packing import PackedCompletions, pack
 from actors.shipment import BucketLayout
-from rzero_ray.types import Completion, Message, SampleRequest
+from rzero_ray.types import Completion, Message, RunError, SampleRequest
 
 _SHARED_MEMORY = Path("/dev/shm")
 """Where a bucket passes to the engines' processes, which the object store does not reach."""
@@ -36,6 +36,8 @@ class Sampler:
         self._tokenizer = ChatTokenizer(options.model)
         self._engine = VllmEngine(options)
         self._weight_backend = options.weight_backend
+        self._asleep: set[str] = set()
+        """What of the engine sleeps, of `options.PARTS`."""
         self._paused_since = 0.0
         self._staged: set[Path] = set()
 
@@ -48,8 +50,19 @@ class Sampler:
             await self._engine.connect({})
         return os.getpid()
 
+    async def sleep(self) -> None:
+        """Give the device's memory back; requests have to wait for `wake`."""
+        await self._engine.sleep()
+        self._asleep = set(PARTS)
+
+    async def wake(self, parts: Sequence[str]) -> None:
+        """Take memory for `parts` again; with all of `PARTS` the engine samples."""
+        await self._engine.wake(parts)
+        self._asleep -= set(parts)
+
     async def sample(self, request: SampleRequest) -> PackedCompletions:
         """Answer one request; cancelled, the engine drops it."""
+        self._check_awake()
         prompt_ids = self._tokenizer.render(request.messages)
         outputs = await self._engine.generate(
             prompt_ids,
@@ -82,6 +95,7 @@ class Sampler:
         self, prompts: Sequence[NDArray[np.int32]]
     ) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first."""
+        self._check_awake()
         return await asyncio.gather(
             *(self._engine.prompt_logprobs(prompt.tolist()) for prompt in prompts)
         )
@@ -182,6 +196,12 @@ class Sampler:
         """End the reload and sample on, with the new version."""
         await self._engine.finish_weight_update(version)
         await self._engine.resume()
+
+    def _check_awake(self) -> None:
+        """An engine that sleeps would keep a request waiting until its deadline."""
+        if self._asleep:
+            asleep = ", ".join(sorted(self._asleep))
+            raise RunError(f"{self._name} was asked while asleep ({asleep}): a bug")
 
     async def stop(self) -> None:
         """End the engine, and remove what a failed reload has left."""

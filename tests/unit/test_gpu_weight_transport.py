@@ -12,20 +12,33 @@ GPU = ["conf=qwen3_4b"]
 
 
 @pytest.mark.parametrize(
-    ("per_rank", "per_engine", "backend"),
-    [(0, 0, "object_store"), (1, 0, "object_store"), (1, 1, "nccl"), (0.5, 0.5, "cuda_ipc")],
+    ("per_rank", "per_engine", "alone", "shared"),
+    [
+        (0, 0, "object_store", "object_store"),
+        (1, 0, "object_store", "object_store"),
+        (1, 1, "nccl", "cuda_ipc"),
+        (0.5, 0.5, "cuda_ipc", "cuda_ipc"),
+    ],
 )
-def test_auto_takes_what_fits_the_devices(per_rank, per_engine, backend):
+def test_auto_takes_what_fits_the_devices_and_the_layout(per_rank, per_engine, alone, shared):
     shares = [f"learner.gpus_per_rank={per_rank}", f"sampler.gpus_per_engine={per_engine}"]
-    assert backend_of(load_config([*GPU, *shares])) == backend
-    assert backend_of(load_config([*GPU, *shares, "weights.backend=object_store"]))
+    config = load_config([*GPU, *shares])
+    assert backend_of(config, "disaggregated") == alone
+    assert backend_of(config, "colocated") == shared
+    config = load_config([*GPU, *shares, "weights.backend=object_store"])
+    assert backend_of(config, "disaggregated") == "object_store"
 
 
 def test_a_backend_that_does_not_fit_is_refused_in_one_line():
     with pytest.raises(UserError, match="use object_store"):
         load_config(["conf=tiny", "weights.backend=nccl"])
     with pytest.raises(UserError, match="use nccl"):
-        load_config([*GPU, "weights.backend=cuda_ipc"])
+        load_config([*GPU, "layout=disaggregated", "weights.backend=cuda_ipc"])
+    with pytest.raises(UserError, match="use cuda_ipc"):
+        load_config([*GPU, "layout=colocated", "weights.backend=nccl"])
+    # Which of the two fits is not known before the cluster is.
+    assert load_config([*GPU, "weights.backend=cuda_ipc"]).weights.backend == "cuda_ipc"
+    assert load_config([*GPU, "weights.backend=nccl"]).weights.backend == "nccl"
 
 
 def test_independent_engines_are_different_ranks_of_one_group():
