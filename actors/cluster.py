@@ -311,6 +311,10 @@ class _Launcher:
             takes_turns=self._layout.takes_turns,
         )
         environment = _engine_environment(settings.threads_per_engine, on_cpu)
+        if self._layout.weight_backend == "cuda_ipc":
+            # The handles of a buffer hold Python types, which vLLM passes from this actor to its
+            # own engine process pickled or not at all.
+            environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         actor = ray.remote(Sampler).options(
             **self._options(name, environment), max_concurrency=_MAX_REQUESTS_PER_SAMPLER
         )

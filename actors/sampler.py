@@ -137,6 +137,11 @@ class Sampler:
         """Return the node this sampler runs on."""
         return ray.get_runtime_context().get_node_id()
 
+    def device(self) -> tuple[str, tuple[str, ...]]:
+        """Return the node and the GPUs of it that this sampler has."""
+        context = ray.get_runtime_context()
+        return context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ()))
+
     async def stage_bucket(self, buffer: NDArray[np.uint8]) -> str:
         """Write a bucket where the engines of this node can map it; returns the path."""
         path = _SHARED_MEMORY / f"rzero-{uuid.uuid4().hex}"

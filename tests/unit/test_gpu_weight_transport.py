@@ -1,10 +1,19 @@
 """What can be tested of the GPU backends without a GPU: who is told what, and which is chosen."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import ray
 import torch
 
-from actors.gpu_weight_transport import SamplerClient, VllmSource, _of_engine
+from actors.gpu_weight_transport import (
+    CudaIpcTransport,
+    NcclTransport,
+    SamplerClient,
+    VllmSource,
+    _of_engine,
+)
 from rzero_ray.config import backend_of, load_config
 from rzero_ray.types import UserError
 
@@ -84,6 +93,33 @@ def test_the_client_drives_every_engine_in_vllms_order(monkeypatch):
             ("finish_weight_update", "solver-01-002"),
             ("disconnect_weights",),
         ]
+
+
+class _OnDevice:
+    """An actor handle that knows only its GPU."""
+
+    def __init__(self, name: str, device: tuple[str, tuple[str, ...]]) -> None:
+        self.name, self._device = name, device
+
+    @property
+    def device(self) -> Any:
+        return SimpleNamespace(remote=lambda: self._device)
+
+
+def test_no_two_engines_of_a_gpu_open_one_buffer(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda refs, timeout: refs)
+    gpus = {"a0": ("a", ("0",)), "a1": ("a", ("1",)), "b0": ("b", ("0",))}
+    engines: list[Any] = [_OnDevice(f"C-{gpu}", device) for gpu, device in gpus.items()]
+    engines += [_OnDevice(f"S-{gpu}", device) for gpu, device in gpus.items()]
+
+    def names(transport: Any, of: list[Any]) -> list[list[str]]:
+        return [[engine.name for engine in group] for group in transport._groups(of)]
+
+    ipc = CudaIpcTransport(0, "bfloat16", 1 << 20, 5.0)
+    assert names(ipc, engines) == [["C-a0", "C-a1", "C-b0"], ["S-a0", "S-a1", "S-b0"]]
+    assert names(ipc, engines[:3]) == [["C-a0", "C-a1", "C-b0"]]
+    nccl = NcclTransport(0, "bfloat16", 1 << 20, 5.0)
+    assert names(nccl, engines) == [[engine.name for engine in engines]]
 
 
 class _Weights:
