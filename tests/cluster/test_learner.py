@@ -21,7 +21,7 @@ from actors.deepspeed_learner import DeepSpeedLearner
 from actors.device_states import storages_under
 from actors.options import LearnerOptions, PhaseOptions
 from rzero_ray.config import LossConfig, OptimizerConfig
-from rzero_ray.types import Phase, Rollout
+from rzero_ray.types import Phase, Rollout, RunError
 
 OPTIONS = PhaseOptions(
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.01, warmup_updates=2),
@@ -512,3 +512,5 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
     np.testing.assert_allclose(
         again[0]["probe"], log_p.gather(-1, ids[0, 1:, None])[:, 0].numpy(), atol=1e-5
     )
+    with pytest.raises(RunError, match="step-002 was saved by 2 learner ranks and cannot be read"):
+        _ = ray.get(ranks[1][0].learn.remote(stage, phase, shared, 1))
