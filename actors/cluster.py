@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from actors.learner import Learner
 from actors.options import EngineOptions, LearnerOptions, PhaseOptions
 from actors.placement import (
     Demand,
+    bundles,
     check_resources,
     demands,
     local_resources,
@@ -35,8 +36,10 @@ from actors.policy import ClusterPolicy
 from actors.reward_worker import RewardWorker
 from actors.sampler import Sampler
 from actors.sampler_pool import Engine, SamplerPool
+from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
-from rzero_ray.config import ChallengerConfig, Config, SolverConfig, backend_of
+from rzero_ray.config import ChallengerConfig, Config, SolverConfig
+from rzero_ray.layout import Layout, disaggregated, resolve_layout
 from rzero_ray.metrics import StageClock
 from rzero_ray.protocols import Task
 from rzero_ray.types import (
@@ -141,51 +144,51 @@ def connect_ray() -> str:
     return context.dashboard_url or ray.get_runtime_context().gcs_address
 
 
-def plan_resources(config: Config) -> list[str]:
+def choose_layout(config: Config) -> Layout:
+    """Return the layout for the cluster that is joined, or else for this machine.
+
+    Raises UserError when it contradicts another key of the config. Whether the roles fit is for
+    `check_machine` to say.
+    """
+    return resolve_layout(config, _has())
+
+
+def plan_resources(config: Config, layout: Layout) -> list[str]:
     """Return the needs/has table without starting anything.
 
     'has' is the cluster when one is joined, else this machine.
     """
-    has = ray.cluster_resources() if ray.is_initialized() else local_resources()
-    return resource_table(demands(config), has)
+    return resource_table(demands(config, layout), _has())
 
 
-def check_machine(config: Config) -> None:
+def check_machine(config: Config, layout: Layout) -> None:
     """Raise UserError when the roles do not fit: the joined cluster, or else this machine."""
-    has = ray.cluster_resources() if ray.is_initialized() else local_resources()
-    check_resources(demands(config), has)
+    check_resources(demands(config, layout), _has())
 
 
 def check_machine_for_sampling(config: Config) -> None:
     """Raise UserError when engines and reward workers do not fit, as `check_machine` does."""
-    has = ray.cluster_resources() if ray.is_initialized() else local_resources()
-    check_resources(sampling_demands(config), has)
+    check_resources(sampling_demands(config, disaggregated(config)), _has())
+
+
+def _has() -> Mapping[str, float]:
+    return ray.cluster_resources() if ray.is_initialized() else local_resources()
 
 
 async def start_sampling(config: Config, model: Path, clock: StageClock) -> SamplingCluster:
     """Place and start the Solver's engines with the weights of the folder `model`, and the reward
     workers; no learner, so these weights stay."""
-    needed = sampling_demands(config)
+    layout = disaggregated(config)  # without a learner nobody takes turns
+    needed = sampling_demands(config, layout)
     placement = reserve(needed, config.deadline.placement)
-    launcher = _Launcher(config, placement, needed)
-    engines = [
-        Engine(
-            name=name,
-            actor=launcher.sampler(name, model),
-            home="solver",
-            role="solver",
-            model=model,
-        )
-        for role, name in _engine_names(config)
-        if role == "solver"
-    ]
+    launcher = _Launcher(config, layout, placement, needed)
     workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
-    await within(
+    engines, _ = await within(
         config.deadline.start,
         "engines and reward workers to start",
         asyncio.gather(
-            *(engine.actor.start.remote() for engine in engines),
-            *(worker.start.remote() for worker in workers),
+            launcher.start_engines({"challenger": model, "solver": model}),
+            asyncio.gather(*(worker.start.remote() for worker in workers)),
         ),
     )
     return SamplingCluster(
@@ -200,37 +203,32 @@ async def start_sampling(config: Config, model: Path, clock: StageClock) -> Samp
 
 async def start_cluster(
     config: Config,
+    layout: Layout,
     models: dict[Role, Path],
     task: Task,
     clock: StageClock,
     on_sync: Callable[[SyncReport, ProbeReport], None],
+    on_turn: Callable[[Holder], None] = lambda holder: None,
 ) -> Cluster:
-    """Place and start every role; `models` are the folders the engines start from."""
-    needed = demands(config)
+    """Place and start every role; `models` are the folders the engines start from.
+
+    `on_turn` is told who has the devices, each time that changes (`actors.turns`).
+    """
+    needed = demands(config, layout)
     placement = reserve(needed, config.deadline.placement)
-    launcher = _Launcher(config, placement, needed)
-    engines = [
-        Engine(
-            name=name,
-            actor=launcher.sampler(name, models[role]),
-            home=role,
-            role=role,
-            model=models[role],
-        )
-        for role, name in _engine_names(config)
-    ]
-    learners = [launcher.learner(rank) for rank in range(config.learner.num_ranks)]
+    launcher = _Launcher(config, layout, placement, needed)
+    learners = [launcher.learner(rank) for rank in range(layout.num_ranks)]
     workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
-    actors = [engine.actor for engine in engines] + learners + workers
-    await within(
+    engines, *_ = await within(
         config.deadline.start,
         "all actors to start",
         asyncio.gather(
-            *(engine.actor.start.remote() for engine in engines),
-            *(worker.start.remote() for worker in workers),
+            launcher.start_engines(models),
+            asyncio.gather(*(worker.start.remote() for worker in workers)),
             _join_learners(learners),
         ),
     )
+    actors = [engine.actor for engine in engines] + learners + workers
     pool = SamplerPool(engines, config.deadline.sample)
     probes: list[NDArray[np.int32]] = await within(
         config.deadline.start,
@@ -238,9 +236,13 @@ async def start_cluster(
         engines[0].actor.render.remote(_probe_requests(task)),
     )
 
+    turns: Turns = NoTurns()
+    if layout.takes_turns:
+        turns = SharedDevices(engines, learners, config.deadline.sync, clock, on_turn)
+
     def policy(role: Role, settings: ChallengerConfig | SolverConfig) -> ClusterPolicy:
         options = PhaseOptions.of(settings)
-        return ClusterPolicy(role, config, options, pool, learners, probes, clock, on_sync)
+        return ClusterPolicy(role, config, options, pool, learners, turns, probes, clock, on_sync)
 
     return Cluster(
         challenger=policy("challenger", config.challenger),
@@ -255,13 +257,42 @@ async def start_cluster(
 class _Launcher:
     """Creates the actors of one run, each in its reserved bundle, with its name."""
 
-    def __init__(self, config: Config, placement: PlacementGroup, needed: Sequence[Demand]) -> None:
+    def __init__(
+        self, config: Config, layout: Layout, placement: PlacementGroup, needed: Sequence[Demand]
+    ) -> None:
         self._config = config
+        self._layout = layout
         self._placement = placement
-        self._index = {demand.actor: index for index, demand in enumerate(needed)}
+        self._index = {place: index for index, place in enumerate(bundles(needed))}
         self._demand = {demand.actor: demand for demand in needed}
         # Names are unique to this attempt: actors of one that was killed may still be dying.
         self._namespace = f"rzero-{config.name}-{uuid.uuid4().hex[:8]}"
+
+    async def start_engines(self, models: Mapping[Role, Path]) -> list[Engine]:
+        """Start an engine per demand for one, with its role's model; the caller holds the deadline.
+
+        One after the other in each place: a starting engine measures how much of its GPU it fills,
+        and would take another's growth for its own.
+        """
+        by_place: dict[str, list[tuple[Role, str]]] = {}
+        for role, name in _engine_names(self._layout):
+            by_place.setdefault(self._demand[name].place, []).append((role, name))
+        started = await asyncio.gather(
+            *(self._start_in_turn(names, models) for names in by_place.values())
+        )
+        return sorted((e for engines in started for e in engines), key=lambda e: e.home)
+
+    async def _start_in_turn(
+        self, names: Sequence[tuple[Role, str]], models: Mapping[Role, Path]
+    ) -> list[Engine]:
+        engines = []
+        for role, name in names:
+            model = models[role]
+            actor = self.sampler(name, model)
+            started: Any = actor.start.remote()
+            await started
+            engines.append(Engine(name=name, actor=actor, home=role, role=role, model=model))
+        return engines
 
     def sampler(self, name: str, model: Path) -> ActorHandle:
         settings = self._config.sampler
@@ -273,12 +304,17 @@ class _Launcher:
             max_model_len=self._config.model.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             kv_cache_bytes=kv_bytes or None,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
+            gpu_memory_utilization=self._layout.gpu_memory_utilization,
             enforce_eager=settings.enforce_eager,
             on_cpu=on_cpu,
-            weight_backend=backend_of(self._config),
+            weight_backend=self._layout.weight_backend,
+            takes_turns=self._layout.takes_turns,
         )
         environment = _engine_environment(settings.threads_per_engine, on_cpu)
+        if self._layout.weight_backend == "cuda_ipc":
+            # The handles of a buffer hold Python types, which vLLM passes from this actor to its
+            # own engine process pickled or not at all.
+            environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         actor = ray.remote(Sampler).options(
             **self._options(name, environment), max_concurrency=_MAX_REQUESTS_PER_SAMPLER
         )
@@ -290,15 +326,16 @@ class _Launcher:
         on_cpu = settings.gpus_per_rank == 0
         options = LearnerOptions(
             rank=rank,
-            world_size=settings.num_ranks,
+            world_size=self._layout.num_ranks,
             device="cpu" if on_cpu else "cuda",
             dtype=self._config.model.dtype,
             zero_stage=settings.zero_stage,
             tokens_per_micro_batch=settings.tokens_per_micro_batch,
             num_threads=settings.threads_per_rank,
-            weight_backend=backend_of(self._config),
+            weight_backend=self._layout.weight_backend,
             gradient_checkpointing=settings.gradient_checkpointing,
-            reference=settings.reference,
+            # Between turns nothing of the learner may stay on the device.
+            reference="cpu" if self._layout.takes_turns else settings.reference,
         )
         environment = {"OMP_NUM_THREADS": str(settings.threads_per_rank)}
         if on_cpu:
@@ -323,18 +360,16 @@ class _Launcher:
             "runtime_env": {"env_vars": environment},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 placement_group=self._placement,
-                placement_group_bundle_index=self._index[name],
+                placement_group_bundle_index=self._index[demand.place],
             ),
         }
 
 
-def _engine_names(config: Config) -> list[tuple[Role, str]]:
+def _engine_names(layout: Layout) -> list[tuple[Role, str]]:
     challengers: list[tuple[Role, str]] = [
-        ("challenger", f"challenger/sampler-{k}") for k in range(config.sampler.num_challenger)
+        ("challenger", f"challenger/sampler-{k}") for k in range(layout.num_challenger)
     ]
-    return challengers + [
-        ("solver", f"solver/sampler-{k}") for k in range(config.sampler.num_solver)
-    ]
+    return challengers + [("solver", f"solver/sampler-{k}") for k in range(layout.num_solver)]
 
 
 def _engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from actors.device_states import DeviceStates
 from actors.options import LearnerOptions, PhaseOptions
 from actors.policy_model import PolicyModel
 from actors.shipment import layer_of
@@ -39,7 +40,7 @@ from rzero_ray.losses import (
     mismatch_sums,
     policy_loss,
 )
-from rzero_ray.types import LearningReport, Phase, Rollout
+from rzero_ray.types import LearningReport, Phase, Rollout, RunError
 
 
 class DeepSpeedLearner:
@@ -67,6 +68,7 @@ class DeepSpeedLearner:
         self._reference: PolicyModel | None = None
         self._num_updates = 0
         self._initial_model: Path | None = None
+        self._states = DeviceStates(self._device)
 
     def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
         """Load the policy, with a fresh optimizer or from a checkpoint.
@@ -85,6 +87,7 @@ class DeepSpeedLearner:
         self._engine.train()
         self._num_updates = 0
         if phase.checkpoint is not None:
+            _check_num_ranks(phase.checkpoint, self._options.world_size)
             folder, state = self._engine.load_checkpoint(
                 str(phase.checkpoint.parent), tag=phase.checkpoint.name
             )
@@ -179,6 +182,29 @@ class DeepSpeedLearner:
             for name, parameter in self._engine.module.causal_lm.named_parameters()
         ]
 
+    def leave_device(self, *, keep_parameters: bool) -> None:
+        """Move what the phase holds to the host's memory until `return_to_device`.
+
+        With `keep_parameters` the policy stays, for weights to be gathered and scores to be taken;
+        gradients and the optimizer go. The reference has to live on the host by itself.
+        """
+        if self._engine is None:
+            return
+        self._engine.empty_partition_cache()  # parameters that ZeRO 3 keeps gathered
+        self._states.move_off([self._engine], self._policy_tensors() if keep_parameters else ())
+
+    def return_to_device(self) -> None:
+        """Undo `leave_device`."""
+        self._states.move_back()
+
+    def _policy_tensors(self) -> Iterator[Tensor]:
+        """Yield parameters and buffers, and of partitioned parameters (ZeRO 3) the partitions."""
+        yield from self._engine.module.buffers()
+        for parameter in self._engine.module.parameters():
+            yield parameter
+            if hasattr(parameter, "ds_tensor"):
+                yield parameter.ds_tensor
+
     def save_checkpoint(self, path: Path) -> None:
         """Write policy and optimizer, so that `start_phase` can go on from here."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +226,7 @@ class DeepSpeedLearner:
 
     def _release(self) -> None:
         """Give back the memory of the policy, its optimizer and the reference."""
+        self._states.forget()
         if self._engine is not None:
             engine = self._engine
             engine.destroy()
@@ -419,6 +446,19 @@ class _Sums:
         dist.all_reduce(self._max, op=dist.ReduceOp.MAX)
         totals = dict(zip(self._sums, sums.tolist(), strict=True))
         return totals | {"max_difference": self._max.item()}
+
+
+def _check_num_ranks(checkpoint: Path, num_ranks: int) -> None:
+    """Raise RunError when other than `num_ranks` ranks have saved the checkpoint.
+
+    Each has written the part of the optimizer that it held; without ZeRO there are no parts.
+    """
+    num_saved = len(list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt")))
+    if num_saved not in (0, num_ranks):
+        raise RunError(
+            f"{checkpoint} was saved by {num_saved} learner ranks and cannot be read by "
+            f"{num_ranks}: start with the layout and GPUs of before (`layout`, learner.num_ranks)"
+        )
 
 
 @contextlib.contextmanager

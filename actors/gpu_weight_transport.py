@@ -114,8 +114,8 @@ class _VllmTransport(WeightTransport):
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._source = VllmSource(self._dtype)
         self._engines: list[ActorHandle] = []
-        self._client: SamplerClient | None = None
-        self._trainer: TrainerWeightTransferEngine[Any] | None = None
+        self._trainers: list[tuple[SamplerClient, TrainerWeightTransferEngine[Any]]] = []
+        """One per group of engines that take one transfer together."""
 
     def connect(self, engines: Sequence[ActorHandle]) -> None:
         if list(engines) != self._engines:
@@ -128,18 +128,15 @@ class _VllmTransport(WeightTransport):
     def publish(self, source: WeightSource, version: str) -> SyncReport | None:
         start = time.monotonic()
         self._source.source = source
-        if self._trainer is None:
-            self._client = SamplerClient(self._engines, self._deadline_s)
-            self._trainer = WeightTransferTrainerFactory.trainer_init(
-                self._init_info(), client=self._client, source=self._source
-            )
-        assert self._client is not None
-        self._client.version = version
         try:
-            self._trainer.send_weights()
+            if not self._trainers:
+                self._trainers = [self._join(engines) for engines in self._groups(self._engines)]
+            for client, trainer in self._trainers:
+                client.version = version
+                trainer.send_weights()
         except BaseException:
             # An engine may be left inside a collective: the group cannot be used again.
-            self._trainer = None
+            self._trainers = []
             raise
         if self._rank != 0:
             return None
@@ -149,14 +146,28 @@ class _VllmTransport(WeightTransport):
             num_bytes=sum(sizes),
             num_engines=len(self._engines),
             seconds=time.monotonic() - start,
-            seconds_engines_paused=self._client.seconds_paused,
+            seconds_engines_paused=max(client.seconds_paused for client, _ in self._trainers),
         )
 
     def close(self) -> None:
-        if self._trainer is not None and self._client is not None and self._rank == 0:
-            self._client.shutdown_weight_transfer_engine()
-        self._trainer = None
+        if self._rank == 0:
+            for client, _ in self._trainers:
+                client.shutdown_weight_transfer_engine()
+        self._trainers = []
         self._engines = []
+
+    def _join(
+        self, engines: Sequence[ActorHandle]
+    ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
+        client = SamplerClient(engines, self._deadline_s)
+        trainer = WeightTransferTrainerFactory.trainer_init(
+            self._init_info(), client=client, source=self._source
+        )
+        return client, trainer
+
+    def _groups(self, engines: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
+        """Return the engines by the transfer that they take part in."""
+        return [list(engines)]
 
     @abstractmethod
     def _init_info(self) -> TrainerInitInfo: ...
@@ -177,7 +188,24 @@ class NcclTransport(_VllmTransport):
 
 
 class CudaIpcTransport(_VllmTransport):
-    """CUDA IPC, for a learner and samplers that share GPUs."""
+    """CUDA IPC, for a learner and samplers that share GPUs.
+
+    PyTorch counts on one process to open and let go of an exported buffer; with two engines of a
+    GPU on one export the count goes wrong and the buffer is never freed. So each transfer has one
+    engine of each GPU, and there are as many as a GPU has engines.
+    """
+
+    def _groups(self, engines: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
+        devices = get_within(
+            self._deadline_s, "the samplers' GPUs", [engine.device.remote() for engine in engines]
+        )
+        groups: list[list[ActorHandle]] = []
+        for index, (engine, device) in enumerate(zip(engines, devices, strict=True)):
+            earlier = devices[:index].count(device)
+            if earlier == len(groups):
+                groups.append([])
+            groups[earlier].append(engine)
+        return groups
 
     def _init_info(self) -> IPCTrainerInitInfo:
         largest = max(meta.dtype.itemsize * _numel(meta.shape) for meta in self._source.metadata())

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 
 from actors.imports import large_imports
 from actors.options import LearnerOptions, PhaseOptions
-from rzero_ray.config import WeightSyncConfig
+from rzero_ray.config import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
 if TYPE_CHECKING:
@@ -80,6 +80,14 @@ class Learner:
         """Return the log-probabilities of each prompt's tokens after the first."""
         return self._ready().prompt_logprobs(prompts)
 
+    def leave_device(self, keep_parameters: bool) -> None:
+        """Move what the phase holds to the host's memory, except for its parameters if so told."""
+        self._ready().leave_device(keep_parameters=keep_parameters)
+
+    def return_to_device(self) -> None:
+        """Move back whatever is away."""
+        self._ready().return_to_device()
+
     def save_checkpoint(self, path: Path) -> None:
         """Write what `start_phase` needs to go on from here."""
         self._ready().save_checkpoint(path)
@@ -97,7 +105,7 @@ class Learner:
 
 
 def _make_transport(
-    backend: Literal["object_store", "nccl", "cuda_ipc"],
+    backend: WeightBackend,
     *,
     rank: int,
     dtype: str,

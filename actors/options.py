@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rzero_ray.config import ChallengerConfig, LossConfig, OptimizerConfig, SolverConfig
+from rzero_ray.config import (
+    ChallengerConfig,
+    LossConfig,
+    OptimizerConfig,
+    SolverConfig,
+    WeightBackend,
+)
+
+PARTS = ("weights", "kv_cache")
+"""What an engine gives back when it sleeps, by vLLM's names; each wakes on its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +34,9 @@ class EngineOptions:
     gpu_memory_utilization: float
     enforce_eager: bool
     on_cpu: bool
-    weight_backend: Literal["object_store", "nccl", "cuda_ipc"]
+    weight_backend: WeightBackend
+    takes_turns: bool = False
+    """Whether it gives its memory back between its turns (`actors.turns`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +51,7 @@ class LearnerOptions:
     zero_stage: int
     tokens_per_micro_batch: int
     num_threads: int
-    weight_backend: Literal["object_store", "nccl", "cuda_ipc"]
+    weight_backend: WeightBackend
     gradient_checkpointing: bool = False
     reference: Literal["device", "cpu"] = "device"
 

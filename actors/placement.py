@@ -6,9 +6,10 @@ cluster first, and what is missing is shown as a table within seconds.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from actors.waiting import DeadlineError, get_within
 from rzero_ray.config import Config
+from rzero_ray.layout import Layout
 from rzero_ray.types import UserError
 
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
@@ -35,46 +37,69 @@ class Demand:
     gpus: float
     memory: int
     """Bytes; 0 where it is not known beforehand."""
-
-    def bundle(self) -> dict[str, float]:
-        """Return the reservation in Ray's form."""
-        resources = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory)}
-        return {name: amount for name, amount in resources.items() if amount}
+    place: str
+    """Actors with the same place share one bundle: one node and, where they have parts of a GPU,
+    that GPU."""
 
 
-def demands(config: Config) -> list[Demand]:
+def demands(config: Config, layout: Layout) -> list[Demand]:
     """Return one entry per actor of a run, in the order in which they are placed."""
-    learner = config.learner
     ranks = [
         Demand(
             actor=f"learner/rank-{k}",
-            cpus=learner.cpus_per_rank,
-            gpus=learner.gpus_per_rank,
+            cpus=config.learner.cpus_per_rank,
+            gpus=layout.gpus_per_rank,
             memory=0,
+            place=_place(layout, f"learner/rank-{k}"),
         )
-        for k in range(learner.num_ranks)
+        for k in range(layout.num_ranks)
     ]
-    return [*_engine_demands(config), *ranks, *_reward_demands(config)]
+    return [*_engine_demands(config, layout), *ranks, *_reward_demands(config)]
 
 
-def sampling_demands(config: Config) -> list[Demand]:
+def sampling_demands(config: Config, layout: Layout) -> list[Demand]:
     """Return one entry per actor of an evaluation: engines and reward workers, no learner."""
-    return [*_engine_demands(config), *_reward_demands(config)]
+    return [*_engine_demands(config, layout), *_reward_demands(config)]
 
 
-def _engine_demands(config: Config) -> list[Demand]:
+def bundles(needed: Sequence[Demand]) -> dict[str, dict[str, float]]:
+    """Return, by place, what is reserved there, in Ray's form.
+
+    Parts of a GPU that lie in one place are of one GPU, which is reserved whole: a reservation of
+    a part would let another job's actors onto it, and the roles' actors are on it all the same.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for place in dict.fromkeys(demand.place for demand in needed):
+        here = [demand for demand in needed if demand.place == place]
+        gpus = sum(demand.gpus for demand in here)
+        resources = {
+            "CPU": sum(demand.cpus for demand in here),
+            "GPU": gpus if len(here) == 1 else float(math.ceil(gpus)),
+            "memory": float(sum(demand.memory for demand in here)),
+        }
+        found[place] = {name: amount for name, amount in resources.items() if amount}
+    return found
+
+
+def _place(layout: Layout, actor: str) -> str:
+    """Return the place of an engine or a rank: its own, or that of all with its number."""
+    return f"device-{actor.rpartition('-')[2]}" if layout.takes_turns else actor
+
+
+def _engine_demands(config: Config, layout: Layout) -> list[Demand]:
     sampler = config.sampler
     on_cpu = sampler.gpus_per_engine == 0
     kv_bytes = int(sampler.kv_cache_gib * 2**30)
     engine_memory = MEMORY_PER_CPU_ENGINE + kv_bytes if on_cpu else 0
-    engines = [f"challenger/sampler-{k}" for k in range(sampler.num_challenger)]
-    engines += [f"solver/sampler-{k}" for k in range(sampler.num_solver)]
+    engines = [f"challenger/sampler-{k}" for k in range(layout.num_challenger)]
+    engines += [f"solver/sampler-{k}" for k in range(layout.num_solver)]
     return [
         Demand(
             actor=name,
             cpus=sampler.cpus_per_engine,
-            gpus=sampler.gpus_per_engine,
+            gpus=layout.gpus_per_engine,
             memory=engine_memory,
+            place=_place(layout, name),
         )
         for name in engines
     ]
@@ -83,8 +108,8 @@ def _engine_demands(config: Config) -> list[Demand]:
 def _reward_demands(config: Config) -> list[Demand]:
     reward = config.reward
     return [
-        Demand(actor=f"reward/worker-{k}", cpus=reward.cpus_per_worker, gpus=0.0, memory=0)
-        for k in range(reward.num_workers)
+        Demand(actor=name, cpus=reward.cpus_per_worker, gpus=0.0, memory=0, place=name)
+        for name in (f"reward/worker-{k}" for k in range(reward.num_workers))
     ]
 
 
@@ -131,7 +156,7 @@ def check_resources(needed: list[Demand], has: Mapping[str, float]) -> None:
 def reserve(needed: list[Demand], deadline_s: float) -> PlacementGroup:
     """Reserve all bundles at once, or raise UserError with the table after `deadline_s`."""
     check_resources(needed, ray.cluster_resources())
-    group = placement_group([demand.bundle() for demand in needed], strategy="PACK")
+    group = placement_group(list(bundles(needed).values()), strategy="PACK")
     try:
         get_within(deadline_s, "the placement of all actors", [group.ready()])
     except DeadlineError:
@@ -144,11 +169,10 @@ def reserve(needed: list[Demand], deadline_s: float) -> PlacementGroup:
     return group
 
 
-def _total(needed: list[Demand]) -> dict[str, float]:
+def _total(needed: Sequence[Demand]) -> dict[str, float]:
+    reserved = bundles(needed).values()
     return {
-        "CPU": sum(demand.cpus for demand in needed),
-        "GPU": sum(demand.gpus for demand in needed),
-        "memory": float(sum(demand.memory for demand in needed)),
+        name: sum(bundle.get(name, 0.0) for bundle in reserved) for name in ("CPU", "GPU", "memory")
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 
 from actors.options import PhaseOptions
 from actors.sampler_pool import Engine, SamplerPool
+from actors.turns import Turns
 from actors.waiting import within
 from actors.weight_probe import compare_probes
 from rzero_ray.config import Config, probe_bound
@@ -43,6 +44,7 @@ class ClusterPolicy:
         options: PhaseOptions,
         pool: SamplerPool,
         learners: Sequence[ActorHandle],
+        turns: Turns,
         probes: Sequence[NDArray[np.int32]],
         clock: StageClock,
         on_sync: Callable[[SyncReport, ProbeReport], None],
@@ -53,6 +55,7 @@ class ClusterPolicy:
         self._options = options
         self._pool = pool
         self._learners = learners
+        self._turns = turns
         self._probes = probes
         self._clock = clock
         self._on_sync = on_sync
@@ -60,6 +63,7 @@ class ClusterPolicy:
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
         """See `protocols.Policy`."""
+        await self._turns.samplers()
         with self._clock.stage("sampling"):
             completions = await self._pool.sample(self._role, request)
         self._clock.count_tokens(sum(len(c.token_ids) for c in completions))
@@ -74,13 +78,11 @@ class ClusterPolicy:
 
     async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""
-        shared = ray.put(list(rollouts))
-        return await self._learn([x.update.remote(shared) for x in self._learners], step)
+        return await self._learn("update", rollouts, step)
 
     async def imitate(self, demonstrations: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""
-        shared = ray.put(list(demonstrations))
-        return await self._learn([x.imitate.remote(shared) for x in self._learners], step)
+        return await self._learn("imitate", demonstrations, step)
 
     async def tokenize(
         self, exchanges: Sequence[tuple[tuple[Message, ...], str]]
@@ -93,15 +95,20 @@ class ClusterPolicy:
             engine.actor.tokenize.remote(exchanges),
         )
 
-    async def _learn(self, refs: Sequence[ray.ObjectRef], step: Step) -> UpdateReport:
-        """Wait for the ranks' reports, publish the weights, save the checkpoint of the step."""
+    async def _learn(
+        self, method: Literal["update", "imitate"], rollouts: Sequence[Rollout], step: Step
+    ) -> UpdateReport:
+        """Have the ranks learn, save the checkpoint of the step, publish the weights."""
         assert self._phase is not None
+        await self._turns.learner()
+        shared = ray.put(list(rollouts))
         with self._clock.stage("learning"):
             reports: list[LearningReport] = await self._all_ranks(
-                "to update", self._config.deadline.update, refs
+                f"to {method}",
+                self._config.deadline.update,
+                [getattr(learner, method).remote(shared) for learner in self._learners],
             )
-        version = self._phase.version(step.index)
-        sync, probe = await self._publish(version)
+        # Before the weights go to the engines, which may take the learner's place on the device.
         if step.checkpoint is not None:
             with self._clock.stage("checkpoint"):
                 await self._all_ranks(
@@ -109,10 +116,13 @@ class ClusterPolicy:
                     self._config.deadline.update,
                     [learner.save_checkpoint.remote(step.checkpoint) for learner in self._learners],
                 )
+        version = self._phase.version(step.index)
+        sync, probe = await self._publish(version)
         return UpdateReport(version=version, learning=reports[0], sync=sync, probe=probe)
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
+        await self._turns.learner()
         with self._clock.stage("checkpoint"):
             await self._all_ranks(
                 "to save the model",
@@ -145,6 +155,7 @@ class ClusterPolicy:
         self, sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
     ) -> list[NDArray[np.float32]]:
         """See `protocols.Policy`. Each engine takes every n-th sequence."""
+        await self._turns.samplers()
         engines = self._pool.engines_of(self._role)
         with self._clock.stage("scoring"):
             parts: list[list[NDArray[np.float32]]] = await within(
@@ -163,6 +174,7 @@ class ClusterPolicy:
         """Load a phase's policy into the learner, which publishes into `engines` from now on."""
         for engine in engines:
             engine.model = None
+        await self._turns.learner()
         with self._clock.stage("learner_start"):
             await self._all_ranks(
                 "to load the policy",
@@ -175,6 +187,7 @@ class ClusterPolicy:
 
     async def _publish(self, version: str) -> tuple[SyncReport, ProbeReport]:
         """Publish the learner's weights into the role's engines and verify them there."""
+        await self._turns.handover(self._pool.engines_of(self._role))
         with self._clock.stage("weight_sync"):
             reports: list[SyncReport] = await self._all_ranks(
                 f"to publish weights {version}",
@@ -186,14 +199,18 @@ class ClusterPolicy:
         return reports[0], probe
 
     async def _verify(self, version: str) -> ProbeReport:
+        """Compare the learner, while it holds its parameters, with the engines after it."""
+        ranks = await self._all_ranks(
+            f"to score the probe of weights {version}",
+            self._config.deadline.sync,
+            [learner.prompt_logprobs.remote(self._probes) for learner in self._learners],
+        )
+        await self._turns.samplers()
         engines = self._pool.engines_of(self._role)
-        ranks, *engine_probes = await within(
+        engine_probes = await within(
             self._config.deadline.sync,
             f"the probe of weights {version}",
-            asyncio.gather(
-                asyncio.gather(*(x.prompt_logprobs.remote(self._probes) for x in self._learners)),
-                *(engine.actor.prompt_logprobs.remote(self._probes) for engine in engines),
-            ),
+            asyncio.gather(*(e.actor.prompt_logprobs.remote(self._probes) for e in engines)),
         )
         names = [engine.name for engine in engines]
         return compare_probes(

@@ -13,11 +13,11 @@ import ray
 from numpy.typing import NDArray
 
 from actors.imports import large_imports
-from actors.options import EngineOptions
+from actors.options import PARTS, EngineOptions
 from actors.packing import PackedCompletions, pack
 from actors.shipment import BucketLayout
 from actors.staging import StagingArea
-from rzero_ray.types import Completion, Message, SampleRequest
+from rzero_ray.types import Completion, Message, RunError, SampleRequest
 
 
 class Sampler:
@@ -34,6 +34,8 @@ class Sampler:
         self._name = name
         self._max_model_len = options.max_model_len
         self._weight_backend = options.weight_backend
+        self._asleep: set[str] = set()
+        """What of the engine sleeps, of `options.PARTS`."""
         self._paused_since = 0.0
         self._staging = StagingArea()
 
@@ -46,8 +48,19 @@ class Sampler:
             await self._engine.connect({})
         return os.getpid()
 
+    async def sleep(self) -> None:
+        """Give the device's memory back; requests have to wait for `wake`."""
+        await self._engine.sleep()
+        self._asleep = set(PARTS)
+
+    async def wake(self, parts: Sequence[str]) -> None:
+        """Take memory for `parts` again; with all of `PARTS` the engine samples."""
+        await self._engine.wake(parts)
+        self._asleep -= set(parts)
+
     async def sample(self, request: SampleRequest) -> PackedCompletions:
         """Answer one request; cancelled, the engine drops it."""
+        self._check_awake()
         prompt_ids = self._tokenizer.render(request.messages)
         outputs = await self._engine.generate(
             prompt_ids,
@@ -80,6 +93,7 @@ class Sampler:
         self, prompts: Sequence[NDArray[np.int32]]
     ) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first."""
+        self._check_awake()
         return await asyncio.gather(
             *(self._engine.prompt_logprobs(prompt.tolist()) for prompt in prompts)
         )
@@ -120,6 +134,11 @@ class Sampler:
     def node_id(self) -> str:
         """Return the node this sampler runs on."""
         return ray.get_runtime_context().get_node_id()
+
+    def device(self) -> tuple[str, tuple[str, ...]]:
+        """Return the node and the GPUs of it that this sampler has."""
+        context = ray.get_runtime_context()
+        return context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ()))
 
     async def stage_bucket(
         self, slot: int, layout: BucketLayout, tensors: Sequence[NDArray[np.uint8]]
@@ -174,6 +193,12 @@ class Sampler:
         """End the reload and sample on, with the new version."""
         await self._engine.finish_weight_update(version)
         await self._engine.resume()
+
+    def _check_awake(self) -> None:
+        """An engine that sleeps would keep a request waiting until its deadline."""
+        if self._asleep:
+            asleep = ", ".join(sorted(self._asleep))
+            raise RunError(f"{self._name} was asked while asleep ({asleep}): a bug")
 
     async def stop(self) -> None:
         """End the engine, and remove what weights passed through."""

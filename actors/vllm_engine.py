@@ -57,6 +57,8 @@ class VllmEngine:
                 kv_cache_memory_bytes=options.kv_cache_bytes,
                 gpu_memory_utilization=options.gpu_memory_utilization,
                 enforce_eager=options.enforce_eager,
+                # vLLM refuses it on a CPU, where sleeping frees nothing but works all the same.
+                enable_sleep_mode=options.takes_turns and not options.on_cpu,
                 # A prompt prefilled in parts draws a token too many and rewinds the request's
                 # random generator, which torch cannot do on a CPU: the engine would die.
                 enable_chunked_prefill=False if options.on_cpu else None,
@@ -135,6 +137,14 @@ class VllmEngine:
     async def resume(self) -> None:
         """Go on with frozen requests."""
         await self._engine.resume_generation()
+
+    async def sleep(self) -> None:
+        """Move the weights to the host's memory and drop the KV cache with all its prefixes."""
+        await self._engine.sleep(level=1)
+
+    async def wake(self, parts: Sequence[str]) -> None:
+        """Take memory for `parts` (`options.PARTS`) again; once it has all, the engine samples."""
+        await self._engine.wake_up(list(parts))
 
     async def start_weight_update(self) -> None:
         """Begin a reload."""

@@ -25,6 +25,9 @@ from rzero_ray.types import RepetitionRule, UserError, VotingRule
 
 C = TypeVar("C")
 
+LayoutKind = Literal["disaggregated", "colocated"]
+WeightBackend = Literal["object_store", "nccl", "cuda_ipc"]
+
 TINY_MODEL = "tiny"
 """The value of `model.path` that stands for the built-in base model."""
 
@@ -329,7 +332,7 @@ class WeightSyncConfig:
 
     backend: Literal["auto", "object_store", "nccl", "cuda_ipc"] = "auto"
     """`object_store` works everywhere, `nccl` needs learner and engines on GPUs of their own,
-    `cuda_ipc` on shared ones; `auto` takes the fastest that fits (`backend_of`)."""
+    `cuda_ipc` on shared ones; `auto` takes the fastest that fits the layout (`backend_of`)."""
     bucket_mib: int = 256
     """Size of one flat buffer in the object store."""
     max_probe_difference: float = 0.0
@@ -387,6 +390,9 @@ class Config:
     seed: int = 0
     run_dir: str = "runs/${name}-seed${seed}"
     num_iterations: int = 3
+    layout: Literal["auto", "disaggregated", "colocated"] = "auto"
+    """Every engine and learner rank on devices of its own, or one of each on every GPU, in turns
+    (`layout.py`). `auto` is disaggregated where the cluster has the GPUs that this config names."""
     shared_weights: bool = False
     """One model in both roles: each phase goes on from the model of the phase before, whichever
     role learned in it, and a curriculum is posed and voted on by the same model."""
@@ -480,23 +486,31 @@ def probe_bound(config: Config) -> float:
     return config.weights.max_probe_difference or by_dtype[config.model.dtype]
 
 
-def backend_of(config: Config) -> Literal["object_store", "nccl", "cuda_ipc"]:
+def uses_gpus(config: Config) -> bool:
+    """Return whether engines and learner ranks run on GPUs, which they could then share."""
+    return min(config.learner.gpus_per_rank, config.sampler.gpus_per_engine) > 0
+
+
+def backend_of(config: Config, layout: LayoutKind) -> WeightBackend:
     """Return the weight backend that `weights.backend` stands for, or raise UserError.
 
-    Engines and learner ranks with a part of a GPU share it with each other.
+    Disaggregated engines and learner ranks that have parts of GPUs share them with each other, too,
+    though they do not take turns.
     """
     shares = (config.learner.gpus_per_rank, config.sampler.gpus_per_engine)
-    if min(shares) == 0:
+    fits: WeightBackend
+    if not uses_gpus(config):
         fits = "object_store"
     else:
-        fits = "cuda_ipc" if max(shares) < 1 else "nccl"
+        fits = "cuda_ipc" if layout == "colocated" or max(shares) < 1 else "nccl"
     wanted = config.weights.backend
     if wanted == "auto":
         return fits
     if wanted not in ("object_store", fits):
         raise UserError(
-            f"weights.backend={wanted} does not fit learner.gpus_per_rank={shares[0]:g} and "
-            f"sampler.gpus_per_engine={shares[1]:g}; use {fits}, object_store or auto"
+            f"weights.backend={wanted} does not fit layout {layout} with learner.gpus_per_rank="
+            f"{shares[0]:g} and sampler.gpus_per_engine={shares[1]:g}; use {fits}, object_store or "
+            "auto"
         )
     return wanted
 
@@ -651,7 +665,7 @@ def _validate(config: Config) -> None:
             "challenger.frozen and shared_weights contradict each other: a shared model learns as "
             "the Solver; set one of them to false"
         )
-    backend_of(config)
+    _check_layout(config)
     if config.pipeline.staleness < 0:
         raise UserError(f"pipeline.staleness={config.pipeline.staleness} must be 0 or more steps")
     for role, loss in (("challenger", config.challenger.loss), ("solver", config.solver.loss)):
@@ -682,6 +696,24 @@ def _validate(config: Config) -> None:
         )
     if config.model.path == TINY_MODEL and config.task != "arithmetic":
         raise UserError(f"model.path={TINY_MODEL} knows only task=arithmetic, not {config.task}")
+
+
+def _check_layout(config: Config) -> None:
+    """What is wrong whatever the cluster has; `layout.resolve_layout` checks the rest."""
+    learner, sampler = config.learner, config.sampler
+    if config.layout == "colocated" and (learner.gpus_per_rank > 0) != (
+        sampler.gpus_per_engine > 0
+    ):
+        raise UserError(
+            f"layout=colocated shares devices, but learner.gpus_per_rank={learner.gpus_per_rank:g} "
+            f"and sampler.gpus_per_engine={sampler.gpus_per_engine:g}; set both above 0, or both "
+            "to 0 for CPUs"
+        )
+    kind = config.layout
+    if kind == "auto":  # CUDA IPC fits where the roles share GPUs, which the cluster decides
+        is_ipc = config.weights.backend == "cuda_ipc" and uses_gpus(config)
+        kind = "colocated" if is_ipc else "disaggregated"
+    backend_of(config, kind)
 
 
 def resolve_run_dir(config: Config) -> Path:

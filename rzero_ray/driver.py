@@ -28,6 +28,7 @@ from rzero_ray.display import make_display, print_plan
 from rzero_ray.evaluation import evaluate
 from rzero_ray.label_audit import audit_labels, check_oracle
 from rzero_ray.labelled import LABELLED_METHODS, load_labelled
+from rzero_ray.layout import Layout
 from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.monitors import monitor_drift
@@ -109,15 +110,15 @@ def _check_and_run(arguments: list[str]) -> None:
 
 
 def _dry_run(config: Config) -> None:
-    from actors.cluster import plan_resources  # imports Ray, which a mistyped key need not wait for
+    from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
     print(to_yaml(config))
+    layout = cluster.choose_layout(config)
     shape = find_shape(config.model.path, find_model(config))
     plan = plan_iteration(config, make_task(config.task))
-    memory = [] if shape is None else plan_memory(config, shape)
-    print_plan(
-        config, plan, memory, [*assumptions(config, shape, plan), "", *plan_resources(config)]
-    )
+    memory = [] if shape is None else plan_memory(config, shape, layout)
+    remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
+    print_plan(config, plan, memory, [*remarks, "", *cluster.plan_resources(config, layout)])
     check_run_dir(config, resolve_run_dir(config))
 
 
@@ -127,24 +128,27 @@ def _run(config: Config) -> None:
     find_model(config)
     check_run_dir(config, root)
     complete = is_complete(config, root)
-    address = None if complete else _join_cluster(config)
+    joined = None if complete else _join_cluster(config)
     with prepare_run_dir(config, root), make_display(config) as display:
         display.note(f"run directory {root}")
         ablation = f", ablation {config.ablation}" if config.ablation else ""
         display.note(f"algorithm {config.algorithm}{ablation}")
         clock = StageClock()
-        if complete:
+        if joined is None:
             display.note("finished already: nothing to do; raise num_iterations to go on")
             base_model = find_model(config) or Path(config.model.path)
         else:
+            address, layout = joined
             display.note(f"Ray at {address}")
+            display.note(layout.describe())
             with clock.stage("base_model"):
                 base_model = obtain_model(config)
         run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
         try:
-            if not complete:
-                run.add_event("start", address=address, pid=os.getpid())
-                asyncio.run(_run_on_cluster(config, run, clock, make_task(config.task)))
+            if joined is not None:
+                address, layout = joined
+                run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
+                asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
                 run.add_event("end")
         finally:
             summary = write_summary(run)
@@ -152,18 +156,24 @@ def _run(config: Config) -> None:
         display.finish(summary, report)
 
 
-def _join_cluster(config: Config) -> str:
-    """Join or start Ray and return its address, or raise UserError when the roles do not fit."""
+def _join_cluster(config: Config) -> tuple[str, Layout]:
+    """Join or start Ray; return its address and how the roles lie on it.
+
+    Raises UserError when they do not fit.
+    """
     from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
     if os.environ.get("RAY_ADDRESS") == "local":
-        cluster.check_machine(config)
+        cluster.check_machine(config, cluster.choose_layout(config))
     address = cluster.connect_ray()
-    cluster.check_machine(config)
-    return address
+    layout = cluster.choose_layout(config)
+    cluster.check_machine(config, layout)
+    return address, layout
 
 
-async def _run_on_cluster(config: Config, run: Run, clock: StageClock, task: Task) -> None:
+async def _run_on_cluster(
+    config: Config, layout: Layout, run: Run, clock: StageClock, task: Task
+) -> None:
     from actors.cluster import start_cluster
 
     def on_sync(sync: SyncReport, probe: ProbeReport) -> None:
@@ -177,13 +187,16 @@ async def _run_on_cluster(config: Config, run: Run, clock: StageClock, task: Tas
             max_logprob_difference=probe.max_difference,
         )
 
+    def on_turn(holder: str) -> None:
+        run.add_event("turn", holder=holder)
+
     models: dict[Role, Path] = {
         "challenger": run.current_model("challenger"),
         "solver": run.current_model("solver"),
     }
     run.note("starting samplers, learner and reward workers")
     with clock.stage("startup"):
-        cluster = await start_cluster(config, models, task, clock, on_sync)
+        cluster = await start_cluster(config, layout, models, task, clock, on_sync, on_turn)
     try:
         cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
         await METHODS[config.method](config, cast, run)

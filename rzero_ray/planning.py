@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rzero_ray.config import Config
+from rzero_ray.layout import Layout
 from rzero_ray.protocols import Task
 
 GIB = 2**30
@@ -32,6 +33,9 @@ LOGITS_BYTES = 12 * 2**25
 """Of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in three float32 copies, however many tokens."""
 HEAD_GRADIENT_BYTES = 6
 """Per weight of the output head while a micro-batch's loss is taken: float32, and 16 bits."""
+CONTEXT_BYTES = 3 * GIB
+"""Of a shared GPU, whoever has the turn: the CUDA contexts of three processes and the engines'
+captured graphs, which do not sleep. Reasoned, not measured."""
 
 # Time.
 TOKENS_PER_S_GPU_ENGINE = 1_100.0
@@ -217,25 +221,47 @@ def find_shape(name: str, folder: Path | None) -> ModelShape | None:
     return None if settings is None else model_shape(settings)
 
 
-def plan_memory(config: Config, shape: ModelShape) -> list[MemoryPlan]:
-    """Return what one engine of each role and one learner rank hold."""
-    sampler = config.sampler
-    kv_cache = _kv_cache(config, shape)
+def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[MemoryPlan]:
+    """Return what one engine of each role and one learner rank hold, each in its turn."""
+    kv_cache = _kv_cache(config, shape, layout)
     weights = shape.num_parameters * _element_bytes(config)
     engines = (
-        ("challenger/sampler", sampler.num_challenger),
-        ("solver/sampler", sampler.num_solver),
+        ("challenger/sampler", layout.num_challenger),
+        ("solver/sampler", layout.num_solver),
     )
     return [
         *(
             MemoryPlan(role=role, num_actors=count, weights=weights, kv_cache=kv_cache)
             for role, count in engines
         ),
-        _learner_memory(config, shape),
+        _learner_memory(config, shape, layout),
     ]
 
 
-def _learner_memory(config: Config, shape: ModelShape) -> MemoryPlan:
+def gpu_bytes(config: Config, shape: ModelShape, layout: Layout) -> dict[str, int]:
+    """Return the most that each role fills of its GPU; colocated, each turn of the one they share.
+
+    The weights pass from the learner's parameters into engines that are awake without KV caches,
+    which is less than either turn.
+    """
+    actors = {row.role: row.total for row in plan_memory(config, shape, layout)}
+    if not layout.takes_turns:
+        return actors
+    learner = actors.pop("learner/rank")
+    turns = {"the learner's turn": learner, "the samplers' turn": sum(actors.values())}
+    return {turn: size + CONTEXT_BYTES for turn, size in turns.items()}
+
+
+def host_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
+    """Return what lies in the host's memory per shared GPU: engines' weights in the learner's turn,
+    all of the learner's states in the samplers', and page-locked room for both at all times."""
+    *engines, learner = plan_memory(config, shape, layout)
+    states = learner.weights + learner.gradients + learner.optimizer
+    reference = shape.num_parameters * _element_bytes(config)
+    return states + reference + sum(engine.weights for engine in engines)
+
+
+def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> MemoryPlan:
     """ZeRO divides the optimizer by the ranks from stage 1, gradients from 2, weights from 3.
 
     The frozen reference is whole on every rank. One that is kept in the host's memory visits the
@@ -243,14 +269,14 @@ def _learner_memory(config: Config, shape: ModelShape) -> MemoryPlan:
     """
     learner, size = config.learner, _element_bytes(config)
     whole = shape.num_parameters * size
-    stage, ranks = learner.zero_stage, learner.num_ranks
+    stage, ranks = learner.zero_stage, layout.num_ranks
     layer = LAYER_ACTIVATION_FACTOR * shape.hidden_size * size // 2
     per_token = layer * shape.num_layers
     if learner.gradient_checkpointing:
         per_token = layer + shape.hidden_size * size * shape.num_layers
     head = LOGITS_BYTES + HEAD_GRADIENT_BYTES * shape.vocab_size * shape.hidden_size
     activations = learner.tokens_per_micro_batch * per_token + head
-    visitor = whole if learner.reference == "cpu" else 0
+    visitor = whole if learner.reference == "cpu" or layout.takes_turns else 0
     return MemoryPlan(
         role="learner/rank",
         num_actors=ranks,
@@ -262,47 +288,55 @@ def _learner_memory(config: Config, shape: ModelShape) -> MemoryPlan:
     )
 
 
-def _kv_cache(config: Config, shape: ModelShape) -> int:
+def _kv_cache(config: Config, shape: ModelShape, layout: Layout) -> int:
     """Return the KV cache of an engine: as configured, else what is left of its GPU."""
     sampler = config.sampler
     if sampler.kv_cache_gib or not sampler.gpus_per_engine:
         return int(sampler.kv_cache_gib * GIB)
     weights = shape.num_parameters * _element_bytes(config)
-    return max(0, int(sampler.gpu_memory_utilization * GPU_BYTES) - weights)
+    return max(0, int(layout.gpu_memory_utilization * GPU_BYTES) - weights)
 
 
-def num_full_sequences(config: Config, shape: ModelShape) -> int:
+def num_full_sequences(config: Config, shape: ModelShape, layout: Layout) -> int:
     """Return how many sequences of `model.max_model_len` tokens fit an engine's KV cache."""
     per_sequence = config.model.max_model_len * shape.kv_elements * _element_bytes(config)
-    return _kv_cache(config, shape) // per_sequence
+    return _kv_cache(config, shape, layout) // per_sequence
 
 
 def _element_bytes(config: Config) -> int:
     return 4 if config.model.dtype == "float32" else 2
 
 
-def phase_seconds(config: Config, shape: ModelShape, plan: PhasePlan) -> float:
+def phase_seconds(config: Config, shape: ModelShape, layout: Layout, plan: PhasePlan) -> float:
     """Return the rough time of a phase on GPUs: sampling, then learning.
 
     The roles sample at the same time and the slower one counts; where the Challenger samples
-    nothing, the Solver has its engines too.
+    nothing, the Solver has its engines too. Engines that share a GPU share what it can do. Passing
+    turns is not counted.
     """
-    sampler = config.sampler
-    has_both = plan.challenger_tokens > 0
-    num_solver = sampler.num_solver + (0 if has_both else sampler.num_challenger)
-    sampling = max(plan.challenger_tokens / sampler.num_challenger, plan.solver_tokens / num_solver)
-    per_rank = PASSES_PER_TRAINED_TOKEN * plan.trained_tokens / config.learner.num_ranks
+    if layout.takes_turns:
+        sampling = plan.max_tokens / layout.num_ranks
+    else:
+        has_both = plan.challenger_tokens > 0
+        num_solver = layout.num_solver + (0 if has_both else layout.num_challenger)
+        of_challenger = plan.challenger_tokens / layout.num_challenger
+        sampling = max(of_challenger, plan.solver_tokens / num_solver)
+    per_rank = PASSES_PER_TRAINED_TOKEN * plan.trained_tokens / layout.num_ranks
     learning = per_rank / TOKENS_PER_S_GPU_RANK * shape.num_parameters / RANK_PARAMETERS
     return LENGTH_SHARE * (sampling / TOKENS_PER_S_GPU_ENGINE + learning)
 
 
-def run_seconds(config: Config, shape: ModelShape, plan: Sequence[PhasePlan]) -> float:
+def run_seconds(
+    config: Config, shape: ModelShape, layout: Layout, plan: Sequence[PhasePlan]
+) -> float:
     """Return the rough time of all iterations and of the base model's evaluation."""
-    seconds = {row.phase: phase_seconds(config, shape, row) for row in plan}
+    seconds = {row.phase: phase_seconds(config, shape, layout, row) for row in plan}
     return config.num_iterations * sum(seconds.values()) + seconds["evaluation"]
 
 
-def assumptions(config: Config, shape: ModelShape | None, plan: Sequence[PhasePlan]) -> list[str]:
+def assumptions(
+    config: Config, shape: ModelShape | None, plan: Sequence[PhasePlan], layout: Layout
+) -> list[str]:
     """Return the lines that say how long the run may take, and what the estimates rest on."""
     if shape is None:
         why = f"the shape of model.path={config.model.path} is not known before it is there"
@@ -310,18 +344,26 @@ def assumptions(config: Config, shape: ModelShape | None, plan: Sequence[PhasePl
     lines = [f"memory: {shape.num_parameters / 1e9:.2f}B parameters, {config.model.dtype}"]
     if not config.sampler.gpus_per_engine or not config.learner.gpus_per_rank:
         return [*lines, "time: not estimated on CPUs"]
+    num_sequences = num_full_sequences(config, shape, layout)
     lines[0] += (
-        f"; GPUs of {GPU_BYTES // GIB} GiB are assumed, whose KV cache then holds "
-        f"{num_full_sequences(config, shape)} sequences of {config.model.max_model_len} tokens; "
+        f"; GPUs of {GPU_BYTES // GIB} GiB are assumed, where an engine's KV cache then holds "
+        f"{num_sequences} sequences of {config.model.max_model_len} tokens; "
         f"activations are {'recomputed' if config.learner.gradient_checkpointing else 'kept'}"
     )
-    too_large = [m.role for m in plan_memory(config, shape) if m.total > GPU_BYTES]
+    sizes = gpu_bytes(config, shape, layout)
+    if layout.takes_turns:
+        parts = ", ".join(f"{turn} {size / GIB:.1f} GiB" for turn, size in sizes.items())
+        lines.append(
+            f"memory of a shared GPU: {parts}, of which {CONTEXT_BYTES // GIB} GiB stay in both; "
+            f"of the host, per GPU: {host_bytes(config, shape, layout) / GIB:.1f} GiB"
+        )
+    too_large = [what for what, size in sizes.items() if size > GPU_BYTES]
     if too_large:
         lines.append(
             f"memory: {' and '.join(too_large)} may not fit a GPU of {GPU_BYTES // GIB} GiB; lower "
             "learner.tokens_per_micro_batch, raise learner.num_ranks or learner.zero_stage"
         )
-    hours = run_seconds(config, shape, plan) / 3600
+    hours = run_seconds(config, shape, layout, plan) / 3600
     lines.append(
         f"time: roughly {hours:.0f} h for {config.num_iterations} iterations, with completions of "
         f"{LENGTH_SHARE:.0%} of their limit, {TOKENS_PER_S_GPU_ENGINE:,.0f} tokens/s per engine, "

@@ -44,6 +44,7 @@ _MAY_CHANGE = (
     "run_dir",
     "num_iterations",
     "model.cache_dir",
+    "layout",
     "sampler.",
     "reward.",
     "learner.cpus_per_rank",

@@ -25,6 +25,7 @@ from rzero_ray.config import Config, CurriculumConfig, load_config
 from rzero_ray.curriculum import mark_dropped, normal_forms, reason_without_votes
 from rzero_ray.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
 from rzero_ray.grading import equivalent
+from rzero_ray.layout import disaggregated
 from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import obtain_model
 from rzero_ray.phases import Cast, sample_candidates
@@ -222,7 +223,9 @@ async def _sample_both(config: Config, model: Path) -> tuple[Steps, Steps]:
     """Sample each step in full and early-stopped, from the same seeds."""
     models: dict[Role, Path] = {"challenger": model, "solver": model}
     task = make_task(config.task)
-    cluster = await start_cluster(config, models, task, StageClock(), lambda sync, probe: None)
+    cluster = await start_cluster(
+        config, disaggregated(config), models, task, StageClock(), lambda sync, probe: None
+    )
     early = replace(config, curriculum=replace(config.curriculum, early_stopping=True))
     steps: dict[str, list[list[Candidate]]] = {"full": [], "early": []}
     seconds = dict.fromkeys(steps, 0.0)

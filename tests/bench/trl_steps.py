@@ -29,6 +29,7 @@ from transformers import TrainerCallback
 from actors.cluster import Cluster, start_cluster
 from rzero_ray.advantages import normalize_group
 from rzero_ray.config import Config, load_config
+from rzero_ray.layout import disaggregated
 from rzero_ray.metrics import StageClock
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
@@ -158,7 +159,12 @@ class _Ours:
         model = self.shape.model
         models: dict[Role, Path] = {"challenger": model, "solver": model}
         cluster = await start_cluster(
-            self._config, models, ArithmeticTask(), StageClock(), lambda sync, probe: None
+            self._config,
+            disaggregated(self._config),
+            models,
+            ArithmeticTask(),
+            StageClock(),
+            lambda sync, probe: None,
         )
         await cluster.solver.start_phase(
             Phase(

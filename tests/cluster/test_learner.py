@@ -18,9 +18,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.deepspeed_learner import DeepSpeedLearner
+from actors.device_states import storages_under
 from actors.options import LearnerOptions, PhaseOptions
 from rzero_ray.config import LossConfig, OptimizerConfig
-from rzero_ray.types import Phase, Rollout
+from rzero_ray.types import Phase, Rollout, RunError
 
 OPTIONS = PhaseOptions(
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.01, warmup_updates=2),
@@ -73,6 +74,36 @@ class Rank:
         learner = DeepSpeedLearner(self._options(stage), "127.0.0.1", self._port)
         learner.start_phase(phase, options)
         return [learner.imitate(demonstrations).loss for _ in range(3)]
+
+    def learn_in_turns(
+        self, stage: int, phase: Phase, rollouts: list[Rollout], steps: int, **changes: Any
+    ) -> dict:
+        """As `learn`, but the learner leaves its device after each step, in two parts.
+
+        Returns the weights, the bytes that left in each part, those that then remained, and the log
+        probabilities of a prompt in the middle of a turn and after it.
+        """
+        options = dataclasses.replace(self._options(stage), **changes)
+        learner = DeepSpeedLearner(options, "127.0.0.1", self._port)
+        learner.start_phase(phase, OPTIONS)
+        self._learner, prompt, bytes_away = learner, rollouts[0].prompt_ids, [0, 0]
+        between = remaining = None
+        for _ in range(steps):
+            learner.update(rollouts)
+            for part, keep_parameters in enumerate((True, False)):
+                learner.leave_device(keep_parameters=keep_parameters)
+                bytes_away[part] = learner._states.num_bytes_away
+                if keep_parameters:
+                    between = learner.prompt_logprobs([prompt])[0]
+            left = storages_under([learner._engine], torch.device("cpu")).values()
+            remaining = sum(s.nbytes() for s in left)
+            learner.return_to_device()
+        return {
+            "weights": {name: tensor.float().numpy() for name, tensor in learner},
+            "bytes_away": bytes_away,
+            "remaining": remaining,
+            "probes": [between, learner.prompt_logprobs([prompt])[0]],
+        }
 
     def takes_up_another_role(self, phase: Phase) -> bool:
         """Start a phase; returns whether all tensors of the one before are gone by then."""
@@ -398,6 +429,42 @@ def test_bfloat16_learns_with_float32_masters(ranks, scored, base_model, stage):
     assert along / way == pytest.approx(1.0, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("world_size", "stage", "dtype"),
+    [
+        # Without ZeRO float32 parameters lie in the mapped file on a CPU, whose memory cannot go.
+        (1, 0, "bfloat16"),
+        (1, 1, "bfloat16"),
+        (1, 2, "bfloat16"),
+        (1, 3, "bfloat16"),
+        (2, 1, "float32"),
+        (2, 2, "bfloat16"),
+        (2, 3, "float32"),
+    ],
+)
+def test_leaving_the_device_between_steps_changes_nothing(
+    ranks, scored, base_model, world_size, stage, dtype
+):
+    group, shared, phase = ranks[world_size], ray.put(scored), _phase(base_model)
+    stays = ray.get([r.learn.remote(stage, phase, shared, 3, dtype=dtype) for r in group])[0]
+    turns = [r.learn_in_turns.remote(stage, phase, shared, 3, dtype=dtype) for r in group]
+    moves = ray.get(turns)[0]
+    for name, weight in moves["weights"].items():
+        np.testing.assert_array_equal(weight, stays["weights"][name])
+    for probe in moves["probes"]:
+        np.testing.assert_array_equal(probe, stays["probe"])
+    # Two moments and, in bfloat16, a master leave first; then the parameters. What DeepSpeed keeps
+    # beside them (buffers for gradients) only adds to it.
+    elements = sum(weight.size for weight in stays["weights"].values())
+    partitions = elements / world_size
+    optimizer = (partitions if stage else elements) * (8 if dtype == "float32" else 12)
+    parameters = (partitions if stage == 3 else elements) * (4 if dtype == "float32" else 2)
+    first, both = moves["bytes_away"]
+    assert first > 0.99 * optimizer
+    assert both - first > 0.99 * parameters
+    assert moves["remaining"] < 0.02 * both
+
+
 def test_without_a_kl_term_no_kl_is_reported(ranks, scored, base_model):
     no_kl = dataclasses.replace(OPTIONS, loss=LossConfig(kl_coefficient=0.0))
     result = ray.get(ranks[1][0].learn.remote(1, _phase(base_model), scored, 2, no_kl))
@@ -445,3 +512,5 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
     np.testing.assert_allclose(
         again[0]["probe"], log_p.gather(-1, ids[0, 1:, None])[:, 0].numpy(), atol=1e-5
     )
+    with pytest.raises(RunError, match="step-002 was saved by 2 learner ranks and cannot be read"):
+        _ = ray.get(ranks[1][0].learn.remote(stage, phase, shared, 1))

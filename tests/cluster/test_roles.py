@@ -20,6 +20,7 @@ from actors.placement import reserve
 from actors.weight_probe import WeightMismatchError
 from rzero_ray.config import Config
 from rzero_ray.drift import kl_to_base
+from rzero_ray.layout import disaggregated
 from rzero_ray.metrics import StageClock
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
@@ -61,7 +62,14 @@ def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
     syncs: list[tuple[SyncReport, ProbeReport]] = []
     models: dict[Role, Path] = {"challenger": base_model, "solver": base_model}
     cluster = asyncio.run(
-        start_cluster(config, models, TASK, StageClock(), lambda s, p: syncs.append((s, p)))
+        start_cluster(
+            config,
+            disaggregated(config),
+            models,
+            TASK,
+            StageClock(),
+            lambda s, p: syncs.append((s, p)),
+        )
     )
     yield Fixture(cluster, config, base_model, syncs)
     asyncio.run(cluster.close())
@@ -310,6 +318,6 @@ def test_actors_that_find_no_place_are_an_error_with_a_table(running: Fixture):
     from actors.placement import demands
 
     with pytest.raises(UserError) as caught:  # the running cluster holds 1.75 of 2 CPUs
-        reserve(demands(running.config), deadline_s=2.0)
+        reserve(demands(running.config, disaggregated(running.config)), deadline_s=2.0)
     assert "found no place in 2 s" in str(caught.value)
     assert "1 x challenger/sampler" in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from actors.options import LearnerOptions, PhaseOptions
 from rzero_ray.config import LossConfig, OptimizerConfig
 from rzero_ray.types import LearningReport, Phase, Rollout
+
+if TYPE_CHECKING:
+    from actors.deepspeed_learner import DeepSpeedLearner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,7 +62,8 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
-def _learn(model: Path, **changes) -> Outcome:
+def _start(model: Path, **changes) -> DeepSpeedLearner:
+    """Return a learner in a phase."""
     from actors.deepspeed_learner import DeepSpeedLearner
 
     with socket.socket() as free:
@@ -84,8 +89,12 @@ def _learn(model: Path, **changes) -> Outcome:
         final_model=model,
     )
     learner.start_phase(phase, PHASE_OPTIONS)
+    return learner
+
+
+def _rollouts() -> list[Rollout]:
     rng = np.random.default_rng(0)
-    rollouts = [
+    return [
         Rollout(
             prompt_ids=rng.integers(0, VOCAB, 64).astype(np.int32),
             token_ids=rng.integers(0, VOCAB, length).astype(np.int32),
@@ -95,6 +104,10 @@ def _learn(model: Path, **changes) -> Outcome:
         )
         for index, length in enumerate(rng.integers(100, 1000, 16))
     ]
+
+
+def _learn(model: Path, **changes) -> Outcome:
+    learner, rollouts = _start(model, **changes), _rollouts()
     torch.cuda.reset_peak_memory_stats()
     reports = [learner.update(rollouts) for _ in range(3)]
     peak, held = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
@@ -121,3 +134,23 @@ def test_nothing_stays_on_the_device_after_a_phase(model):
     before = torch.cuda.memory_allocated()
     _learn(model)
     assert torch.cuda.memory_allocated() - before < 2**20
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_learner_that_leaves_takes_its_memory_along_and_learns_on(model, stage):
+    stays = _learn(model, zero_stage=stage, reference="cpu")
+    before = torch.cuda.memory_reserved()
+    learner, rollouts = _start(model, zero_stage=stage, reference="cpu"), _rollouts()
+    reports = []
+    for _ in range(3):
+        reports.append(learner.update(rollouts))
+        learner.leave_device(keep_parameters=True)
+        learner.prompt_logprobs([rollouts[0].prompt_ids])
+        learner.leave_device(keep_parameters=False)
+        assert torch.cuda.memory_allocated() < 0.05 * stays.held_bytes
+        assert torch.cuda.memory_reserved() - before < 0.2 * stays.held_bytes
+        learner.return_to_device()
+    learner._release()
+    for expected, report in zip(stays.reports, reports, strict=True):
+        assert report.loss == pytest.approx(expected.loss, abs=1e-3)
+        assert report.grad_norm == pytest.approx(expected.grad_norm, rel=1e-2, abs=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from actors.options import PhaseOptions
 from actors.policy import ClusterPolicy
 from actors.sampler_pool import Engine, SamplerPool
+from actors.turns import NoTurns, Turns
 from rzero_ray.config import Config, load_config
 from rzero_ray.metrics import StageClock
 from rzero_ray.types import Phase, Role, SyncReport
@@ -60,7 +61,7 @@ class FakeLearner(FakeActor):
 class Roles:
     """One engine of each role, one rank, both policies."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, turns: Turns | None = None) -> None:
         roles: tuple[Role, Role] = ("challenger", "solver")
         self.engines = {
             role: Engine(name=role, actor=FakeActor(), home=role, role=role, model=BASE)  # type: ignore[arg-type]
@@ -82,6 +83,7 @@ class Roles:
                 options,
                 pool,
                 [self.learner],  # type: ignore[list-item]
+                turns or NoTurns(),
                 [np.zeros(3, np.int32)],
                 StageClock(),
                 lambda sync, probe: None,
@@ -161,3 +163,64 @@ def test_weights_in_training_are_no_finished_model(roles: Roles):
     asyncio.run(go())
     assert roles.engines["challenger"].model is None
     assert roles.engines["solver"].model == BASE
+
+
+class _Asked(Turns):
+    """Writes down who was asked for, among the calls of the fake actors."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    async def learner(self) -> None:
+        self._log.append("learner:")
+
+    async def handover(self, engines: Sequence[Engine]) -> None:
+        self._log.append(f"handover to {' and '.join(engine.name for engine in engines)}:")
+
+    async def samplers(self) -> None:
+        self._log.append("samplers:")
+
+
+def test_policies_ask_for_the_devices_before_anyone_works():
+    log: list[str] = []
+    roles = Roles(load_config(["conf=tiny"]), _Asked(log))
+
+    def noted(actor: Any, name: str, *methods: str) -> None:
+        for method in methods:
+            before = getattr(actor, method)._function
+
+            def call(*arguments: Any, what: str = f"{name} {method}", before: Any = before) -> Any:
+                log.append(what)
+                return before(*arguments)
+
+            setattr(actor, method, Remote(call))
+
+    learns = ("start_phase", "publish", "save_model", "prompt_logprobs")
+    noted(roles.learner, "learner", *learns)
+    for engine in roles.engines.values():
+        noted(engine.actor, engine.name, "prompt_logprobs")
+
+    async def go() -> None:
+        await roles.train_solver()
+        await roles.challenger.hold(BASE)
+
+    asyncio.run(go())
+    assert log == [
+        "learner:",
+        "learner start_phase",
+        "handover to challenger and solver:",  # the Challenger's engine is lent
+        "learner publish",
+        "learner prompt_logprobs",
+        "samplers:",
+        "challenger prompt_logprobs",
+        "solver prompt_logprobs",
+        "learner:",
+        "learner save_model",
+        "learner:",
+        "learner start_phase",
+        "handover to challenger:",
+        "learner publish",
+        "learner prompt_logprobs",
+        "samplers:",
+        "challenger prompt_logprobs",
+    ]

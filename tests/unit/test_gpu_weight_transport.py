@@ -1,10 +1,19 @@
 """What can be tested of the GPU backends without a GPU: who is told what, and which is chosen."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import ray
 import torch
 
-from actors.gpu_weight_transport import SamplerClient, VllmSource, _of_engine
+from actors.gpu_weight_transport import (
+    CudaIpcTransport,
+    NcclTransport,
+    SamplerClient,
+    VllmSource,
+    _of_engine,
+)
 from rzero_ray.config import backend_of, load_config
 from rzero_ray.types import UserError
 
@@ -12,20 +21,33 @@ GPU = ["conf=qwen3_4b"]
 
 
 @pytest.mark.parametrize(
-    ("per_rank", "per_engine", "backend"),
-    [(0, 0, "object_store"), (1, 0, "object_store"), (1, 1, "nccl"), (0.5, 0.5, "cuda_ipc")],
+    ("per_rank", "per_engine", "alone", "shared"),
+    [
+        (0, 0, "object_store", "object_store"),
+        (1, 0, "object_store", "object_store"),
+        (1, 1, "nccl", "cuda_ipc"),
+        (0.5, 0.5, "cuda_ipc", "cuda_ipc"),
+    ],
 )
-def test_auto_takes_what_fits_the_devices(per_rank, per_engine, backend):
+def test_auto_takes_what_fits_the_devices_and_the_layout(per_rank, per_engine, alone, shared):
     shares = [f"learner.gpus_per_rank={per_rank}", f"sampler.gpus_per_engine={per_engine}"]
-    assert backend_of(load_config([*GPU, *shares])) == backend
-    assert backend_of(load_config([*GPU, *shares, "weights.backend=object_store"]))
+    config = load_config([*GPU, *shares])
+    assert backend_of(config, "disaggregated") == alone
+    assert backend_of(config, "colocated") == shared
+    config = load_config([*GPU, *shares, "weights.backend=object_store"])
+    assert backend_of(config, "disaggregated") == "object_store"
 
 
 def test_a_backend_that_does_not_fit_is_refused_in_one_line():
     with pytest.raises(UserError, match="use object_store"):
         load_config(["conf=tiny", "weights.backend=nccl"])
     with pytest.raises(UserError, match="use nccl"):
-        load_config([*GPU, "weights.backend=cuda_ipc"])
+        load_config([*GPU, "layout=disaggregated", "weights.backend=cuda_ipc"])
+    with pytest.raises(UserError, match="use cuda_ipc"):
+        load_config([*GPU, "layout=colocated", "weights.backend=nccl"])
+    # Which of the two fits is not known before the cluster is.
+    assert load_config([*GPU, "weights.backend=cuda_ipc"]).weights.backend == "cuda_ipc"
+    assert load_config([*GPU, "weights.backend=nccl"]).weights.backend == "nccl"
 
 
 def test_independent_engines_are_different_ranks_of_one_group():
@@ -71,6 +93,33 @@ def test_the_client_drives_every_engine_in_vllms_order(monkeypatch):
             ("finish_weight_update", "solver-01-002"),
             ("disconnect_weights",),
         ]
+
+
+class _OnDevice:
+    """An actor handle that knows only its GPU."""
+
+    def __init__(self, name: str, device: tuple[str, tuple[str, ...]]) -> None:
+        self.name, self._device = name, device
+
+    @property
+    def device(self) -> Any:
+        return SimpleNamespace(remote=lambda: self._device)
+
+
+def test_no_two_engines_of_a_gpu_open_one_buffer(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda refs, timeout: refs)
+    gpus = {"a0": ("a", ("0",)), "a1": ("a", ("1",)), "b0": ("b", ("0",))}
+    engines: list[Any] = [_OnDevice(f"C-{gpu}", device) for gpu, device in gpus.items()]
+    engines += [_OnDevice(f"S-{gpu}", device) for gpu, device in gpus.items()]
+
+    def names(transport: Any, of: list[Any]) -> list[list[str]]:
+        return [[engine.name for engine in group] for group in transport._groups(of)]
+
+    ipc = CudaIpcTransport(0, "bfloat16", 1 << 20, 5.0)
+    assert names(ipc, engines) == [["C-a0", "C-a1", "C-b0"], ["S-a0", "S-a1", "S-b0"]]
+    assert names(ipc, engines[:3]) == [["C-a0", "C-a1", "C-b0"]]
+    nccl = NcclTransport(0, "bfloat16", 1 << 20, 5.0)
+    assert names(nccl, engines) == [[engine.name for engine in engines]]
 
 
 class _Weights:

@@ -33,6 +33,7 @@ LEVELS = {
     "rzero_ray.symbolic": 1,
     "rzero_ray.grading": 1,
     "rzero_ray.grading_child": 1,
+    "rzero_ray.layout": 1,
     "rzero_ray.logprobs": 1,
     "rzero_ray.losses": 1,
     "rzero_ray.concurrency": 1,

@@ -7,17 +7,22 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.config import Config, load_config
+from rzero_ray.layout import disaggregated, resolve_layout
 from rzero_ray.logprobs import CHUNK_ELEMENTS
 from rzero_ray.planning import (
+    CONTEXT_BYTES,
     GIB,
     GPU_BYTES,
     KNOWN_MODELS,
     LENGTH_SHARE,
     LOGITS_BYTES,
+    MemoryPlan,
     ModelShape,
     PhasePlan,
     assumptions,
     find_shape,
+    gpu_bytes,
+    host_bytes,
     model_shape,
     num_full_sequences,
     phase_seconds,
@@ -40,6 +45,10 @@ BILLION = ModelShape(
 def config() -> Config:
     """Four ranks, one and three engines, bfloat16, sequences of 6,144."""
     return load_config(["conf=qwen3_4b", "algorithm=official_code"])
+
+
+def _memory(config: Config) -> list[MemoryPlan]:
+    return plan_memory(config, BILLION, disaggregated(config))
 
 
 def test_the_official_budget_is_the_one_its_users_count(config: Config):
@@ -111,7 +120,7 @@ def test_zero_divides_what_its_stage_says_by_four_ranks(
         config.learner, zero_stage=stage, reference="device", gradient_checkpointing=False
     )
     config = replace(config, learner=learner_config)
-    *_, learner = plan_memory(config, BILLION)
+    *_, learner = _memory(config)
     parts = (learner.weights, learner.gradients, learner.optimizer)
     assert [part / 1e9 for part in parts] == [weights, gradients, optimizer]
     assert learner.reference == 2e9  # whole on every rank
@@ -124,27 +133,27 @@ def test_zero_divides_what_its_stage_says_by_four_ranks(
 
 def test_recomputed_activations_and_a_visiting_reference_need_less(config: Config):
     saving = replace(config.learner, gradient_checkpointing=True, reference="cpu")
-    *_, learner = plan_memory(replace(config, learner=saving), BILLION)
+    *_, learner = _memory(replace(config, learner=saving))
     assert learner.reference == 0
     assert learner.activations == 2e9  # the visiting reference: larger than all activations
     wide = replace(saving, tokens_per_micro_batch=10_000_000)
-    *_, learner = plan_memory(replace(config, learner=wide), BILLION)
+    *_, learner = _memory(replace(config, learner=wide))
     # the inputs of 10 layers of 100 elements in 16 bits, and all of one layer
     head = LOGITS_BYTES + 6 * 1_000 * 100
     assert learner.activations == 10_000_000 * (2 * 100 * 10 + 34 * 100) + head
 
 
 def test_an_engine_fills_its_gpu_unless_told_how_much(config: Config):
-    challenger, solver, _ = plan_memory(config, BILLION)
+    challenger, solver, _ = _memory(config)
     assert (challenger.num_actors, solver.num_actors) == (1, 3)
     assert challenger.total == solver.total == int(0.85 * GPU_BYTES)
     told = replace(config, sampler=replace(config.sampler, kv_cache_gib=2.0))
-    engine = plan_memory(told, BILLION)[0]
+    engine = _memory(told)[0]
     assert (engine.weights, engine.kv_cache) == (2e9, 2 * GIB)
     # 2 GiB / (6,144 tokens x 5,000 elements x 2 bytes) = 34.95
-    assert num_full_sequences(told, BILLION) == 34
+    assert num_full_sequences(told, BILLION, disaggregated(told)) == 34
     wide = replace(told, model=replace(told.model, dtype="float32"))
-    assert plan_memory(wide, BILLION)[0].weights == 4e9
+    assert _memory(wide)[0].weights == 4e9
 
 
 def phase_plan(name: str, challenger: int, solver: int, trained: int) -> PhasePlan:
@@ -159,25 +168,47 @@ def phase_plan(name: str, challenger: int, solver: int, trained: int) -> PhasePl
 
 
 def test_time_is_that_of_the_slower_role_and_then_the_learners(config: Config):
-    shape = replace(BILLION, num_parameters=2 * 4_022_468_096)
+    shape, layout = replace(BILLION, num_parameters=2 * 4_022_468_096), disaggregated(config)
     both = phase_plan("challenger", challenger=1_100 * 60, solver=3 * 1_100 * 100, trained=0)
-    assert phase_seconds(config, shape, both) == pytest.approx(LENGTH_SHARE * 100)
+    assert phase_seconds(config, shape, layout, both) == pytest.approx(LENGTH_SHARE * 100)
     # The Solver alone has all four engines: 100 s. Four ranks, twice the model: 50 x 2 x 5/3.
     alone = phase_plan("solver", 0, solver=4 * 1_100 * 100, trained=4 * 3_250 * 50)
-    assert phase_seconds(config, shape, alone) == pytest.approx(LENGTH_SHARE * (100 + 500 / 3))
+    seconds = phase_seconds(config, shape, layout, alone)
+    assert seconds == pytest.approx(LENGTH_SHARE * (100 + 500 / 3))
     evaluation = phase_plan("evaluation", 0, solver=4 * 1_100 * 8, trained=0)
-    whole = run_seconds(config, shape, [both, evaluation])  # 5 iterations, and the base's
+    whole = run_seconds(config, shape, layout, [both, evaluation])  # 5 iterations, and the base's
     assert whole == pytest.approx(LENGTH_SHARE * (5 * (100 + 8) + 8))
 
 
 def test_assumptions_are_stated_and_a_rank_that_is_too_large_is_named(config: Config):
-    plan = plan_iteration(config, make_task("math"))
-    lines = assumptions(config, BILLION, plan)
+    plan, layout = plan_iteration(config, make_task("math")), disaggregated(config)
+    lines = assumptions(config, BILLION, plan, layout)
     assert "1.00B parameters, bfloat16; GPUs of 80 GiB" in lines[0]
     assert "completions of 25% of their limit, 1,100 tokens/s per engine" in lines[-1]
     assert len(lines) == 2
     huge = replace(BILLION, num_parameters=30_000_000_000)
-    assert any("learner/rank may not fit" in line for line in assumptions(config, huge, plan))
+    lines = assumptions(config, huge, plan, layout)
+    assert any("learner/rank may not fit" in line for line in lines)
     tiny = load_config(["conf=tiny"])
-    assert assumptions(tiny, BILLION, plan)[-1] == "time: not estimated on CPUs"
-    assert "not known" in assumptions(tiny, None, plan)[0]
+    layout = disaggregated(tiny)
+    assert assumptions(tiny, BILLION, plan, layout)[-1] == "time: not estimated on CPUs"
+    assert "not known" in assumptions(tiny, None, plan, layout)[0]
+
+
+def test_roles_that_share_a_gpu_fill_it_in_turns(config: Config):
+    layout = resolve_layout(config, {"GPU": 1.0})
+    challenger, solver, learner = plan_memory(config, BILLION, layout)
+    assert challenger.total == solver.total == int(0.425 * GPU_BYTES)
+    # One rank holds all of it: 2 + 4 + 12 GB; its reference only visits.
+    assert (learner.num_actors, learner.reference, learner.optimizer) == (1, 0, 12e9)
+    turns = gpu_bytes(config, BILLION, layout)
+    assert turns["the learner's turn"] == learner.total + CONTEXT_BYTES
+    assert turns["the samplers' turn"] == 2 * int(0.425 * GPU_BYTES) + CONTEXT_BYTES
+    # The learner's 18 GB, and the weights of the reference and of both engines.
+    assert host_bytes(config, BILLION, layout) == 18e9 + 3 * 2e9
+    plan = plan_iteration(config, make_task("math"))
+    lines = assumptions(config, BILLION, plan, layout)
+    assert "memory of a shared GPU: the learner's turn" in lines[1]
+    # Two engines of one GPU sample no faster than one.
+    both = phase_plan("challenger", challenger=1_100 * 60, solver=1_100 * 100, trained=0)
+    assert phase_seconds(config, BILLION, layout, both) == pytest.approx(LENGTH_SHARE * 160)

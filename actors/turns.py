@@ -1,0 +1,142 @@
+"""Who has the devices: learner and engines that share them take turns.
+
+Whoever is about to work says so; the turn passes when it has to, and nothing happens when it is
+theirs already. There are three:
+
+    learner     all engines sleep; the learner has its parameters, gradients and optimizer states
+    handover    the learner has its parameters alone; the engines that get them have only weights
+    samplers    the learner has nothing; all engines are awake
+
+The host's memory holds whatever is not on the device, so a turn costs two copies over the bus.
+Nobody asks for a turn while another works: sampling and learning do not overlap without staleness,
+which a shared layout refuses (`layout.resolve_layout`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from ray.actor import ActorHandle
+
+from actors.options import PARTS
+from actors.sampler_pool import Engine
+from actors.waiting import within
+from rzero_ray.metrics import StageClock
+from rzero_ray.types import RunError
+
+Holder = Literal["learner", "handover", "samplers"]
+
+
+class Turns(ABC):
+    """What a `ClusterPolicy` asks before it has anyone work."""
+
+    @abstractmethod
+    async def learner(self) -> None:
+        """The learner is about to learn, load or save; no request is under way."""
+
+    @abstractmethod
+    async def handover(self, engines: Sequence[Engine]) -> None:
+        """The learner, whose turn it is, is about to publish into `engines`."""
+
+    @abstractmethod
+    async def samplers(self) -> None:
+        """Engines are about to sample or to score."""
+
+
+class NoTurns(Turns):
+    """Everybody has devices of their own and works at any time."""
+
+    async def learner(self) -> None:
+        pass
+
+    async def handover(self, engines: Sequence[Engine]) -> None:
+        pass
+
+    async def samplers(self) -> None:
+        pass
+
+
+class SharedDevices(Turns):
+    """Engines and learner ranks live on the same devices. At the start the engines are awake."""
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        learners: Sequence[ActorHandle],
+        deadline_s: float,
+        clock: StageClock,
+        on_turn: Callable[[Holder], None],
+    ) -> None:
+        """`on_turn` is told of each turn once it has begun."""
+        self._engines = engines
+        self._learners = learners
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._on_turn = on_turn
+        self._holder: Holder = "samplers"
+        self._with_weights: list[Engine] = []
+        """Engines that the handover has woken in part."""
+        self._passing = asyncio.Lock()
+
+    async def learner(self) -> None:
+        if self._holder == "learner":
+            return
+        async with self._passing:
+            busy = [engine.name for engine in self._engines if engine.outstanding_tokens]
+            if busy:
+                raise RunError(
+                    f"{', '.join(busy)} still sample while the learner wants their devices: a bug"
+                )
+            with self._clock.stage("turns"):
+                await self._sleep()
+                await self._all_ranks("to return to its devices", "return_to_device")
+            self._begin("learner")
+
+    async def handover(self, engines: Sequence[Engine]) -> None:
+        async with self._passing:
+            assert self._holder == "learner", "weights come from the learner's turn"
+            with self._clock.stage("turns"):
+                await self._all_ranks("to make room for weights", "leave_device", True)
+                await self._wake(engines, ["weights"])
+            self._with_weights = list(engines)
+            self._begin("handover")
+
+    async def samplers(self) -> None:
+        if self._holder == "samplers":
+            return
+        async with self._passing:
+            if self._holder == "samplers":  # another request has asked first
+                return
+            asleep = [e for e in self._engines if e not in self._with_weights]
+            with self._clock.stage("turns"):
+                await self._all_ranks("to leave its devices", "leave_device", False)
+                await self._wake(asleep, PARTS)
+                await self._wake(self._with_weights, ["kv_cache"])
+            self._with_weights = []
+            self._begin("samplers")
+
+    def _begin(self, holder: Holder) -> None:
+        self._holder = holder
+        self._on_turn(holder)
+
+    async def _sleep(self) -> None:
+        await within(
+            self._deadline_s,
+            f"{', '.join(engine.name for engine in self._engines)} to fall asleep",
+            asyncio.gather(*(engine.actor.sleep.remote() for engine in self._engines)),
+        )
+
+    async def _wake(self, engines: Sequence[Engine], parts: Sequence[str]) -> None:
+        if engines:
+            await within(
+                self._deadline_s,
+                f"{', '.join(engine.name for engine in engines)} to wake ({', '.join(parts)})",
+                asyncio.gather(*(engine.actor.wake.remote(list(parts)) for engine in engines)),
+            )
+
+    async def _all_ranks(self, what: str, method: str, *arguments: bool) -> None:
+        refs = [getattr(learner, method).remote(*arguments) for learner in self._learners]
+        await within(self._deadline_s, f"the learner {what}", asyncio.gather(*refs))

@@ -1,0 +1,130 @@
+"""Where the roles run: each on devices of its own, or all on the same ones, in turns.
+
+- `disaggregated`: every engine and every learner rank has the resources that the config names.
+- `colocated`: each GPU holds one learner rank, one Challenger engine and one Solver engine, which
+  take turns (`actors.turns`): while the learner works the engines sleep, while engines sample the
+  learner's states are in the host's memory. How many of each there are follows from the GPUs.
+
+The choice is made once per start of a run, from the configuration and what the cluster has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rzero_ray.config import Config, LayoutKind, WeightBackend, backend_of, uses_gpus
+from rzero_ray.types import UserError
+
+SHARE_OF_GPU = 0.3
+"""Of a shared GPU, as Ray counts it, per actor: all three see the GPU whole, and Ray only has to
+find room for the three on one."""
+ENGINES_PER_PLACE = 2
+"""Of a colocated layout: the Challenger's and the Solver's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How many of each role there are, and what one of them gets."""
+
+    kind: LayoutKind
+    num_challenger: int
+    """Engines of the Challenger."""
+    num_solver: int
+    """Engines of the Solver."""
+    num_ranks: int
+    """Learner ranks."""
+    gpus_per_engine: float
+    """As Ray counts them."""
+    gpus_per_rank: float
+    """As Ray counts them."""
+    gpu_memory_utilization: float
+    """Share of its GPU's memory that one engine may take."""
+    weight_backend: WeightBackend
+    reason: str
+    """Why this layout, in one line."""
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the roles share their devices."""
+        return self.kind == "colocated"
+
+    def describe(self) -> str:
+        """Return the line of a run's log."""
+        counts = (
+            f"{self.num_challenger} + {self.num_solver} engines, {self.num_ranks} learner "
+            f"rank{'' if self.num_ranks == 1 else 's'}"
+        )
+        return f"layout {self.kind}: {self.reason}; {counts}, weights by {self.weight_backend}"
+
+
+def resolve_layout(config: Config, has: Mapping[str, float]) -> Layout:
+    """Return the layout of a run on a cluster with the resources `has` (Ray's names: `GPU`).
+
+    `auto` is disaggregated where the config's GPUs are there or none at all is, and colocated where
+    there are some. Whether everything else fits is for `actors.placement.check_resources` to say.
+    Raises UserError, in one line, when the choice contradicts another key.
+    """
+    num_gpus = int(has.get("GPU", 0.0))
+    wanted = _wanted_gpus(config)
+    gpus = f"{num_gpus} GPU{'' if num_gpus == 1 else 's'}"
+    if config.layout == "disaggregated":
+        return disaggregated(config, "as configured")
+    if config.layout == "colocated":
+        return _colocated(config, num_gpus, "as configured")
+    if not uses_gpus(config):
+        return disaggregated(config, "the config names no GPUs to share")
+    if wanted <= num_gpus:
+        return disaggregated(config, f"{gpus}, the roles on their own take {wanted:g}")
+    if num_gpus == 0:
+        return disaggregated(config, f"no GPU here, the roles on their own take {wanted:g}")
+    return _colocated(config, num_gpus, f"{gpus}, the roles on their own would take {wanted:g}")
+
+
+def disaggregated(config: Config, reason: str = "as configured") -> Layout:
+    """Return the layout in which every actor has what the config names."""
+    return Layout(
+        kind="disaggregated",
+        num_challenger=config.sampler.num_challenger,
+        num_solver=config.sampler.num_solver,
+        num_ranks=config.learner.num_ranks,
+        gpus_per_engine=config.sampler.gpus_per_engine,
+        gpus_per_rank=config.learner.gpus_per_rank,
+        gpu_memory_utilization=config.sampler.gpu_memory_utilization,
+        weight_backend=backend_of(config, "disaggregated"),
+        reason=reason,
+    )
+
+
+def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
+    """Return the layout of one rank and two engines per place: a GPU, or a part of the CPUs.
+
+    A cluster without GPUs gets the demand of one, which it will be found not to meet.
+    """
+    if config.pipeline.staleness:
+        raise UserError(
+            f"pipeline.staleness={config.pipeline.staleness} overlaps sampling and learning, which "
+            f"take turns when colocated (layout={config.layout}: {reason}); set "
+            "pipeline.staleness=0, or layout=disaggregated on enough GPUs"
+        )
+    places, share = config.learner.num_ranks, 0.0
+    if uses_gpus(config):
+        places, share = min(max(1, num_gpus), places), SHARE_OF_GPU
+    return Layout(
+        kind="colocated",
+        num_challenger=places,
+        num_solver=places,
+        num_ranks=places,
+        gpus_per_engine=share,
+        gpus_per_rank=share,
+        gpu_memory_utilization=config.sampler.gpu_memory_utilization / ENGINES_PER_PLACE,
+        weight_backend=backend_of(config, "colocated"),
+        reason=reason,
+    )
+
+
+def _wanted_gpus(config: Config) -> float:
+    """Return the GPUs that the roles take on their own."""
+    sampler, learner = config.sampler, config.learner
+    engines = (sampler.num_challenger + sampler.num_solver) * sampler.gpus_per_engine
+    return engines + learner.num_ranks * learner.gpus_per_rank

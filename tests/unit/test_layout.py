@@ -1,0 +1,135 @@
+"""Which layout a cluster gets, and what it then asks Ray for."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.placement import bundles, check_resources, demands, sampling_demands
+from rzero_ray.config import Config, load_config
+from rzero_ray.layout import Layout, disaggregated, resolve_layout
+from rzero_ray.types import UserError
+
+FOUR_B = ["conf=qwen3_4b"]
+"""Four engines and four ranks with a GPU each."""
+
+
+def _resolve(num_gpus: int, *arguments: str) -> Layout:
+    return resolve_layout(load_config([*FOUR_B, *arguments]), {"CPU": 64.0, "GPU": num_gpus})
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "arguments", "kind", "counts"),
+    [
+        (8, [], "disaggregated", (1, 3, 4)),
+        (16, [], "disaggregated", (1, 3, 4)),
+        (7, [], "colocated", (4, 4, 4)),
+        (2, [], "colocated", (2, 2, 2)),
+        (1, [], "colocated", (1, 1, 1)),
+        (0, [], "disaggregated", (1, 3, 4)),  # and is found not to fit
+        (1, ["layout=disaggregated"], "disaggregated", (1, 3, 4)),
+        (16, ["layout=colocated"], "colocated", (4, 4, 4)),
+        (3, ["layout=colocated"], "colocated", (3, 3, 3)),
+        (0, ["layout=colocated"], "colocated", (1, 1, 1)),
+        (3, ["learner.num_ranks=1", "sampler.num_solver=1"], "disaggregated", (1, 1, 1)),
+        (1, ["sampler.gpus_per_engine=0"], "disaggregated", (1, 3, 4)),
+    ],
+)
+def test_the_gpus_decide(num_gpus: int, arguments: list[str], kind: str, counts: tuple):
+    layout = _resolve(num_gpus, *arguments)
+    assert layout.kind == kind
+    assert (layout.num_challenger, layout.num_solver, layout.num_ranks) == counts
+
+
+def test_the_choice_is_explained_in_one_line():
+    assert _resolve(1).describe() == (
+        "layout colocated: 1 GPU, the roles on their own would take 8; 1 + 1 engines, 1 learner "
+        "rank, weights by cuda_ipc"
+    )
+    assert _resolve(8).describe().startswith("layout disaggregated: 8 GPUs, the roles on their own")
+    assert _resolve(8).weight_backend == "nccl"
+    tiny = resolve_layout(load_config(["conf=tiny"]), {"CPU": 2.0, "GPU": 8.0})
+    assert (tiny.kind, tiny.weight_backend) == ("disaggregated", "object_store")
+
+
+def test_two_engines_divide_the_memory_that_one_had():
+    assert _resolve(8).gpu_memory_utilization == 0.85
+    assert _resolve(1).gpu_memory_utilization == 0.425
+
+
+@pytest.mark.parametrize("arguments", [["layout=colocated"], []])
+def test_overlap_and_turns_exclude_each_other(arguments: list[str]):
+    with pytest.raises(UserError, match=r"staleness=1 overlaps sampling and learning, which take"):
+        _resolve(1, "pipeline.staleness=1", *arguments)
+    assert _resolve(8, "pipeline.staleness=1").kind == "disaggregated"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["layout=shared"], "bad value for layout"),
+        (["layout=colocated", "learner.gpus_per_rank=1"], "set both above 0, or both to 0"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused_in_one_line(arguments: list[str], message: str):
+    with pytest.raises(UserError) as caught:
+        load_config(["conf=tiny", *arguments])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def two_gpus() -> tuple[Config, Layout]:
+    config = load_config([*FOUR_B, "reward.num_workers=1"])
+    return config, resolve_layout(config, {"GPU": 2.0})
+
+
+def test_a_rank_and_two_engines_share_the_bundle_of_a_gpu(two_gpus: tuple[Config, Layout]):
+    needed = demands(*two_gpus)
+    places = {d.actor: d.place for d in needed}
+    assert places == {
+        "challenger/sampler-0": "device-0",
+        "challenger/sampler-1": "device-1",
+        "solver/sampler-0": "device-0",
+        "solver/sampler-1": "device-1",
+        "learner/rank-0": "device-0",
+        "learner/rank-1": "device-1",
+        "reward/worker-0": "reward/worker-0",
+    }
+    shared = {"CPU": 12.0, "GPU": 1.0}
+    assert list(bundles(needed).values()) == [shared, shared, {"CPU": 1.0}]
+    here = [d for d in needed if d.place == "device-0"]
+    assert sum(d.gpus for d in here) <= 1  # Ray finds room for all of them on the one GPU
+
+
+def test_alone_every_actor_has_a_bundle_with_what_the_config_names():
+    config = load_config([*FOUR_B, "learner.gpus_per_rank=0.5"])
+    needed = demands(config, disaggregated(config))
+    found = bundles(needed)
+    assert list(found) == [d.actor for d in needed]
+    assert found["learner/rank-0"] == {"CPU": 4.0, "GPU": 0.5}
+    assert found["solver/sampler-2"] == {"CPU": 4.0, "GPU": 1.0}
+
+
+def test_a_place_on_a_cpu_has_the_cpus_and_the_memory_of_all_its_actors():
+    config = load_config(["conf=tiny", "layout=colocated"])
+    layout = resolve_layout(config, {"CPU": 2.0})
+    needed = demands(config, layout)
+    found = bundles(needed)
+    assert list(found) == ["device-0", "reward/worker-0"]
+    assert found["device-0"]["CPU"] == 1.5
+    assert found["device-0"]["memory"] == sum(d.memory for d in needed) > 3 * 2**30
+    assert layout.weight_backend == "object_store"
+
+
+@pytest.mark.parametrize("layout_key", ["colocated", "disaggregated"])
+def test_a_layout_that_does_not_fit_is_an_error_with_the_table(layout_key: str):
+    config = load_config([*FOUR_B, f"layout={layout_key}"])
+    has = {"CPU": 16.0, "memory": 64.0 * 2**30}
+    with pytest.raises(UserError, match=r"not enough CPU and GPU(.|\n)*needs(.|\n)*has"):
+        check_resources(demands(config, resolve_layout(config, has)), has)
+
+
+def test_an_evaluation_has_engines_alone():
+    config = load_config(["conf=tiny", "layout=colocated"])
+    names = [d.actor for d in sampling_demands(config, disaggregated(config))]
+    assert names == ["challenger/sampler-0", "solver/sampler-0", "reward/worker-0"]
