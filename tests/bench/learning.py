@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,6 +110,22 @@ def small_qwen3(folder: Path) -> Path:
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(folder)
+    return folder
+
+
+def endless(model: Path, folder: Path) -> Path:
+    """Copy a model into `folder` with another end token, which it never writes: `<unk>`.
+
+    Its answers then run to the limit that they are given.
+    """
+    shutil.copytree(model, folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    tokenizer.eos_token = tokenizer.unk_token
+    tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        settings["eos_token_id"] = tokenizer.unk_token_id
+        (folder / name).write_text(json.dumps(settings))
     return folder
 
 

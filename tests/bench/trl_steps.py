@@ -5,10 +5,9 @@ them by the same rule and take one optimizer step; in turn, on the same cores. T
 transformers in its own process. Ours is the cluster of a run, two engines and a learner, which also
 publishes the weights and verifies them after the update.
 
-`tiny`: 256 answers of at most 16 tokens by the built-in base model, which ends them itself.
+`tiny`: 256 answers of 16 tokens by the built-in base model.
 `long-tailed`: 32 answers of 16 to 512 tokens (log-normal) by a random Qwen3 of 24 million
-parameters, which does not: ours ends each at its length, TRL's batch runs to the longest and is cut
-afterwards.
+parameters: ours ends each at its length, TRL's batch runs to the longest and is cut afterwards.
 """
 
 from __future__ import annotations
@@ -76,13 +75,14 @@ class Shape:
 def run() -> list[Figure]:
     """Compare whole steps on both shapes."""
     with tempfile.TemporaryDirectory() as folder:
+        tiny = learning.endless(learning.tiny_model(), Path(folder) / "tiny")
         lengths = learning.log_normal_lengths(32, 512)
         shuffled = [lengths[i] for i in np.random.default_rng(0).permutation(len(lengths))]
         shapes = [
-            Shape("tiny", learning.tiny_model(), 32, 8, [16] * 256, 1, "at least TRL's"),
+            Shape("tiny", tiny, 32, 8, [16] * 256, 1, "at least TRL's"),
             Shape(
                 "long-tailed",
-                learning.small_qwen3(Path(folder)),
+                learning.small_qwen3(Path(folder) / "qwen3"),
                 8,
                 4,
                 shuffled,
