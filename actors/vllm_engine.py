@@ -132,7 +132,9 @@ class VllmEngine:
 
     async def pause(self) -> None:
         """Freeze running requests; they go on, with the weights they find, after `resume`."""
-        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        # Not `pause_generation`: it sleeps 20 ms after the same call, so that outputs of aborted
+        # requests come first. Here none is aborted, and a small model reloads in twice that time.
+        await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
 
     async def resume(self) -> None:
         """Go on with frozen requests."""
