@@ -310,7 +310,7 @@ class _Launcher:
             weight_backend=self._layout.weight_backend,
             takes_turns=self._layout.takes_turns,
         )
-        environment = _engine_environment(settings.threads_per_engine, on_cpu)
+        environment = engine_environment(settings.threads_per_engine, on_cpu)
         if self._layout.weight_backend == "cuda_ipc":
             # The handles of a buffer hold Python types, which vLLM passes from this actor to its
             # own engine process pickled or not at all.
@@ -372,7 +372,8 @@ def _engine_names(layout: Layout) -> list[tuple[Role, str]]:
     return challengers + [("solver", f"solver/sampler-{k}") for k in range(layout.num_solver)]
 
 
-def _engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:
+def engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:
+    """Return what an engine's processes find in their environment from the start."""
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",

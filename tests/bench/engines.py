@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.cluster import _engine_environment
+from actors.cluster import engine_environment
 from actors.options import EngineOptions
 from actors.sampler import Sampler
 
@@ -38,7 +38,7 @@ def start_samplers(
         "num_cpus": 0,
         "max_concurrency": 10_000,
         "runtime_env": {
-            "env_vars": _engine_environment(num_threads, on_cpu=True) | {"PYTHONPATH": os.getcwd()}
+            "env_vars": engine_environment(num_threads, on_cpu=True) | {"PYTHONPATH": os.getcwd()}
         },
     }
     actors: list[Any] = [
