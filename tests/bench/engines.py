@@ -1,49 +1,79 @@
-"""Real engines for benchmarks: samplers as actors, without learner and driver."""
+"""Real engines for benchmarks: samplers as actors, without learner and driver.
+
+On a CPU they are those of `conf=tiny`; on a GPU each has a whole one, or as many as there are share
+one, in bfloat16.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.actor import ActorHandle
 
 from actors.cluster import engine_environment
 from actors.options import EngineOptions
 from actors.sampler import Sampler
+from rzero_ray.config import load_config
+from rzero_ray.model_files import obtain_model
 
-MAX_NUM_SEQS = 256
-KV_CACHE_BYTES = 1 << 28
-MAX_MODEL_LEN = 192
+SETTINGS = {
+    "model": "",  # a folder in Hugging Face format in place of the benchmark's own
+    "max_model_len": "192",
+    "max_num_seqs": "256",
+}
+_KV_CACHE_BYTES = 1 << 28
+"""On a CPU."""
+_GPU_SHARE = 0.85
 
 
-def start_samplers(
-    model: Path, count: int, num_threads: int = 1
-) -> tuple[list[ActorHandle], list[int]]:
-    """Start `count` samplers on this machine's CPU, as `conf=tiny` does; returns their process ids
-    too."""
-    options = EngineOptions(
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def dtype() -> str:
+    return "bfloat16" if on_gpu() else "float32"
+
+
+def tiny_model() -> Path:
+    """Return the built-in base model."""
+    return obtain_model(load_config(["conf=tiny"]))
+
+
+def engine_options(model: Path, settings: Mapping[str, str], num_on_gpu: int) -> EngineOptions:
+    """Return how an engine is started, `num_on_gpu` of which share a GPU."""
+    return EngineOptions(
         model=str(model),
-        dtype="float32",
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=MAX_NUM_SEQS,
-        kv_cache_bytes=KV_CACHE_BYTES,
-        gpu_memory_utilization=0.85,
-        enforce_eager=True,
-        on_cpu=True,
+        dtype=dtype(),
+        max_model_len=int(settings["max_model_len"]),
+        max_num_seqs=int(settings["max_num_seqs"]),
+        kv_cache_bytes=None if on_gpu() else _KV_CACHE_BYTES,
+        gpu_memory_utilization=_GPU_SHARE / num_on_gpu,
+        enforce_eager=not on_gpu(),
+        on_cpu=not on_gpu(),
         weight_backend="object_store",
     )
+
+
+def start_samplers(options: EngineOptions, count: int) -> tuple[list[ActorHandle], list[int]]:
+    """Start `count` samplers, one after the other where they share a GPU; returns their process
+    ids too."""
+    environment = engine_environment(num_threads=1, on_cpu=options.on_cpu)
     settings: dict[str, Any] = {
         "num_cpus": 0,
+        "num_gpus": min(1.0, torch.cuda.device_count() / count),
         "max_concurrency": 10_000,
-        "runtime_env": {
-            "env_vars": engine_environment(num_threads, on_cpu=True) | {"PYTHONPATH": os.getcwd()}
-        },
+        "runtime_env": {"env_vars": environment | {"PYTHONPATH": os.getcwd()}},
     }
-    actors: list[Any] = [
-        ray.remote(Sampler).options(**settings).remote(f"bench/sampler-{k}", options)
-        for k in range(count)
-    ]
-    pids = ray.get([actor.start.remote() for actor in actors], timeout=600)
-    return actors, pids
+    actors, started = [], []
+    for k in range(count):
+        actor: Any = ray.remote(Sampler).options(**settings).remote(f"bench/sampler-{k}", options)
+        actors.append(actor)
+        started.append(actor.start.remote())
+        if not options.on_cpu:
+            ray.get(started, timeout=600)
+    return actors, ray.get(started, timeout=600)

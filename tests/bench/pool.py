@@ -3,40 +3,40 @@
 Each side has a process and an engine of its own, both alive at once; they take turns, so that a
 machine that slows down slows both. The bare side gets token ids and makes no text; the pool renders
 chats, makes text, and moves everything to the driver.
+
+`model=`, `prompts=`, `samples=` and `max_tokens=` are for a GPU, which the two sides share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
+from actors.options import EngineOptions
 from actors.tokenization import ChatTokenizer
-from rzero_ray.config import load_config
-from rzero_ray.model_files import obtain_model
-from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.tasks import ArithmeticTask, make_task
 from rzero_ray.types import SampleRequest, Sampling
-from tests.bench.engines import KV_CACHE_BYTES, MAX_MODEL_LEN, MAX_NUM_SEQS, start_samplers
+from tests.bench import engines
 from tests.bench.harness import Figure
 
-_NUM_PROMPTS, _NUM_SAMPLES = 200, 10
+SETTINGS = engines.SETTINGS | {"prompts": "200", "samples": "10", "max_tokens": "112"}
 _REPEATS = 5
-_SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=112)
 _BATCHED_TOKENS = 4096
 """As `vllm_engine` sets it on a CPU."""
 
 
-def run() -> list[Figure]:
+def run(settings: Mapping[str, str]) -> list[Figure]:
     """Alternate the two sides; the first turn of each is warm-up."""
-    model = obtain_model(load_config(["conf=tiny"]))
-    sides = {name: _start_side(name, model) for name in ("bare", "pool")}
+    sides = {name: _start_side(name, settings) for name in ("bare", "pool")}
     try:
         turns = [
             {name: _turn(side, k) for name, side in sides.items()} for k in range(_REPEATS + 1)
@@ -74,34 +74,38 @@ def run() -> list[Figure]:
             unit="x",
             target="at least .95",
             details=f"{rates['pool']:,.0f} against {rates['bare']:,.0f} tokens/s; "
-            f"{_NUM_PROMPTS * _NUM_SAMPLES:,} samples a turn, median of {_REPEATS} turns",
+            f"{settings['samples']} samples of each of {settings['prompts']} prompts a turn, "
+            f"median of {_REPEATS} turns",
         ),
     ]
 
 
-def requests(turn: int, count: int = _NUM_PROMPTS) -> list[SampleRequest]:
+def requests(turn: int, settings: Mapping[str, str] = SETTINGS) -> list[SampleRequest]:
     """Return the requests of a turn: other seeds each time."""
-    task = ArithmeticTask()
-    problems = task.heldout()
+    problems = ArithmeticTask().heldout()
+    task = make_task("math" if settings["model"] else "arithmetic")
+    sampling = Sampling(
+        temperature=1.0, top_p=1.0, top_k=-1, max_tokens=int(settings["max_tokens"])
+    )
     return [
         SampleRequest(
             messages=task.solver_messages(problems[k % len(problems)].question),
-            num_samples=_NUM_SAMPLES,
+            num_samples=int(settings["samples"]),
             seed=1_000_000 * turn + 100 * k,
-            sampling=_SAMPLING,
+            sampling=sampling,
         )
-        for k in range(count)
+        for k in range(int(settings["prompts"]))
     ]
 
 
-def _start_side(name: str, model: Path) -> subprocess.Popen[str]:
+def _start_side(name: str, settings: Mapping[str, str]) -> subprocess.Popen[str]:
     environment = os.environ | {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "OMP_NUM_THREADS": "1",
     }
     side = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.pool", name, str(model)],
+        [sys.executable, "-m", "tests.bench.pool", name, json.dumps(dict(settings))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -144,20 +148,27 @@ def _read(side: subprocess.Popen[str], word: str) -> str:
     raise RuntimeError(f"a side of the pool benchmark ended before it was {word}")
 
 
-def _serve_bare(model: str) -> None:
+def _options(settings: Mapping[str, str]) -> EngineOptions:
+    model = Path(settings["model"]) if settings["model"] else engines.tiny_model()
+    return engines.engine_options(model, settings, num_on_gpu=2)
+
+
+def _serve_bare(settings: Mapping[str, str]) -> None:
     from vllm import LLM, SamplingParams
 
-    tokenizer = ChatTokenizer(model)
+    options = _options(settings)
+    tokenizer = ChatTokenizer(options.model)
     engine = LLM(
-        model=model,
+        model=options.model,
         skip_tokenizer_init=True,
-        dtype="float32",
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=MAX_NUM_SEQS,
-        kv_cache_memory_bytes=KV_CACHE_BYTES,
-        enforce_eager=True,
-        enable_chunked_prefill=False,
-        max_num_batched_tokens=_BATCHED_TOKENS,
+        dtype=options.dtype,  # type: ignore[arg-type]
+        max_model_len=options.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        kv_cache_memory_bytes=options.kv_cache_bytes,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+        enforce_eager=options.enforce_eager,
+        enable_chunked_prefill=False if options.on_cpu else None,
+        max_num_batched_tokens=_BATCHED_TOKENS if options.on_cpu else None,
         enable_prefix_caching=True,
         logprobs_mode="processed_logprobs",
         generation_config="vllm",
@@ -166,7 +177,7 @@ def _serve_bare(model: str) -> None:
     )
     print("ready", flush=True)
     for line in sys.stdin:
-        asked = requests(int(line))
+        asked = requests(int(line), settings)
         prompts = [{"prompt_token_ids": tokenizer.render(r.messages)} for r in asked]
         params = [
             SamplingParams(
@@ -188,22 +199,25 @@ def _serve_bare(model: str) -> None:
         _report(seconds, tokens, before, _cpu_seconds([os.getpid()]))
 
 
-def _serve_pool(model: str) -> None:
+def _serve_pool(settings: Mapping[str, str]) -> None:
     import ray
 
     from actors.sampler_pool import Engine, SamplerPool
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    actors, sampler_pids = start_samplers(Path(model), count=1)
-    engines = [
-        Engine(name=f"bench/sampler-{k}", actor=actor, home="solver", role="solver", model=None)
-        for k, actor in enumerate(actors)
-    ]
-    pool = SamplerPool(engines, deadline_s=600)
+    actors, sampler_pids = engines.start_samplers(_options(settings), count=1)
+    pool = SamplerPool(
+        [
+            Engine(name=f"bench/sampler-{k}", actor=actor, home="solver", role="solver", model=None)
+            for k, actor in enumerate(actors)
+        ],
+        deadline_s=600,
+    )
 
     async def turn(index: int) -> tuple[float, int]:
         start = time.perf_counter()
-        groups = await asyncio.gather(*(pool.sample("solver", r) for r in requests(index)))
+        asked = requests(index, settings)
+        groups = await asyncio.gather(*(pool.sample("solver", r) for r in asked))
         seconds = time.perf_counter() - start
         return seconds, sum(len(c.token_ids) for group in groups for c in group)
 
@@ -223,4 +237,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    {"bare": _serve_bare, "pool": _serve_pool}[sys.argv[1]](sys.argv[2])
+    {"bare": _serve_bare, "pool": _serve_pool}[sys.argv[1]](json.loads(sys.argv[2]))

@@ -25,7 +25,7 @@ from rzero_ray.phases import Cast, sample_challenger
 from rzero_ray.tasks import make_task
 from rzero_ray.types import Completion, Role, SampleRequest, Step
 from tests.bench.harness import Figure
-from tests.bench.pool import requests
+from tests.bench.pool import SETTINGS, requests
 
 _NUM_ENGINES = (1, 4, 16)
 _NUM_REQUESTS = 1000
@@ -139,7 +139,7 @@ def _driver_figures() -> list[Figure]:
 async def _cpu_seconds(engines: list[Engine], turn: int) -> float:
     """Return the CPU time of this process for `_NUM_REQUESTS` requests."""
     pool = SamplerPool(engines, deadline_s=600)
-    asked = requests(turn, _NUM_REQUESTS)
+    asked = requests(turn, SETTINGS | {"prompts": str(_NUM_REQUESTS)})
     start = time.process_time()
     await asyncio.gather(*(pool.sample("solver", request) for request in asked))
     return time.process_time() - start

@@ -1,24 +1,27 @@
-"""Weights to two real engines of one node: 400 MB, through the object store, warm."""
+"""Weights to two real engines of one node: 400 MB, through the object store, warm.
+
+`model=` takes a folder in Hugging Face format instead.
+"""
 
 from __future__ import annotations
 
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import ray
 import torch
 
+from actors.options import EngineOptions
 from actors.weight_transport import ObjectStoreTransport
-from rzero_ray.config import load_config
-from rzero_ray.model_files import obtain_model
 from rzero_ray.types import SyncReport
-from tests.bench.engines import start_samplers
+from tests.bench import engines
 from tests.bench.harness import Figure, median_seconds
 
+SETTINGS = engines.SETTINGS
 _WARM_UP, _REPEATS = 3, 7
 _BUCKET_BYTES = 64 << 20
 _OBJECT_STORE_BYTES = 512 << 20
@@ -35,29 +38,36 @@ class StateSource:
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(self._tensors.items())
 
+    def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(name, tuple(tensor.shape)) for name, tensor in self._tensors.items()]
 
-def run() -> list[Figure]:
+
+def run(settings: Mapping[str, str]) -> list[Figure]:
     """Publish a model of about 100 million float32 parameters to two engines, again and again."""
-    folder = Path(tempfile.mkdtemp(prefix="rzero-bench-"))
-    try:
-        tensors = _make_model(folder)
+    with tempfile.TemporaryDirectory(prefix="rzero-bench-") as made:
+        folder = Path(settings["model"] or made)
+        tensors = _load_model(folder) if settings["model"] else _make_model(folder)
+        options = engines.engine_options(
+            folder, settings, num_on_gpu=2 if torch.cuda.device_count() == 1 else 1
+        )
+        size = sum(tensor.nbytes for tensor in tensors.values())
         ray.init(
             address="local",
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
+            object_store_memory=max(_OBJECT_STORE_BYTES, size + 2 * _BUCKET_BYTES),
         )
-        reports = _publish(folder, tensors)
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder)
+        try:
+            reports = _publish(options, tensors)
+        finally:
+            ray.shutdown()
     return [*_figures(reports, _copy_seconds(tensors))]
 
 
-def _publish(folder: Path, tensors: dict[str, torch.Tensor]) -> list[SyncReport]:
-    transport = ObjectStoreTransport(0, "float32", _BUCKET_BYTES, _DEADLINE_S)
-    transport.connect(start_samplers(folder, count=2)[0])
+def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[SyncReport]:
+    transport = ObjectStoreTransport(0, options.dtype, _BUCKET_BYTES, _DEADLINE_S)
+    transport.connect(engines.start_samplers(options, count=2)[0])
     reports = [
         transport.publish(StateSource(tensors), f"bench-{index}")
         for index in range(_WARM_UP + _REPEATS)
@@ -67,7 +77,7 @@ def _publish(folder: Path, tensors: dict[str, torch.Tensor]) -> list[SyncReport]
 
 def _copy_seconds(tensors: dict[str, torch.Tensor]) -> float:
     """Return the time of one plain copy of the same bytes in this process."""
-    flat = np.concatenate([tensor.reshape(-1).numpy() for tensor in tensors.values()])
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()]).view(torch.uint8).numpy()
     target = np.empty_like(flat)
     return median_seconds(lambda: np.copyto(target, flat))
 
@@ -94,11 +104,19 @@ def _figures(reports: list[SyncReport], copy_s: float) -> list[Figure]:
     ]
 
 
+def _load_model(folder: Path) -> dict[str, torch.Tensor]:
+    """Return a model's weights by name, in the engines' type."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, engines.dtype()))
+    return {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+
 def _make_model(folder: Path) -> dict[str, torch.Tensor]:
     """Write a random Qwen3 of about 100 million parameters; returns them by name."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    tiny = obtain_model(load_config(["conf=tiny"]))
+    tiny = engines.tiny_model()
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
