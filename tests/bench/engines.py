@@ -18,8 +18,7 @@ from ray.actor import ActorHandle
 from actors.cluster import engine_environment
 from actors.options import EngineOptions
 from actors.sampler import Sampler
-from rzero_ray.config import load_config
-from rzero_ray.model_files import obtain_model
+from tests.bench.harness import device, dtype
 
 SETTINGS = {
     "model": "",  # a folder in Hugging Face format in place of the benchmark's own
@@ -31,30 +30,18 @@ _KV_CACHE_BYTES = 1 << 28
 _GPU_SHARE = 0.85
 
 
-def on_gpu() -> bool:
-    return torch.cuda.is_available()
-
-
-def dtype() -> str:
-    return "bfloat16" if on_gpu() else "float32"
-
-
-def tiny_model() -> Path:
-    """Return the built-in base model."""
-    return obtain_model(load_config(["conf=tiny"]))
-
-
 def engine_options(model: Path, settings: Mapping[str, str], num_on_gpu: int) -> EngineOptions:
     """Return how an engine is started, `num_on_gpu` of which share a GPU."""
+    on_gpu = device() == "cuda"
     return EngineOptions(
         model=str(model),
         dtype=dtype(),
         max_model_len=int(settings["max_model_len"]),
         max_num_seqs=int(settings["max_num_seqs"]),
-        kv_cache_bytes=None if on_gpu() else _KV_CACHE_BYTES,
+        kv_cache_bytes=None if on_gpu else _KV_CACHE_BYTES,
         gpu_memory_utilization=_GPU_SHARE / num_on_gpu,
-        enforce_eager=not on_gpu(),
-        on_cpu=not on_gpu(),
+        enforce_eager=not on_gpu,
+        on_cpu=not on_gpu,
         weight_backend="object_store",
     )
 

@@ -6,6 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rzero_ray.config import load_config
+from rzero_ray.model_files import obtain_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +64,18 @@ def ratio_figure(
             f"{min(ratios):.2f} to {max(ratios):.2f} in {len(pairs)} pairs"
         ),
     )
+
+
+def tiny_model() -> Path:
+    """Return the built-in base model: 0.33 million parameters."""
+    return obtain_model(load_config(["conf=tiny"]))
+
+
+def device() -> str:
+    """Return where models run: `cuda` where there is a GPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype() -> str:
+    """Return the type of weights and activations on that device."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"

@@ -21,7 +21,7 @@ from actors.deepspeed_learner import DeepSpeedLearner
 from rzero_ray.batching import MicroBatch, collate, micro_batches
 from rzero_ray.config import LossConfig
 from tests.bench import learning
-from tests.bench.harness import CLOCKS, Figure, ratio_figure, seconds
+from tests.bench.harness import CLOCKS, Figure, device, dtype, ratio_figure, seconds
 
 SETTINGS = learning.SETTINGS
 
@@ -89,7 +89,7 @@ class _PlainLoop:
             collate(
                 [rollouts[i] for i in indices],
                 [weight] * len(indices),
-                torch.device(learning.device()),
+                torch.device(device()),
             )
             for indices in micro_batches(lengths, shape.tokens_per_micro_batch)
         ]
@@ -105,11 +105,10 @@ class _PlainLoop:
         )
 
     def _load(self, shape: learning.Shape) -> Any:
-        dtype = getattr(torch, learning.dtype())
         model: Any = AutoModelForCausalLM.from_pretrained(
-            shape.model, dtype=dtype, attn_implementation="sdpa"
+            shape.model, dtype=getattr(torch, dtype()), attn_implementation="sdpa"
         )
-        return model.to(learning.device()).train()
+        return model.to(device()).train()
 
     def update(self) -> None:
         """Take one optimizer step on all batches."""

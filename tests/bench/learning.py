@@ -21,9 +21,9 @@ if not torch.cuda.is_available():
 
 from actors.deepspeed_learner import DeepSpeedLearner
 from actors.options import LearnerOptions, PhaseOptions
-from rzero_ray.config import LossConfig, OptimizerConfig, load_config
-from rzero_ray.model_files import obtain_model
+from rzero_ray.config import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
+from tests.bench.harness import device, dtype, tiny_model
 
 SETTINGS = {
     "model": "",  # a folder in Hugging Face format in place of both shapes
@@ -85,11 +85,6 @@ def shapes(settings: Mapping[str, str], folder: Path) -> list[Shape]:
             budget,
         ),
     ]
-
-
-def tiny_model() -> Path:
-    """Return the built-in base model: 0.33 million parameters."""
-    return obtain_model(load_config(["conf=tiny"]))
 
 
 def small_qwen3(folder: Path) -> Path:
@@ -191,14 +186,6 @@ def start_learner(settings: Mapping[str, str], budget: int) -> DeepSpeedLearner:
         weight_backend="object_store",
     )
     return DeepSpeedLearner(options, "127.0.0.1", port)
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def dtype() -> str:
-    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def start_phase(learner: DeepSpeedLearner, shape: Shape, loss: LossConfig) -> None:

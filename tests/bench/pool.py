@@ -26,10 +26,11 @@ from actors.tokenization import ChatTokenizer
 from rzero_ray.tasks import ArithmeticTask, make_task
 from rzero_ray.types import SampleRequest, Sampling
 from tests.bench import engines
-from tests.bench.harness import Figure
+from tests.bench.harness import Figure, tiny_model
 
 SETTINGS = engines.SETTINGS | {"prompts": "200", "samples": "10", "max_tokens": "112"}
 _REPEATS = 5
+_END_S = 60.0
 _BATCHED_TOKENS = 4096
 """As `vllm_engine` sets it on a CPU."""
 
@@ -43,7 +44,7 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
         ]
     finally:
         for side in sides.values():
-            side.kill()
+            _end(side)
     rates = {
         name: statistics.median(turn[name][1] / turn[name][0] for turn in turns[1:])
         for name in sides
@@ -115,6 +116,16 @@ def _start_side(name: str, settings: Mapping[str, str]) -> subprocess.Popen[str]
     return side
 
 
+def _end(side: subprocess.Popen[str]) -> None:
+    """Let a side end by itself: a killed engine leaves shared memory behind."""
+    assert side.stdin is not None
+    side.stdin.close()
+    try:
+        side.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        side.kill()
+
+
 def _turn(side: subprocess.Popen[str], turn: int) -> tuple[float, int, tuple[float, float]]:
     """Return the seconds and tokens of one turn, and the CPU seconds around and in the engine."""
     assert side.stdin is not None
@@ -149,7 +160,7 @@ def _read(side: subprocess.Popen[str], word: str) -> str:
 
 
 def _options(settings: Mapping[str, str]) -> EngineOptions:
-    model = Path(settings["model"]) if settings["model"] else engines.tiny_model()
+    model = Path(settings["model"]) if settings["model"] else tiny_model()
     return engines.engine_options(model, settings, num_on_gpu=2)
 
 
@@ -227,6 +238,8 @@ def _serve_pool(settings: Mapping[str, str]) -> None:
         before = _cpu_seconds(pids)
         seconds, tokens = asyncio.run(turn(int(line)))
         _report(seconds, tokens, before, _cpu_seconds(pids))
+    ray.get([actor.stop.remote() for actor in actors], timeout=_END_S)
+    ray.shutdown()
 
 
 def _report(

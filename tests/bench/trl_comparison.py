@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from actors.deepspeed_learner import DeepSpeedLearner
 from rzero_ray.config import LossConfig
 from tests.bench import learning
-from tests.bench.harness import CLOCKS, Figure, ratio_figure
+from tests.bench.harness import CLOCKS, Figure, device, dtype, ratio_figure
 
 SETTINGS = learning.SETTINGS | {"trl_batches": "1,4"}
 """`trl_batches`: into how many micro-batches TRL cuts a step; each is tried, its fastest counts."""
@@ -67,7 +67,7 @@ def _compare(
     """Return (ours, TRL's) seconds of steps, and how far the weights are apart afterwards."""
     # TRL's trainer is made before ours joins a process group, which TRL would otherwise join too.
     clock = _Clock(shape, CLOCKS[settings["clock"]])
-    rewards = [float(r.advantage > 0) for r in shape.rollouts]
+    rewards: list[float | None] = [float(r.advantage > 0) for r in shape.rollouts]
     trainer = make_trainer(
         shape.model,
         [{"prompt": "1+1"}] * len(shape.rollouts),
@@ -131,7 +131,7 @@ def make_trainer(
     max_tokens: int,
     num_steps: int,
     parts: int,
-    reward: Callable[..., list[float]],
+    reward: Callable[..., list[float | None]],
     callbacks: list[TrainerCallback],
     trainer_class: Any = None,
     **options: Any,
@@ -147,8 +147,8 @@ def make_trainer(
         from trl.trainer.grpo_trainer import GRPOTrainer
     config = GRPOConfig(
         output_dir=str(model_path / "trl"),
-        use_cpu=learning.device() == "cpu",
-        bf16=learning.dtype() == "bfloat16",
+        use_cpu=device() == "cpu",
+        bf16=dtype() == "bfloat16",
         per_device_train_batch_size=len(prompts) // parts,
         gradient_accumulation_steps=parts,
         num_generations=num_generations,
@@ -172,7 +172,7 @@ def make_trainer(
         dataloader_pin_memory=False,
     )
     model: Any = AutoModelForCausalLM.from_pretrained(
-        model_path, dtype=getattr(torch, learning.dtype()), attn_implementation="sdpa"
+        model_path, dtype=getattr(torch, dtype()), attn_implementation="sdpa"
     )
     return (trainer_class or GRPOTrainer)(
         model=model,

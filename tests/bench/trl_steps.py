@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from actors.cluster import Cluster, start_cluster
@@ -42,7 +43,7 @@ from rzero_ray.types import (
     Step,
 )
 from tests.bench import learning
-from tests.bench.harness import Figure, ratio_figure
+from tests.bench.harness import Figure, ratio_figure, tiny_model
 from tests.bench.trl_comparison import make_trainer
 
 _WARM_UP, _REPEATS = 1, 5
@@ -75,7 +76,7 @@ class Shape:
 def run() -> list[Figure]:
     """Compare whole steps on both shapes."""
     with tempfile.TemporaryDirectory() as folder:
-        tiny = learning.endless(learning.tiny_model(), Path(folder) / "tiny")
+        tiny = learning.endless(tiny_model(), Path(folder) / "tiny")
         lengths = learning.log_normal_lengths(32, 512)
         shuffled = [lengths[i] for i in np.random.default_rng(0).permutation(len(lengths))]
         shapes = [
@@ -252,7 +253,7 @@ def _rollouts(completions: Sequence[Completion], group: int) -> list[Rollout]:
     ]
 
 
-def _reward(token_ids: Sequence[int]) -> float:
+def _reward(token_ids: Sequence[int] | NDArray[np.int32]) -> float:
     """A rule that costs nothing, and splits most groups."""
     return float(sum(map(int, token_ids)) % 2)
 

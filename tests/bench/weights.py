@@ -19,7 +19,7 @@ from actors.options import EngineOptions
 from actors.weight_transport import ObjectStoreTransport
 from rzero_ray.types import SyncReport
 from tests.bench import engines
-from tests.bench.harness import Figure, median_seconds
+from tests.bench.harness import Figure, dtype, median_seconds, tiny_model
 
 SETTINGS = engines.SETTINGS
 _WARM_UP, _REPEATS = 3, 7
@@ -108,7 +108,7 @@ def _load_model(folder: Path) -> dict[str, torch.Tensor]:
     """Return a model's weights by name, in the engines' type."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, engines.dtype()))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype()))
     return {name: tensor.detach() for name, tensor in model.named_parameters()}
 
 
@@ -116,7 +116,7 @@ def _make_model(folder: Path) -> dict[str, torch.Tensor]:
     """Write a random Qwen3 of about 100 million parameters; returns them by name."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    tiny = engines.tiny_model()
+    tiny = tiny_model()
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
