@@ -9,7 +9,7 @@ Needs GPUs: on a CPU only the client and the choice of the backend can be, and a
 
 from __future__ import annotations
 
-import socket
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
+from actors.ports import free_port
 from actors.waiting import get_within
 from actors.weight_transport import WeightSource, WeightTransport
 from rzero_ray.types import SyncReport
@@ -140,7 +141,7 @@ class _VllmTransport(WeightTransport):
             raise
         if self._rank != 0:
             return None
-        sizes = [meta.dtype.itemsize * _numel(meta.shape) for meta in self._source.metadata()]
+        sizes = [meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()]
         return SyncReport(
             version=version,
             num_bytes=sum(sizes),
@@ -180,7 +181,7 @@ class NcclTransport(_VllmTransport):
         return NCCLTrainerInitInfo(
             rank=self._rank,
             master_address=ray.util.get_node_ip_address(),
-            master_port=_free_port(),
+            master_port=free_port(),
             world_size=1 + len(self._engines),
             packed=True,
             packed_buffer_size_bytes=self._bucket_bytes,
@@ -208,7 +209,9 @@ class CudaIpcTransport(_VllmTransport):
         return groups
 
     def _init_info(self) -> IPCTrainerInitInfo:
-        largest = max(meta.dtype.itemsize * _numel(meta.shape) for meta in self._source.metadata())
+        largest = max(
+            meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()
+        )
         return IPCTrainerInitInfo(
             rank=self._rank,
             packed=True,
@@ -221,16 +224,3 @@ def _of_engine(init_info: dict[str, Any], index: int) -> dict[str, Any]:
     if "rank_offset" not in init_info:
         return init_info
     return init_info | {"rank_offset": init_info["rank_offset"] + index}
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from ray.actor import ActorHandle
 
 from actors.imports import large_imports
 from actors.options import LearnerOptions, PhaseOptions
+from actors.ports import free_port
 from rzero_ray.config import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
@@ -45,9 +45,7 @@ class Learner:
 
     def address(self) -> tuple[str, int]:
         """Return this node's address and a free port, for the ranks to meet at."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        return ray.util.get_node_ip_address(), free_port()
 
     def join(self, master_address: str, master_port: int) -> int:
         """Join the process group; returns the process id."""

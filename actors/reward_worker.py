@@ -11,7 +11,7 @@ from rzero_ray.parsing import parse_answer
 from rzero_ray.repetition import REPETITION_RULES, cluster_ids
 from rzero_ray.tasks import make_task
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
-from rzero_ray.voting import VOTING_RULES
+from rzero_ray.voting import VOTING_RULES, to_ballot
 
 
 class RewardWorker:
@@ -31,15 +31,7 @@ class RewardWorker:
     def vote(self, responses: Sequence[str], rule: VotingRule) -> Ballot:
         """Parse [M] responses and count their answers."""
         answers = [parse_answer(response) for response in responses]
-        vote = VOTING_RULES[rule](answers, equivalent)
-        return Ballot(
-            answers=tuple(answers),
-            label=vote.label,
-            num_agree=vote.num_agree,
-            num_votes=vote.num_votes,
-            form_counts=vote.form_counts,
-            may_join=vote.may_join,
-        )
+        return to_ballot(answers, VOTING_RULES[rule](answers, equivalent))
 
     def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
         """Return `reference` per equivalent answer, else the answer itself, None without one."""

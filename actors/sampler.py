@@ -149,12 +149,11 @@ class Sampler:
     async def begin_weights(self, path: str) -> None:
         """Stand still and begin a reload; `path` says that the first bucket is there."""
         self._paused_since = time.monotonic()
-        await self._engine.pause()
-        await self._engine.start_weight_update()
+        await self.start_weight_update()
 
     async def load_bucket(self, layout: BucketLayout, path: str, before: None) -> None:
         """Load a staged bucket; `before` is what must have happened before."""
-        await self._engine.update_weights(
+        await self.update_weights(
             {
                 "path": path,
                 "names": list(layout.names),
@@ -166,8 +165,7 @@ class Sampler:
 
     async def finish_weights(self, version: str, before: None) -> float:
         """End a reload and go on sampling; returns the seconds that sampling stood still."""
-        await self._engine.finish_weight_update(version)
-        await self._engine.resume()
+        await self.finish_weight_update(version)
         return time.monotonic() - self._paused_since
 
     # What a learner on GPUs drives through `gpu_weight_transport.SamplerClient`.

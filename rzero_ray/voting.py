@@ -18,7 +18,7 @@ from fractions import Fraction
 from itertools import combinations, pairwise
 
 from rzero_ray.answer_forms import canonical, plain_number
-from rzero_ray.types import VotingRule
+from rzero_ray.types import Ballot, VotingRule
 
 Equivalence = Callable[[str, str], bool]
 """A symmetric "same answer" relation; `grading.equivalent` in production."""
@@ -192,3 +192,15 @@ VOTING_RULES: dict[VotingRule, Callable[[Sequence[str | None], Equivalence], Vot
     "official": majority_vote_official,
 }
 """The vote of each value of `voting.rule`."""
+
+
+def to_ballot(answers: Sequence[str | None], vote: Vote) -> Ballot:
+    """Return what the driver learns of the vote on `answers`."""
+    return Ballot(
+        answers=tuple(answers),
+        label=vote.label,
+        num_agree=vote.num_agree,
+        num_votes=vote.num_votes,
+        form_counts=vote.form_counts,
+        may_join=vote.may_join,
+    )

@@ -20,20 +20,19 @@ from pathlib import Path
 import ray
 import yaml
 
-from actors.cluster import Cluster, start_cluster
+from actors.cluster import Cluster
 from rzero_ray.config import Config, CurriculumConfig, load_config
 from rzero_ray.curriculum import mark_dropped, normal_forms, reason_without_votes
 from rzero_ray.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
 from rzero_ray.grading import equivalent
-from rzero_ray.layout import disaggregated
-from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import obtain_model
 from rzero_ray.phases import Cast, sample_candidates
 from rzero_ray.protocols import Task
 from rzero_ray.records import read_records
 from rzero_ray.tasks import make_task
-from rzero_ray.types import Ballot, Candidate, Role, Step
-from rzero_ray.voting import majority_vote
+from rzero_ray.types import Ballot, Candidate, Step
+from rzero_ray.voting import majority_vote, to_ballot
+from tests.bench.engines import start_roles
 from tests.bench.harness import Figure
 
 _NUM_STEPS = 5
@@ -133,15 +132,7 @@ def _add(
 
 
 def _count(answers: Sequence[str | None]) -> Ballot:
-    vote = majority_vote(answers, equivalent)
-    return Ballot(
-        answers=tuple(answers),
-        label=vote.label,
-        num_agree=vote.num_agree,
-        num_votes=vote.num_votes,
-        form_counts=vote.form_counts,
-        may_join=vote.may_join,
-    )
+    return to_ballot(answers, majority_vote(answers, equivalent))
 
 
 def _with_ballot(candidate: Candidate, ballot: Ballot) -> Candidate:
@@ -221,11 +212,8 @@ Steps = tuple[list[list[Candidate]], float]
 
 async def _sample_both(config: Config, model: Path) -> tuple[Steps, Steps]:
     """Sample each step in full and early-stopped, from the same seeds."""
-    models: dict[Role, Path] = {"challenger": model, "solver": model}
     task = make_task(config.task)
-    cluster = await start_cluster(
-        config, disaggregated(config), models, task, StageClock(), lambda sync, probe: None
-    )
+    cluster = await start_roles(config, model)
     early = replace(config, curriculum=replace(config.curriculum, early_stopping=True))
     steps: dict[str, list[list[Candidate]]] = {"full": [], "early": []}
     seconds = dict.fromkeys(steps, 0.0)

@@ -15,9 +15,13 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from actors.cluster import engine_environment
+from actors.cluster import Cluster, engine_environment, start_cluster
 from actors.options import EngineOptions
 from actors.sampler import Sampler
+from rzero_ray.config import Config
+from rzero_ray.layout import disaggregated
+from rzero_ray.metrics import StageClock
+from rzero_ray.tasks import make_task
 from tests.bench.harness import device, dtype
 
 SETTINGS = {
@@ -64,3 +68,15 @@ def start_samplers(options: EngineOptions, count: int) -> tuple[list[ActorHandle
         if not options.on_cpu:
             ray.get(started, timeout=600)
     return actors, ray.get(started, timeout=600)
+
+
+async def start_roles(config: Config, model: Path) -> Cluster:
+    """Start all roles of a run, each on devices of its own, from the folder `model`."""
+    return await start_cluster(
+        config,
+        disaggregated(config),
+        {"challenger": model, "solver": model},
+        make_task(config.task),
+        StageClock(),
+        lambda sync, probe: None,
+    )

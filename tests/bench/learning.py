@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ if not torch.cuda.is_available():
 
 from actors.deepspeed_learner import DeepSpeedLearner
 from actors.options import LearnerOptions, PhaseOptions
+from actors.ports import free_port
 from rzero_ray.config import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
 from tests.bench.harness import device, dtype, tiny_model
@@ -170,9 +170,7 @@ def set_threads(settings: Mapping[str, str]) -> None:
 
 def start_learner(settings: Mapping[str, str], budget: int) -> DeepSpeedLearner:
     """Return our learner as one rank in this process: in bfloat16 on a GPU, float32 on a CPU."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = LearnerOptions(
         rank=0,
         world_size=1,

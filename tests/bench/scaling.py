@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.cluster import start_cluster
 from actors.packing import PackedCompletions, pack
 from actors.sampler_pool import Engine, SamplerPool
 from rzero_ray.config import Config, load_config
-from rzero_ray.layout import disaggregated
-from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import obtain_model
 from rzero_ray.phases import Cast, sample_challenger
 from rzero_ray.tasks import make_task
-from rzero_ray.types import Completion, Role, SampleRequest, Step
+from rzero_ray.types import Completion, SampleRequest, Step
+from tests.bench.engines import start_roles
 from tests.bench.harness import Figure
 from tests.bench.pool import SETTINGS, requests
 
@@ -81,11 +79,8 @@ def _step_figures() -> list[Figure]:
 
 async def _step_seconds(config: Config, model: Path) -> Mapping[int, float]:
     """Return the median seconds of sampling, voting and grading a step, by its size."""
-    models: dict[Role, Path] = {"challenger": model, "solver": model}
     task = make_task(config.task)
-    cluster = await start_cluster(
-        config, disaggregated(config), models, task, StageClock(), lambda sync, probe: None
-    )
+    cluster = await start_roles(config, model)
     cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
     taken: dict[int, list[float]] = {size: [] for size in _STEP_SIZES}
     try:

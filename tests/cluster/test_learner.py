@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import socket
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from actors.deepspeed_learner import DeepSpeedLearner
 from actors.device_states import storages_under
 from actors.options import LearnerOptions, PhaseOptions
+from actors.ports import free_port
 from rzero_ray.config import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout, RunError
 
@@ -151,9 +151,7 @@ def ranks() -> Iterator[dict[int, list]]:
     environment = {"env_vars": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}}
     groups = {}
     for world_size in (1, 2):
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         actor = ray.remote(Rank).options(runtime_env=environment)  # type: ignore[call-overload]
         groups[world_size] = [actor.remote(rank, world_size, port) for rank in range(world_size)]
     yield groups

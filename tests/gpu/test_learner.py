@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from actors.options import LearnerOptions, PhaseOptions
+from actors.ports import free_port
 from rzero_ray.config import LossConfig, OptimizerConfig
 from rzero_ray.types import LearningReport, Phase, Rollout
 
@@ -66,9 +66,7 @@ def _start(model: Path, **changes) -> DeepSpeedLearner:
     """Return a learner in a phase."""
     from actors.deepspeed_learner import DeepSpeedLearner
 
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = LearnerOptions(
         rank=0,
         world_size=1,

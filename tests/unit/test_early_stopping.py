@@ -19,7 +19,7 @@ from rzero_ray.early_stopping import (
 )
 from rzero_ray.grading import equivalent
 from rzero_ray.types import Ballot, Candidate
-from rzero_ray.voting import majority_vote
+from rzero_ray.voting import majority_vote, to_ballot
 
 PAPER = CurriculumConfig(num_votes=10, min_answered=0.5)
 Answer = str | None
@@ -27,15 +27,7 @@ Equivalence = Callable[[str, str], bool]
 
 
 def ballot_of(answers: Sequence[Answer], same: Equivalence = equivalent) -> Ballot:
-    vote = majority_vote(answers, same)
-    return Ballot(
-        answers=tuple(answers),
-        label=vote.label,
-        num_agree=vote.num_agree,
-        num_votes=vote.num_votes,
-        form_counts=vote.form_counts,
-        may_join=vote.may_join,
-    )
+    return to_ballot(answers, majority_vote(answers, same))
 
 
 def outcome(ballot: Ballot, config: CurriculumConfig) -> tuple[str | None, str | None]:
