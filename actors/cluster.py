@@ -40,8 +40,7 @@ from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
 from rzero_ray.config import ChallengerConfig, Config, SolverConfig
 from rzero_ray.layout import Layout, disaggregated, resolve_layout
-from rzero_ray.metrics import StageClock
-from rzero_ray.protocols import Task
+from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
     Completion,
     ProbeReport,
@@ -175,7 +174,7 @@ def _has() -> Mapping[str, float]:
     return ray.cluster_resources() if ray.is_initialized() else local_resources()
 
 
-async def start_sampling(config: Config, model: Path, clock: StageClock) -> SamplingCluster:
+async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingCluster:
     """Place and start the Solver's engines with the weights of the folder `model`, and the reward
     workers; no learner, so these weights stay."""
     layout = disaggregated(config)  # without a learner nobody takes turns
@@ -206,7 +205,7 @@ async def start_cluster(
     layout: Layout,
     models: dict[Role, Path],
     task: Task,
-    clock: StageClock,
+    clock: Clock,
     on_sync: Callable[[SyncReport, ProbeReport], None],
     on_turn: Callable[[Holder], None] = lambda holder: None,
 ) -> Cluster:

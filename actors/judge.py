@@ -9,7 +9,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.waiting import within
-from rzero_ray.metrics import StageClock
+from rzero_ray.protocols import Clock
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
 
 
@@ -17,7 +17,7 @@ class ClusterJudge:
     """Sends each job to the worker with the fewest under way."""
 
     def __init__(
-        self, workers: Sequence[ActorHandle], deadline_s: float, clock: StageClock
+        self, workers: Sequence[ActorHandle], deadline_s: float, clock: Clock
     ) -> None:
         self._workers = workers
         self._under_way = [0] * len(workers)

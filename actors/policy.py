@@ -18,7 +18,7 @@ from actors.turns import Turns
 from actors.waiting import within
 from actors.weight_probe import compare_probes
 from rzero_ray.config import Config, probe_bound
-from rzero_ray.metrics import StageClock
+from rzero_ray.protocols import Clock
 from rzero_ray.types import (
     Completion,
     LearningReport,
@@ -46,7 +46,7 @@ class ClusterPolicy:
         learners: Sequence[ActorHandle],
         turns: Turns,
         probes: Sequence[NDArray[np.int32]],
-        clock: StageClock,
+        clock: Clock,
         on_sync: Callable[[SyncReport, ProbeReport], None],
     ) -> None:
         """`probes` are token ids of the prompts by which a weight sync is verified."""

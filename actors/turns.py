@@ -24,7 +24,7 @@ from ray.actor import ActorHandle
 from actors.options import PARTS
 from actors.sampler_pool import Engine
 from actors.waiting import within
-from rzero_ray.metrics import StageClock
+from rzero_ray.protocols import Clock
 from rzero_ray.types import RunError
 
 Holder = Literal["learner", "handover", "samplers"]
@@ -67,7 +67,7 @@ class SharedDevices(Turns):
         engines: Sequence[Engine],
         learners: Sequence[ActorHandle],
         deadline_s: float,
-        clock: StageClock,
+        clock: Clock,
         on_turn: Callable[[Holder], None],
     ) -> None:
         """`on_turn` is told of each turn once it has begun."""

@@ -32,9 +32,9 @@ from rzero_ray.layout import Layout
 from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.monitors import monitor_drift
-from rzero_ray.phases import Cast, build_curriculum, train_challenger, train_solver
+from rzero_ray.phases import build_curriculum, train_challenger, train_solver
 from rzero_ray.planning import assumptions, find_shape, plan_iteration, plan_memory
-from rzero_ray.protocols import Task
+from rzero_ray.protocols import Cast, Task
 from rzero_ray.report import write_report
 from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
 from rzero_ray.scalars import Observers, ScalarLog

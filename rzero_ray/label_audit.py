@@ -16,8 +16,7 @@ from rzero_ray.concurrency import gather_all
 from rzero_ray.config import AuditConfig, Config
 from rzero_ray.endpoint import Endpoint
 from rzero_ray.parsing import parse_answer
-from rzero_ray.phases import Cast
-from rzero_ray.protocols import Task
+from rzero_ray.protocols import Cast, Task
 from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed
 from rzero_ray.tasks import make_task

@@ -16,8 +16,8 @@ import numpy as np
 
 from rzero_ray.config import TINY_MODEL, Config
 from rzero_ray.parsing import parse_answer
-from rzero_ray.phases import Cast, pick_items, train_solver
-from rzero_ray.protocols import Task
+from rzero_ray.phases import pick_items, train_solver
+from rzero_ray.protocols import Cast, Task
 from rzero_ray.runstate import Run
 from rzero_ray.step_metrics import imitation_metrics, update_metrics
 from rzero_ray.tiny.arithmetic import labelled_problems

@@ -18,7 +18,7 @@ from rzero_ray.drift import (
     script_shares,
     spread,
 )
-from rzero_ray.phases import Cast
+from rzero_ray.protocols import Cast
 from rzero_ray.runstate import Run
 from rzero_ray.types import (
     BaseScore,

@@ -32,7 +32,7 @@ from rzero_ray.curriculum import (
 )
 from rzero_ray.early_stopping import NEXT_VOTES, NO_VOTE_YET
 from rzero_ray.parsing import parse_question, parse_strict_question
-from rzero_ray.protocols import Judge, Policy, Task
+from rzero_ray.protocols import Cast, Judge
 from rzero_ray.rewards import CHALLENGER_REWARDS, SOLVER_REWARDS
 from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed
@@ -56,16 +56,6 @@ from rzero_ray.types import (
     SolverSample,
     Step,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """Who takes part in a run."""
-
-    challenger: Policy
-    solver: Policy
-    judge: Judge
-    task: Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ actors implement these protocols on a cluster, and the unit tests implement them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -148,4 +150,26 @@ class Task(Protocol):
 
     def heldout(self) -> tuple[Problem, ...]:
         """Return the problems of the evaluation: never trained on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who takes part in a run."""
+
+    challenger: Policy
+    solver: Policy
+    judge: Judge
+    task: Task
+
+
+class Clock(Protocol):
+    """Keeps the time of a run by stage, and counts what was sampled meanwhile."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Count the seconds of the block to the stage; blocks of one stage may overlap."""
+        ...
+
+    def count_tokens(self, count: int) -> None:
+        """Count sampled tokens."""
         ...

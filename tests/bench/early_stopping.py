@@ -26,7 +26,8 @@ from rzero_ray.curriculum import mark_dropped, normal_forms, reason_without_vote
 from rzero_ray.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
 from rzero_ray.grading import equivalent
 from rzero_ray.model_files import obtain_model
-from rzero_ray.phases import Cast, sample_candidates
+from rzero_ray.phases import sample_candidates
+from rzero_ray.protocols import Cast
 from rzero_ray.protocols import Task
 from rzero_ray.records import read_records
 from rzero_ray.tasks import make_task

@@ -11,7 +11,7 @@ from rzero_ray.driver import METHODS
 from rzero_ray.labelled import load_labelled
 from rzero_ray.metrics import StageClock
 from rzero_ray.parsing import parse_answer
-from rzero_ray.phases import Cast
+from rzero_ray.protocols import Cast
 from rzero_ray.records import read_records
 from rzero_ray.runstate import Run, prepare_run_dir
 from rzero_ray.tasks import ArithmeticTask
