@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.judge import ClusterJudge
+from actors.judge import ClusterJudge, RewardWorker
 from actors.learner import Learner
 from actors.options import EngineOptions, LearnerOptions, PhaseOptions
 from actors.placement import (
@@ -33,7 +33,6 @@ from actors.placement import (
     sampling_demands,
 )
 from actors.policy import ClusterPolicy
-from actors.reward_worker import RewardWorker
 from actors.sampler import Sampler
 from actors.sampler_pool import Engine, SamplerPool
 from actors.turns import Holder, NoTurns, SharedDevices, Turns

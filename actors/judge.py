@@ -1,7 +1,8 @@
-"""`protocols.Judge` on a cluster: a pool of reward workers."""
+"""`protocols.Judge` on a cluster: reward workers, and the driver's side of them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,25 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.waiting import within
+from rzero_ray.judging import LocalJudge
 from rzero_ray.protocols import Clock
+from rzero_ray.tasks import make_task
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
+
+
+class RewardWorker(LocalJudge):
+    """An actor that reads model text on a CPU."""
+
+    def __init__(self, name: str, task: str) -> None:
+        super().__init__(make_task(task))
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def start(self) -> int:
+        """Return the process id."""
+        return os.getpid()
 
 
 class ClusterJudge:

@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rzero_ray.commands import run_command
-from rzero_ray.config import Config, load_config
+from rzero_ray.config import LABELLED_METHODS, Config, load_config
 from rzero_ray.evaluation import ProblemScore
-from rzero_ray.labelled import LABELLED_METHODS
-from rzero_ray.metrics import bootstrap_interval, mean
 from rzero_ray.records import read_records, write_text_durably
+from rzero_ray.rows import mean
+from rzero_ray.statistics import bootstrap_interval
 from rzero_ray.types import RunError, UserError
 
 USAGE = "python -m rzero_ray.compare conf=NAME labelled.path=FILE [seeds=0,1,2] [root=FOLDER] ..."

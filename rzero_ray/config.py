@@ -28,6 +28,9 @@ C = TypeVar("C")
 LayoutKind = Literal["disaggregated", "colocated"]
 WeightBackend = Literal["object_store", "nccl", "cuda_ipc"]
 
+LABELLED_METHODS = ("labelled_grpo", "labelled_sft")
+"""The values of `method` that learn from labelled problems."""
+
 TINY_MODEL = "tiny"
 """The value of `model.path` that stands for the built-in base model."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.config import DriftConfig
-from rzero_ray.metrics import mean
+from rzero_ray.rows import mean
 from rzero_ray.types import SolverSample
 
 T = TypeVar("T")
@@ -103,9 +103,13 @@ class Threshold:
     key: str
     """Begins with `max_` or `min_`."""
 
+    def limit(self, config: DriftConfig) -> float:
+        """Return the largest or smallest value that the figure may have."""
+        return getattr(config, self.key)
+
     def is_crossed(self, row: Mapping[str, Any], config: DriftConfig) -> bool:
         """Return whether the row's figure lies beyond the limit; one that is missing does not."""
-        value, limit = row.get(self.figure), getattr(config, self.key)
+        value, limit = row.get(self.figure), self.limit(config)
         if value is None:
             return False
         return value > limit if self.key.startswith("max_") else value < limit

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from rzero_ray.clock import StageClock
 from rzero_ray.commands import run_command
 from rzero_ray.config import Config, load_config, resolve_run_dir, to_yaml
 from rzero_ray.display import make_display, print_plan
@@ -29,7 +30,6 @@ from rzero_ray.evaluation import evaluate
 from rzero_ray.label_audit import audit_labels, check_oracle
 from rzero_ray.labelled import LABELLED_METHODS, load_labelled
 from rzero_ray.layout import Layout
-from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.monitors import monitor_drift
 from rzero_ray.phases import build_curriculum, train_challenger, train_solver
@@ -53,9 +53,9 @@ async def coevolve(config: Config, cast: Cast, run: Run) -> None:
         items = await build_curriculum(config, iteration, cast, run)
         await audit_labels(config, iteration, cast, items, run)
         await train_solver(config, iteration, cast, items, run)
-        scores = await evaluate(config, cast.solver, cast.judge, cast.task)
+        accuracy = await evaluate(config, iteration, cast, run)
         await monitor_drift(config, iteration, cast, run)
-        run.finish_iteration(iteration, scores)
+        run.finish_iteration(iteration, accuracy)
 
 
 async def learn_labelled(config: Config, cast: Cast, run: Run) -> None:
@@ -64,15 +64,15 @@ async def learn_labelled(config: Config, cast: Cast, run: Run) -> None:
     await evaluate_base(config, cast, run)
     for iteration in run.iterations(config.num_iterations):
         await LABELLED_METHODS[config.method](config, iteration, cast, problems, run)
-        scores = await evaluate(config, cast.solver, cast.judge, cast.task)
+        accuracy = await evaluate(config, iteration, cast, run)
         await monitor_drift(config, iteration, cast, run)
-        run.finish_iteration(iteration, scores)
+        run.finish_iteration(iteration, accuracy)
 
 
 async def evaluate_base(config: Config, cast: Cast, run: Run) -> None:
     """Measure the model that the run starts from, by the same code as every later one."""
     if not run.is_finished("iteration-00"):
-        run.finish_iteration(0, await evaluate(config, cast.solver, cast.judge, cast.task))
+        run.finish_iteration(0, await evaluate(config, 0, cast, run))
 
 
 METHODS = {

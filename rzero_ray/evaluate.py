@@ -35,6 +35,7 @@ from rich.text import Text
 
 from rzero_ray.benchmark_scores import BenchmarkScore, Difference, compare, score, to_plain
 from rzero_ray.benchmarks import Benchmark, find_suite, load_problems, pick_problems
+from rzero_ray.clock import StageClock
 from rzero_ray.commands import run_command
 from rzero_ray.concurrency import gather_limited
 from rzero_ray.config import to_yaml
@@ -60,7 +61,6 @@ from rzero_ray.evaluation_tables import (
     score_grid,
 )
 from rzero_ray.judge_model import Opinion, ask_judge, summarize_opinions
-from rzero_ray.metrics import StageClock
 from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.protocols import Judge, Sampler, Task
 from rzero_ray.published import rows_for

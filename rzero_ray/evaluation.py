@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from rzero_ray.concurrency import gather_all
 from rzero_ray.config import Config
-from rzero_ray.metrics import bootstrap_interval, mean
 from rzero_ray.parsing import has_chain_of_thought
-from rzero_ray.protocols import Judge, Policy, Sampler, Task
+from rzero_ray.protocols import Cast, Judge, Sampler, Task
+from rzero_ray.rows import mean
+from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed
+from rzero_ray.statistics import bootstrap_interval
 from rzero_ray.types import BenchmarkProblem, Message, SampleRequest, Sampling
 
 HELDOUT = "heldout"
@@ -84,8 +86,11 @@ class AnsweredProblem:
         return self.majority == self.reference
 
 
-async def evaluate(config: Config, solver: Policy, judge: Judge, task: Task) -> list[ProblemScore]:
-    """Grade greedy and sampled answers to every held-out problem.
+async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> dict[str, object]:
+    """Grade greedy and sampled answers to every held-out problem; iteration 0 is the base model.
+
+    Returns what `Run.finish_iteration` records; each problem's answers are in
+    `iteration-NN/evaluation.parquet`.
 
     Seeds do not depend on the iteration: the same random numbers serve every policy, which makes
     differences between iterations less noisy.
@@ -93,16 +98,18 @@ async def evaluate(config: Config, solver: Policy, judge: Judge, task: Task) -> 
     answered = await gather_all(
         answer_problem(
             problem,
-            problem_messages(task, problem),
-            solver,
-            judge,
+            problem_messages(cast.task, problem),
+            cast.solver,
+            cast.judge,
             seed=problem_seed(config.seed, HELDOUT, index),
             num_samples=config.eval.num_samples,
             max_tokens=config.eval.max_tokens,
         )
-        for index, problem in enumerate(heldout_problems(task))
+        for index, problem in enumerate(heldout_problems(cast.task))
     )
-    return [_to_score(problem) for problem in answered]
+    scores = [_to_score(problem) for problem in answered]
+    run.write(f"iteration-{iteration:02d}/evaluation", scores, ProblemScore)
+    return summarize(iteration, scores)
 
 
 def heldout_problems(task: Task) -> list[BenchmarkProblem]:

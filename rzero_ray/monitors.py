@@ -8,6 +8,7 @@ from typing import Any
 
 from rzero_ray.config import Config, DriftConfig, SamplingConfig
 from rzero_ray.drift import (
+    THRESHOLDS,
     Threshold,
     answer_figures,
     crossed,
@@ -19,6 +20,7 @@ from rzero_ray.drift import (
     spread,
 )
 from rzero_ray.protocols import Cast
+from rzero_ray.rows import Row
 from rzero_ray.runstate import Run
 from rzero_ray.types import (
     BaseScore,
@@ -30,7 +32,6 @@ from rzero_ray.types import (
     Step,
 )
 
-Row = dict[str, Any]
 Samples = Sequence[ChallengerSample | SolverSample]
 
 
@@ -47,14 +48,15 @@ async def monitor_drift(config: Config, iteration: int, cast: Cast, run: Run) ->
             **_answers(config, iteration, run),
             **await _questions(config, iteration, cast, run),
         }
+        figures["limits"] = [[t.figure, t.key, t.limit(config.drift)] for t in THRESHOLDS]
         run.finish_measurement(step, figures)
     _judge(config.drift, iteration, run)
 
 
 def describe(threshold: Threshold, row: Row, config: DriftConfig) -> str:
     """Return a figure and its threshold as `kl_solver .62 (max_kl .5)`."""
-    limit = getattr(config, threshold.key)
-    return f"{threshold.figure} {row[threshold.figure]:.2g} ({threshold.key} {limit:g})"
+    limit = f"{threshold.key} {threshold.limit(config):g}"
+    return f"{threshold.figure} {row[threshold.figure]:.2g} ({limit})"
 
 
 def _judge(config: DriftConfig, iteration: int, run: Run) -> None:

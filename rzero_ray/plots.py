@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rzero_ray.config import Config, probe_bound
+from rzero_ray.rows import Row, phase_rows
 from rzero_ray.runstate import Run
 from rzero_ray.summary import (
     WALL_CLOCK_NOTE,
-    Row,
     candidates_by_iteration,
     label_accuracy_all,
     outcomes,
-    phase_rows,
 )
 from rzero_ray.tasks import make_task
 

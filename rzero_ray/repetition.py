@@ -12,7 +12,6 @@ against the reference, zero when no word matches. nltk takes 0.2 ms a pair, minu
 Shapes: N questions, F n-gram features.
 """
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,14 +32,6 @@ _DENSE_COLUMN_SHARE = 1 / 16
 sparse product."""
 
 Tokenizer = Callable[[str], list[str]]
-
-_SYMBOLS = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+|\S")
-
-
-def tokenize_symbols(text: str) -> list[str]:
-    """Split into numbers, words and single other symbols, for text without spaces: "12+x=30" has
-    five tokens."""
-    return _SYMBOLS.findall(text)
 
 
 def bleu_matrix(questions: Sequence[str], tokenize: Tokenizer = str.split) -> np.ndarray:

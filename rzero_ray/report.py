@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rzero_ray.config import Config, to_yaml
-from rzero_ray.drift import THRESHOLDS, crossed
 from rzero_ray.plots import PLOTS, Plot
 from rzero_ray.records import write_text_durably
+from rzero_ray.rows import Row, phase_rows
 from rzero_ray.runstate import Run
 from rzero_ray.summary import (
-    Row,
     candidates_by_iteration,
     decimals,
-    phase_rows,
 )
 from rzero_ray.tasks import make_task
 from rzero_ray.types import Candidate
@@ -45,7 +43,7 @@ def write_report(run: Run, summary: Row) -> Path:
         f'<p class="reading">{_escape(summary["reading"], 2000)}</p>',
         _headline_table(summary, run.config),
         f'<section class="plots">{"".join(map(_figure, plots))}</section>',
-        _drift_section(run.config, metrics),
+        _drift_section(metrics),
         _audit_section(metrics),
         _samples_section(run),
         "<h2>Configuration</h2><details><summary>All keys, resolved</summary>"
@@ -111,28 +109,39 @@ def _figure(plot: Plot) -> str:
     )
 
 
-def _drift_section(config: Config, metrics: Sequence[Row]) -> str:
-    """Return the monitors' figures by iteration beside their thresholds, crossed ones marked."""
+def _drift_section(metrics: Sequence[Row]) -> str:
+    """Return the monitors' figures by iteration beside their limits, crossed ones marked.
+
+    A row names its limits; one that was written before it did is held against the last row's.
+    """
     rows = phase_rows(metrics, "drift")
     if not rows:
         return ""
+    last = rows[-1].get("limits", [])
     head = ["", "threshold", *(f"iteration {row['iteration']}" for row in rows)]
-    lines = []
-    for threshold in THRESHOLDS:
-        values = [row.get(threshold.figure) for row in rows]
-        if all(value is None for value in values):
+    lines, found = [], set()
+    for figure, key, limit in last:
+        if all(row.get(figure) is None for row in rows):
             continue
-        marks = [threshold.is_crossed(row, config.drift) for row in rows]
-        cells = [
-            f"{'! ' * mark}{'-' if value is None else format(value, '.3g')}"
-            for value, mark in zip(values, marks, strict=True)
-        ]
-        name = threshold.figure.replace("_", " ")
-        limit = f"{threshold.key.replace('_', ' ')} {getattr(config.drift, threshold.key):g}"
-        lines.append([name, limit, *cells])
-    found = sorted({t.figure.replace("_", " ") for row in rows for t in crossed(row, config.drift)})
-    verdict = f"Crossed (marked !): {', '.join(found)}." if found else "No threshold was crossed."
+        cells = []
+        for row in rows:
+            limits = {(of, name): bound for of, name, bound in row.get("limits", last)}
+            is_crossed = _is_beyond(row.get(figure), key, limits.get((figure, key)))
+            found |= {figure.replace("_", " ")} if is_crossed else set()
+            value = "-" if row.get(figure) is None else format(row[figure], ".3g")
+            cells.append(f"{'! ' * is_crossed}{value}")
+        lines.append([figure.replace("_", " "), f"{key.replace('_', ' ')} {limit:g}", *cells])
+    verdict = "No threshold was crossed."
+    if found:
+        verdict = f"Crossed (marked !): {', '.join(sorted(found))}."
     return f"<h2>Drift</h2><p>{html.escape(verdict)}</p>{_table(head, lines, 'numbers')}"
+
+
+def _is_beyond(value: float | None, key: str, limit: float | None) -> bool:
+    """Return whether a figure lies beyond the limit whose key begins with `max_` or `min_`."""
+    if value is None or limit is None:
+        return False
+    return value > limit if key.startswith("max_") else value < limit
 
 
 def _audit_section(metrics: Sequence[Row]) -> str:

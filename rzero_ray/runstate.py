@@ -28,9 +28,8 @@ from typing import Any, Protocol, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
+from rzero_ray.clock import StageClock
 from rzero_ray.config import Config, flatten, to_yaml
-from rzero_ray.evaluation import ProblemScore, summarize
-from rzero_ray.metrics import StageClock
 from rzero_ray.records import read_records, write_records, write_text_durably
 from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, UserError
 
@@ -213,6 +212,10 @@ class Run:
         rows = [r for r in self.metrics() if (r["iteration"], r["phase"]) == (iteration, phase)]
         return rows[-1] if rows else None
 
+    def write(self, key: str, records: Sequence[Any], record_type: type) -> None:
+        """Write the records under `key`, in place of earlier ones."""
+        write_records(self.root / f"{key}.parquet", records, record_type)
+
     def write_curriculum(self, iteration: int, items: list[CurriculumItem]) -> None:
         """Write the questions that the Solver trains on."""
         path = self.root / f"iteration-{iteration:02d}" / "curriculum.parquet"
@@ -244,12 +247,11 @@ class Run:
         self._finish(step.key)
         self._observer.finish_step(row)
 
-    def finish_iteration(self, iteration: int, scores: list[ProblemScore]) -> None:
+    def finish_iteration(self, iteration: int, figures: dict[str, Any]) -> None:
         """Record an evaluation; iteration 0 is the base model."""
-        row = summarize(iteration, scores)
-        row |= self._cost()
+        row = {**figures, **self._cost()}
         folder = self.root / f"iteration-{iteration:02d}"
-        write_records(folder / "evaluation.parquet", scores, ProblemScore)
+        folder.mkdir(parents=True, exist_ok=True)
         write_text_durably(folder / "evaluation.json", json.dumps(row, indent=1))
         self._finish(f"iteration-{iteration:02d}")
         self._observer.finish_iteration(row)

@@ -6,16 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rzero_ray.records import read_records, write_text_durably
+from rzero_ray.rows import Row, phase_rows
 from rzero_ray.runstate import Run
 from rzero_ray.types import Candidate
-
-Row = dict[str, Any]
-"""A line of metrics.jsonl, or an evaluation."""
 
 WALL_CLOCK_NOTE = (
     "Seconds during which a stage had work under way. Stages overlap (a question is voted on while "
@@ -187,14 +184,6 @@ def _heldout_row(row: Row) -> Row:
 def _first_and_last_reward(metrics: Sequence[Row], iteration: int) -> list[float] | None:
     rewards = [row["reward"] for row in phase_rows(metrics, "challenger", iteration)]
     return [rewards[0], rewards[-1]] if rewards else None
-
-
-def phase_rows(metrics: Sequence[Row], phase: str, iteration: int | None = None) -> list[Row]:
-    """Return a phase's rows in order; of all iterations without `iteration`."""
-    rows = [
-        row for row in metrics if row["phase"] == phase and iteration in (None, row["iteration"])
-    ]
-    return sorted(rows, key=lambda row: (row["iteration"], row["step"]))
 
 
 def _largest(values: Sequence[float]) -> float | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 
 from rzero_ray import prompts
 from rzero_ray.config import Config
-from rzero_ray.repetition import tokenize_symbols
 from rzero_ray.tiny import arithmetic
 from rzero_ray.types import Message, Problem, UserError
+
+_SYMBOLS = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+|\S")
 
 
 class ArithmeticTask:
@@ -85,6 +87,12 @@ def check_labels(config: Config) -> None:
             f"curriculum.labels=oracle needs a task with an oracle, which task={config.task} has "
             "not; use task=arithmetic or curriculum.labels=majority"
         )
+
+
+def tokenize_symbols(text: str) -> list[str]:
+    """Split into numbers, words and single other symbols, for text without spaces: "12+x=30" has
+    five tokens."""
+    return _SYMBOLS.findall(text)
 
 
 @cache

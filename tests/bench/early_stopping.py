@@ -27,8 +27,7 @@ from rzero_ray.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
 from rzero_ray.grading import equivalent
 from rzero_ray.model_files import obtain_model
 from rzero_ray.phases import sample_candidates
-from rzero_ray.protocols import Cast
-from rzero_ray.protocols import Task
+from rzero_ray.protocols import Cast, Task
 from rzero_ray.records import read_records
 from rzero_ray.tasks import make_task
 from rzero_ray.types import Ballot, Candidate, Step

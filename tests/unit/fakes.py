@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.reward_worker import RewardWorker
+from rzero_ray.judging import LocalJudge
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
     Ballot,
@@ -147,27 +147,27 @@ class FakePolicy:
 
 
 class FakeJudge:
-    """A reward worker's own rules, in this process."""
+    """The real rules, in this process."""
 
     def __init__(self) -> None:
-        self._worker = RewardWorker("reward/fake", "arithmetic")
+        self._judge = LocalJudge(ArithmeticTask())
 
     async def vote(self, responses: Sequence[str], rule: VotingRule = "by_value") -> Ballot:
-        return self._worker.vote(responses, rule)
+        return self._judge.vote(responses, rule)
 
     async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
-        return self._worker.grade(responses, reference)
+        return self._judge.grade(responses, reference)
 
     async def mark(self, responses: Sequence[str], problem: BenchmarkProblem) -> Marks:
-        return self._worker.mark(responses, problem)
+        return self._judge.mark(responses, problem)
 
     async def repetition_shares(
         self, questions: Sequence[str], threshold: float, rule: RepetitionRule = "symmetric"
     ) -> list[float]:
-        return self._worker.repetition_shares(questions, threshold, rule)
+        return self._judge.repetition_shares(questions, threshold, rule)
 
     async def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
-        return self._worker.repetition_clusters(questions, threshold)
+        return self._judge.repetition_clusters(questions, threshold)
 
 
 class SilentObserver:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rzero_ray.clock import StageClock
 from rzero_ray.config import Config, load_config
 from rzero_ray.curriculum import CROWDED, HELD_OUT, REPEATED
 from rzero_ray.driver import coevolve
-from rzero_ray.metrics import StageClock
 from rzero_ray.protocols import Cast
 from rzero_ray.records import read_records
 from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir

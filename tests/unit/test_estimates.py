@@ -7,7 +7,7 @@ import pytest
 
 from rzero_ray.benchmark_scores import powers_of_two, score
 from rzero_ray.evaluation import AnsweredProblem
-from rzero_ray.metrics import bootstrap_interval, exact_interval, pass_at_k
+from rzero_ray.statistics import bootstrap_interval, exact_interval, pass_at_k
 
 NUM_BENCHMARKS = 2000
 

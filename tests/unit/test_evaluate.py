@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rzero_ray.benchmarks import Benchmark
+from rzero_ray.clock import StageClock
 from rzero_ray.concurrency import gather_limited
 from rzero_ray.evaluate import (
     Job,
@@ -36,11 +37,13 @@ from rzero_ray.evaluation_config import (
     load_evaluation_config,
     resolve_output_dir,
 )
+from rzero_ray.protocols import Cast
 from rzero_ray.records import read_records, write_records
+from rzero_ray.runstate import Run, prepare_run_dir
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import Message, RunError, SampleRequest, UserError
 from tests.benchmark_rows import write_all
-from tests.unit.fakes import FakeJudge, FakePolicy
+from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 
 
 @pytest.mark.parametrize(
@@ -199,9 +202,12 @@ def test_records_survive_the_disk(tmp_path: Path):
 def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Path):
     from rzero_ray.config import load_config
 
-    run = load_config(["conf=tiny", "seed=7"])
+    config = load_config(["conf=tiny", "seed=7"])
     policies = FakePolicy("solver"), FakePolicy("solver")
-    asyncio.run(evaluate(run, policies[0], FakeJudge(), ArithmeticTask()))
+    prepare_run_dir(config, tmp_path)
+    run = Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
+    cast = Cast(FakePolicy("challenger"), policies[0], FakeJudge(), ArithmeticTask())
+    asyncio.run(evaluate(config, 0, cast, run))
     (job,) = load_jobs(load_evaluation_config(["model=tiny", "suite=heldout", "seed=7"]))
     asyncio.run(
         answer_benchmark(
@@ -210,7 +216,7 @@ def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Pat
             FakeJudge(),
             ArithmeticTask(),
             seed=7,
-            max_tokens=run.eval.max_tokens,
+            max_tokens=config.eval.max_tokens,
             limit=1000,
         )
     )

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from rzero_ray import metrics
-from rzero_ray.metrics import NO_STAGE, StageClock, bootstrap_interval
+from rzero_ray.clock import NO_STAGE, StageClock
 from rzero_ray.seeds import derive_seed
+from rzero_ray.statistics import bootstrap_interval
 
 
 def test_stage_clock_counts_the_union_of_overlapping_blocks(monkeypatch: pytest.MonkeyPatch):

@@ -15,8 +15,8 @@ from rzero_ray.repetition import (
     cluster_ids,
     cluster_shares,
     cluster_shares_official,
-    tokenize_symbols,
 )
+from rzero_ray.tasks import tokenize_symbols
 
 ODD_QUESTIONS = [
     "",

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from rzero_ray.clock import Lap, StageClock
 from rzero_ray.config import Config, EvalConfig
-from rzero_ray.evaluation import ProblemScore
-from rzero_ray.metrics import Lap, StageClock
+from rzero_ray.evaluation import ProblemScore, summarize
 from rzero_ray.report import write_report
 from rzero_ray.runstate import Run, prepare_run_dir
 from rzero_ray.summary import reading, write_summary
@@ -116,7 +116,7 @@ def iterate(run: Run, iteration: int, scores: list[ProblemScore]) -> None:
             | (oracle if run.config.task == "arithmetic" else {}),
         )
     learn(run, iteration, "solver", (0.5, 0.6))
-    run.finish_iteration(iteration, scores)
+    run.finish_iteration(iteration, summarize(iteration, scores))
 
 
 def write_candidates(run: Run, step: Step, candidates: list[Candidate]) -> None:
@@ -133,7 +133,7 @@ BETTER = [score((True, True), (True, True)), score((False, False), (False, False
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = make_run(tmp_path / "run")
-    run.finish_iteration(0, BASE)
+    run.finish_iteration(0, summarize(0, BASE))
     iterate(run, 1, BETTER)
     return run
 
@@ -239,7 +239,7 @@ def test_a_run_that_stopped_half_way(run: Run) -> None:
 
 def test_without_an_oracle_and_without_heldout_problems(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", task="math")
-    run.finish_iteration(0, [])
+    run.finish_iteration(0, summarize(0, []))
     iterate(run, 1, [])
     summary = write_summary(run)
     assert summary["label_accuracy"] == [None]

@@ -1,32 +1,28 @@
-"""A reward worker: reads model text on a CPU, with symbolic comparison in a killable child."""
+"""The rules by which model text is judged, in one process: `protocols.Judge` without a cluster.
+
+A reward worker runs them on a cluster, the unit tests and the audit command call them directly.
+Symbolic comparison runs in a killable child of the process.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from rzero_ray.benchmark_grading import grade_choice, grade_text, plurality
 from rzero_ray.grading import equivalent
 from rzero_ray.parsing import parse_answer
+from rzero_ray.protocols import Task
 from rzero_ray.repetition import REPETITION_RULES, cluster_ids
-from rzero_ray.tasks import make_task
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
 from rzero_ray.voting import VOTING_RULES, to_ballot
 
 
-class RewardWorker:
-    """Implements `protocols.Judge` for one process; holds no state but its caches."""
+class LocalJudge:
+    """What each method of `protocols.Judge` comes to; holds no state but caches."""
 
-    def __init__(self, name: str, task: str) -> None:
-        self._name = name
-        self._task = make_task(task)
-
-    def __repr__(self) -> str:
-        return self._name
-
-    def start(self) -> int:
-        """Return the process id."""
-        return os.getpid()
+    def __init__(self, task: Task) -> None:
+        """`task` says over which words questions are compared."""
+        self._task = task
 
     def vote(self, responses: Sequence[str], rule: VotingRule) -> Ballot:
         """Parse [M] responses and count their answers."""
