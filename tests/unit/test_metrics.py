@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rzero_ray import metrics
+from rzero_ray import clock as clock_module
 from rzero_ray.clock import NO_STAGE, StageClock
 from rzero_ray.seeds import derive_seed
 from rzero_ray.statistics import bootstrap_interval
@@ -9,7 +9,7 @@ from rzero_ray.statistics import bootstrap_interval
 
 def test_stage_clock_counts_the_union_of_overlapping_blocks(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock_module.time, "monotonic", lambda: now[0])
     clock = StageClock()
     with clock.stage("a"):
         now[0] = 1.0
@@ -30,7 +30,7 @@ def test_stage_clock_counts_the_union_of_overlapping_blocks(monkeypatch: pytest.
 
 def test_stage_clock_tells_work_from_overhead(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock_module.time, "monotonic", lambda: now[0])
     clock = StageClock()
     now[0] = 1.0  # nothing is under way
     with clock.stage("weight_sync"):
