@@ -37,8 +37,8 @@ from actors.sampler import Sampler
 from actors.sampler_pool import Engine, SamplerPool
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
-from rzero_ray.config import ChallengerConfig, Config, SolverConfig
-from rzero_ray.layout import Layout, disaggregated, resolve_layout
+from rzero_ray.config.config import ChallengerConfig, Config, SolverConfig
+from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
 from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
     Completion,

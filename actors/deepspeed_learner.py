@@ -30,7 +30,7 @@ from actors.options import LearnerOptions, PhaseOptions
 from actors.policy_model import PolicyModel
 from actors.shipment import layer_of
 from rzero_ray.batching import MicroBatch, collate, micro_batches, mini_batches, shard
-from rzero_ray.config import LossConfig, OptimizerConfig
+from rzero_ray.config.config import LossConfig, OptimizerConfig
 from rzero_ray.losses import (
     AGGREGATIONS,
     LossSums,

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from actors.imports import large_imports
 from actors.options import LearnerOptions, PhaseOptions
 from actors.ports import free_port
-from rzero_ray.config import WeightBackend, WeightSyncConfig
+from rzero_ray.config.config import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rzero_ray.config import (
+from rzero_ray.config.config import (
     ChallengerConfig,
     LossConfig,
     OptimizerConfig,

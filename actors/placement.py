@@ -18,8 +18,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors.waiting import DeadlineError, get_within
-from rzero_ray.config import Config
-from rzero_ray.layout import Layout
+from rzero_ray.config.config import Config
+from rzero_ray.config.layout import Layout
 from rzero_ray.types import UserError
 
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)

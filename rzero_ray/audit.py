@@ -31,8 +31,8 @@ from rzero_ray.agreement import (
     label_accuracy,
 )
 from rzero_ray.audit_sheet import SheetRow, read_sheet, write_sheet
-from rzero_ray.commands import run_command
-from rzero_ray.config import Config, load_config
+from rzero_ray.config.command import run_command
+from rzero_ray.config.config import Config, load_config
 from rzero_ray.grading import equivalent
 from rzero_ray.label_audit import (
     ask_oracle,

@@ -28,8 +28,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rzero_ray.commands import run_command
-from rzero_ray.config import LABELLED_METHODS, Config, load_config
+from rzero_ray.config.command import run_command
+from rzero_ray.config.config import LABELLED_METHODS, Config, load_config
 from rzero_ray.evaluation import ProblemScore
 from rzero_ray.records import read_records, write_text_durably
 from rzero_ray.rows import mean

@@ -31,7 +31,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from rzero_ray.config import Config, resolve_run_dir
+from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.planning import GIB, MemoryPlan, PhasePlan
 
 _LOG_WIDTH = 100

@@ -23,13 +23,13 @@ from functools import partial
 from pathlib import Path
 
 from rzero_ray.clock import StageClock
-from rzero_ray.commands import run_command
-from rzero_ray.config import Config, load_config, resolve_run_dir, to_yaml
+from rzero_ray.config.command import run_command
+from rzero_ray.config.config import Config, load_config, resolve_run_dir, to_yaml
+from rzero_ray.config.layout import Layout
 from rzero_ray.display import make_display, print_plan
 from rzero_ray.evaluation import evaluate
 from rzero_ray.label_audit import audit_labels, check_oracle
 from rzero_ray.labelled import LABELLED_METHODS, load_labelled
-from rzero_ray.layout import Layout
 from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.monitors import monitor_drift
 from rzero_ray.phases import build_curriculum, train_challenger, train_solver

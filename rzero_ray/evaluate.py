@@ -36,9 +36,15 @@ from rich.text import Text
 from rzero_ray.benchmark_scores import BenchmarkScore, Difference, compare, score, to_plain
 from rzero_ray.benchmarks import Benchmark, find_suite, load_problems, pick_problems
 from rzero_ray.clock import StageClock
-from rzero_ray.commands import run_command
 from rzero_ray.concurrency import gather_limited
-from rzero_ray.config import to_yaml
+from rzero_ray.config.command import run_command
+from rzero_ray.config.config import to_yaml
+from rzero_ray.config.evaluation import (
+    EvaluationConfig,
+    cluster_config,
+    load_evaluation_config,
+    resolve_output_dir,
+)
 from rzero_ray.display import make_console, printable
 from rzero_ray.endpoint import Endpoint
 from rzero_ray.evaluation import (
@@ -46,12 +52,6 @@ from rzero_ray.evaluation import (
     answer_problem,
     problem_messages,
     problem_seed,
-)
-from rzero_ray.evaluation_config import (
-    EvaluationConfig,
-    cluster_config,
-    load_evaluation_config,
-    resolve_output_dir,
 )
 from rzero_ray.evaluation_tables import (
     Grid,

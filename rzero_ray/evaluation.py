@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.concurrency import gather_all
-from rzero_ray.config import Config
+from rzero_ray.config.config import Config
 from rzero_ray.parsing import has_chain_of_thought
 from rzero_ray.protocols import Cast, Judge, Sampler, Task
 from rzero_ray.rows import mean

@@ -13,7 +13,7 @@ from typing import Any
 from rzero_ray.agreement import RIGHT, UNKNOWN, WRONG, label_accuracy
 from rzero_ray.audit_sheet import write_sheet
 from rzero_ray.concurrency import gather_all
-from rzero_ray.config import AuditConfig, Config
+from rzero_ray.config.config import AuditConfig, Config
 from rzero_ray.endpoint import Endpoint
 from rzero_ray.parsing import parse_answer
 from rzero_ray.protocols import Cast, Task

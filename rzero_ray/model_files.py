@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rzero_ray.config import TINY_MODEL, Config
+from rzero_ray.config.config import TINY_MODEL, Config
 from rzero_ray.tiny.recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rzero_ray.config import Config, DriftConfig, SamplingConfig
+from rzero_ray.config.config import Config, DriftConfig, SamplingConfig
 from rzero_ray.drift import (
     THRESHOLDS,
     Threshold,

@@ -20,7 +20,7 @@ from rzero_ray.advantages import (
     normalize_group,
 )
 from rzero_ray.concurrency import gather_all, made_ahead
-from rzero_ray.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
+from rzero_ray.config.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
 from rzero_ray.curriculum import (
     drop_crowded,
     has_enough,

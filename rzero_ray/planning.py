@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rzero_ray.config import Config
-from rzero_ray.layout import Layout
+from rzero_ray.config.config import Config
+from rzero_ray.config.layout import Layout
 from rzero_ray.protocols import Task
 
 GIB = 2**30

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rzero_ray.config import Config, probe_bound
+from rzero_ray.config.config import Config, probe_bound
 from rzero_ray.rows import Row, phase_rows
 from rzero_ray.runstate import Run
 from rzero_ray.summary import (

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from rzero_ray.config import Config, to_yaml
+from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.plots import PLOTS, Plot
 from rzero_ray.records import write_text_durably
 from rzero_ray.rows import Row, phase_rows

@@ -29,7 +29,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from rzero_ray.clock import StageClock
-from rzero_ray.config import Config, flatten, to_yaml
+from rzero_ray.config.config import Config, flatten, to_yaml
 from rzero_ray.records import read_records, write_records, write_text_durably
 from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, UserError
 

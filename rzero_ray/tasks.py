@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from rzero_ray import prompts
-from rzero_ray.config import Config
+from rzero_ray.config.config import Config
 from rzero_ray.tiny import arithmetic
 from rzero_ray.types import Message, Problem, UserError
 

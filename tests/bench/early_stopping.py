@@ -21,7 +21,7 @@ import ray
 import yaml
 
 from actors.cluster import Cluster
-from rzero_ray.config import Config, CurriculumConfig, load_config
+from rzero_ray.config.config import Config, CurriculumConfig, load_config
 from rzero_ray.curriculum import mark_dropped, normal_forms, reason_without_votes
 from rzero_ray.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
 from rzero_ray.grading import equivalent

@@ -19,8 +19,8 @@ from actors.cluster import Cluster, engine_environment, start_cluster
 from actors.options import EngineOptions
 from actors.sampler import Sampler
 from rzero_ray.clock import StageClock
-from rzero_ray.config import Config
-from rzero_ray.layout import disaggregated
+from rzero_ray.config.config import Config
+from rzero_ray.config.layout import disaggregated
 from rzero_ray.tasks import make_task
 from tests.bench.harness import device, dtype
 

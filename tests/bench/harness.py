@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rzero_ray.config import load_config
+from rzero_ray.config.config import load_config
 from rzero_ray.model_files import obtain_model
 
 

@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 from actors.deepspeed_learner import DeepSpeedLearner
 from actors.options import LearnerOptions, PhaseOptions
 from actors.ports import free_port
-from rzero_ray.config import LossConfig, OptimizerConfig
+from rzero_ray.config.config import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
 from tests.bench.harness import device, dtype, tiny_model
 

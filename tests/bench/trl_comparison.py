@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from actors.deepspeed_learner import DeepSpeedLearner
-from rzero_ray.config import LossConfig
+from rzero_ray.config.config import LossConfig
 from tests.bench import learning
 from tests.bench.harness import CLOCKS, Figure, device, dtype, ratio_figure
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config import Config, load_config
+from rzero_ray.config.config import Config, load_config
 from rzero_ray.model_files import obtain_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.ports import free_port
 from rzero_ray import audit
-from rzero_ray.config import Config, to_yaml
+from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.parsing import parse_answer
 from rzero_ray.records import write_records
 from rzero_ray.tasks import ArithmeticTask

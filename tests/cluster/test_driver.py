@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.deepspeed_learner import DeepSpeedLearner
 from actors.options import LearnerOptions, PhaseOptions
-from rzero_ray.config import Config, load_config
+from rzero_ray.config.config import Config, load_config
 from rzero_ray.grading import equivalent
 from rzero_ray.parsing import parse_answer
 from rzero_ray.phases import to_rollout

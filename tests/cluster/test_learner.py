@@ -20,7 +20,7 @@ from actors.deepspeed_learner import DeepSpeedLearner
 from actors.device_states import storages_under
 from actors.options import LearnerOptions, PhaseOptions
 from actors.ports import free_port
-from rzero_ray.config import LossConfig, OptimizerConfig
+from rzero_ray.config.config import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout, RunError
 
 OPTIONS = PhaseOptions(

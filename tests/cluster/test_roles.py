@@ -19,9 +19,9 @@ from actors.cluster import Cluster, start_cluster
 from actors.placement import reserve
 from actors.weight_probe import WeightMismatchError
 from rzero_ray.clock import StageClock
-from rzero_ray.config import Config
+from rzero_ray.config.config import Config
+from rzero_ray.config.layout import disaggregated
 from rzero_ray.drift import kl_to_base
-from rzero_ray.layout import disaggregated
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (
     Completion,

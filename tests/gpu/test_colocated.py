@@ -10,7 +10,7 @@ import ray
 import torch
 
 from rzero_ray.clock import StageClock
-from rzero_ray.config import load_config
+from rzero_ray.config.config import load_config
 from rzero_ray.model_files import obtain_model
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.types import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.clock import StageClock
-from rzero_ray.config import Config, load_config
+from rzero_ray.config.config import Config, load_config
 from rzero_ray.curriculum import CROWDED, HELD_OUT, REPEATED
 from rzero_ray.driver import coevolve
 from rzero_ray.protocols import Cast

@@ -8,7 +8,7 @@ import pytest
 
 from rzero_ray import compare as module
 from rzero_ray.compare import compare, main, to_markdown
-from rzero_ray.config import load_config
+from rzero_ray.config.config import load_config
 from rzero_ray.evaluation import ProblemScore
 from rzero_ray.records import write_records
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config import (
+from rzero_ray.config.config import (
     Config,
     _leaf_keys,
     find_conf,

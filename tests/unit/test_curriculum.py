@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rzero_ray.config import CurriculumConfig
+from rzero_ray.config.config import CurriculumConfig
 from rzero_ray.curriculum import (
     CROWDED,
     HELD_OUT,

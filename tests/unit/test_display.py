@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rzero_ray.config import Config, EvalConfig
+from rzero_ray.config.config import Config, EvalConfig
 from rzero_ray.display import LiveDisplay, LogDisplay, make_display, print_plan
 from rzero_ray.planning import GIB, MemoryPlan, PhasePlan
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from rzero_ray.config import DriftConfig
+from rzero_ray.config.config import DriftConfig
 from rzero_ray.drift import (
     answer_figures,
     crossed,

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from rzero_ray.config import CurriculumConfig
+from rzero_ray.config.config import CurriculumConfig
 from rzero_ray.curriculum import reason_by_votes
 from rzero_ray.early_stopping import (
     NEXT_VOTES,

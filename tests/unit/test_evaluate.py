@@ -13,6 +13,12 @@ from rich.console import Console
 from rzero_ray.benchmarks import Benchmark
 from rzero_ray.clock import StageClock
 from rzero_ray.concurrency import gather_limited
+from rzero_ray.config.evaluation import (
+    EvaluationConfig,
+    cluster_config,
+    load_evaluation_config,
+    resolve_output_dir,
+)
 from rzero_ray.evaluate import (
     Job,
     Subject,
@@ -31,12 +37,6 @@ from rzero_ray.evaluate import (
     run_evaluation,
 )
 from rzero_ray.evaluation import AnsweredProblem, evaluate
-from rzero_ray.evaluation_config import (
-    EvaluationConfig,
-    cluster_config,
-    load_evaluation_config,
-    resolve_output_dir,
-)
 from rzero_ray.protocols import Cast
 from rzero_ray.records import read_records, write_records
 from rzero_ray.runstate import Run, prepare_run_dir
@@ -200,7 +200,7 @@ def test_records_survive_the_disk(tmp_path: Path):
 
 
 def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Path):
-    from rzero_ray.config import load_config
+    from rzero_ray.config.config import load_config
 
     config = load_config(["conf=tiny", "seed=7"])
     policies = FakePolicy("solver"), FakePolicy("solver")

@@ -14,7 +14,7 @@ from actors.gpu_weight_transport import (
     VllmSource,
     _of_engine,
 )
-from rzero_ray.config import backend_of, load_config
+from rzero_ray.config.config import backend_of, load_config
 from rzero_ray.types import UserError
 
 GPU = ["conf=qwen3_4b"]

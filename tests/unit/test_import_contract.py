@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A module imports modules of its own level or lower ones, and no import cycles exist.
 LEVELS = {
     # 0: records and configuration
-    "rzero_ray.config": 0,
-    "rzero_ray.evaluation_config": 0,
+    "rzero_ray.config.config": 0,
+    "rzero_ray.config.evaluation": 0,
     "rzero_ray.types": 0,
     # 1: pure functions
     "rzero_ray.advantages": 1,
@@ -33,7 +33,7 @@ LEVELS = {
     "rzero_ray.symbolic": 1,
     "rzero_ray.grading": 1,
     "rzero_ray.grading_child": 1,
-    "rzero_ray.layout": 1,
+    "rzero_ray.config.layout": 1,
     "rzero_ray.logprobs": 1,
     "rzero_ray.losses": 1,
     "rzero_ray.concurrency": 1,
@@ -60,7 +60,7 @@ LEVELS = {
     "rzero_ray.display": 3,
     "rzero_ray.evaluation": 3,
     "rzero_ray.label_audit": 3,
-    "rzero_ray.commands": 3,
+    "rzero_ray.config.command": 3,
     "rzero_ray.benchmark_scores": 3,
     "rzero_ray.benchmarks": 3,
     "rzero_ray.evaluation_tables": 3,

@@ -15,7 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from rzero_ray import audit
 from rzero_ray.agreement import compare, label_accuracy, wilson_interval
 from rzero_ray.audit_sheet import read_sheet, write_sheet
-from rzero_ray.config import load_config
+from rzero_ray.config.config import load_config
 from rzero_ray.label_audit import audit_sample, check_oracle
 from rzero_ray.records import read_records
 from rzero_ray.tasks import ArithmeticTask

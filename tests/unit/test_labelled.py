@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.clock import StageClock
-from rzero_ray.config import load_config
+from rzero_ray.config.config import load_config
 from rzero_ray.driver import METHODS
 from rzero_ray.labelled import load_labelled
 from rzero_ray.parsing import parse_answer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rzero_ray.clock import StageClock
-from rzero_ray.config import Config, load_config
+from rzero_ray.config.config import Config, load_config
 from rzero_ray.records import read_records
 from rzero_ray.report import write_report
 from rzero_ray.runstate import Run

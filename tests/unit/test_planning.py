@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config import Config, load_config
-from rzero_ray.layout import disaggregated, resolve_layout
+from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.logprobs import CHUNK_ELEMENTS
 from rzero_ray.planning import (
     CONTEXT_BYTES,

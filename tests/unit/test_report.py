@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rzero_ray.clock import Lap, StageClock
-from rzero_ray.config import Config, EvalConfig
+from rzero_ray.config.config import Config, EvalConfig
 from rzero_ray.evaluation import ProblemScore, summarize
 from rzero_ray.report import write_report
 from rzero_ray.runstate import Run, prepare_run_dir

@@ -14,7 +14,7 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
-from rzero_ray.config import (
+from rzero_ray.config.config import (
     TINY_MODEL,
     Config,
     DeadlineConfig,

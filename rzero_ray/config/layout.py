@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rzero_ray.config import Config, LayoutKind, WeightBackend, backend_of, uses_gpus
+from rzero_ray.config.config import Config, LayoutKind, WeightBackend, backend_of, uses_gpus
 from rzero_ray.types import UserError
 
 SHARE_OF_GPU = 0.3
