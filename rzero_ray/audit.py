@@ -30,10 +30,11 @@ from rzero_ray.agreement import (
     compare,
     label_accuracy,
 )
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.audit_sheet import SheetRow, read_sheet, write_sheet
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, load_config
-from rzero_ray.grading import equivalent
 from rzero_ray.label_audit import (
     ask_oracle,
     audit_sample,
@@ -42,7 +43,6 @@ from rzero_ray.label_audit import (
     record_name,
     sheet_name,
 )
-from rzero_ray.parsing import parse_answer
 from rzero_ray.records import read_records, write_records
 from rzero_ray.summary import decimals
 from rzero_ray.tasks import make_task

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rzero_ray.agreement import RIGHT, UNKNOWN, WRONG
-from rzero_ray.parsing import parse_answer
+from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.records import write_text_durably
 from rzero_ray.types import CurriculumItem, UserError
 

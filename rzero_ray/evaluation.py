@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.answers.parsing import has_chain_of_thought
 from rzero_ray.concurrency import gather_all
 from rzero_ray.config.config import Config
-from rzero_ray.parsing import has_chain_of_thought
 from rzero_ray.protocols import Cast, Judge, Sampler, Task
 from rzero_ray.rows import mean
 from rzero_ray.runstate import Run

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rzero_ray.benchmark_grading import grade_choice, grade_text, plurality
-from rzero_ray.grading import equivalent
-from rzero_ray.parsing import parse_answer
+from rzero_ray.answers.choices import grade_choice, grade_text, plurality
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.answers.voting import VOTING_RULES, to_ballot
 from rzero_ray.protocols import Task
 from rzero_ray.repetition import REPETITION_RULES, cluster_ids
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
-from rzero_ray.voting import VOTING_RULES, to_ballot
 
 
 class LocalJudge:

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from rzero_ray.agreement import RIGHT, UNKNOWN, WRONG, label_accuracy
+from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.audit_sheet import write_sheet
 from rzero_ray.concurrency import gather_all
 from rzero_ray.config.config import AuditConfig, Config
 from rzero_ray.endpoint import Endpoint
-from rzero_ray.parsing import parse_answer
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import TINY_MODEL, Config
-from rzero_ray.parsing import parse_answer
 from rzero_ray.phases import pick_items, train_solver
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.runstate import Run

@@ -19,6 +19,7 @@ from rzero_ray.advantages import (
     center_group,
     normalize_group,
 )
+from rzero_ray.answers.parsing import parse_question, parse_strict_question
 from rzero_ray.concurrency import gather_all, made_ahead
 from rzero_ray.config.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
 from rzero_ray.curriculum import (
@@ -31,7 +32,6 @@ from rzero_ray.curriculum import (
     reason_without_votes,
 )
 from rzero_ray.early_stopping import NEXT_VOTES, NO_VOTE_YET
-from rzero_ray.parsing import parse_question, parse_strict_question
 from rzero_ray.protocols import Cast, Judge
 from rzero_ray.rewards import CHALLENGER_REWARDS, SOLVER_REWARDS
 from rzero_ray.runstate import Run

@@ -9,7 +9,7 @@ names which.
 from collections.abc import Callable
 from typing import Literal
 
-from rzero_ray.parsing import has_think_format
+from rzero_ray.answers.parsing import has_think_format
 
 RewardRule = Literal["paper", "official"]
 

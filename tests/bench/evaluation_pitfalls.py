@@ -18,11 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rzero_ray.benchmark_grading import grade_choice
+from rzero_ray.answers.choices import grade_choice
+from rzero_ray.answers.equality import equivalent
 from rzero_ray.config.evaluation import load_evaluation_config
 from rzero_ray.evaluate import run_evaluation
 from rzero_ray.evaluation import AnsweredProblem
-from rzero_ray.grading import equivalent
 from rzero_ray.records import read_records
 from rzero_ray.rows import mean
 from tests.bench.harness import Figure

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from rzero_ray.answer_forms import _exact_value, _read_cached
-from rzero_ray.closed_form import value_of
-from rzero_ray.grading import equivalent
-from rzero_ray.symbolic import SymbolicComparer
-from rzero_ray.voting import majority_vote
+from rzero_ray.answers.closed_form import value_of
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.forms import _exact_value, _read_cached
+from rzero_ray.answers.symbolic import SymbolicComparer
+from rzero_ray.answers.voting import majority_vote
 from tests.bench.harness import Figure, seconds
 
 NUM_ANSWERS = 20_000

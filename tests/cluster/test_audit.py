@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.ports import free_port
 from rzero_ray import audit
+from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, to_yaml
-from rzero_ray.parsing import parse_answer
 from rzero_ray.records import write_records
 from rzero_ray.tasks import ArithmeticTask
 from rzero_ray.tiny.arithmetic import sample_question

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.deepspeed_learner import DeepSpeedLearner
 from actors.options import LearnerOptions, PhaseOptions
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, load_config
-from rzero_ray.grading import equivalent
-from rzero_ray.parsing import parse_answer
 from rzero_ray.phases import to_rollout
 from rzero_ray.records import read_records
 from rzero_ray.tasks import ArithmeticTask

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rzero_ray.benchmark_grading import grade_choice, grade_text, plurality, text_form
+from rzero_ray.answers.choices import grade_choice, grade_text, plurality, text_form
 
 OPTIONS = ("Paris", "London", "Rome", "1/2", "rome")
 

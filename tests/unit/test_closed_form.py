@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from rzero_ray.answer_forms import canonical
-from rzero_ray.closed_form import differ_clearly, value_of
-from rzero_ray.symbolic import SymbolicComparer
+from rzero_ray.answers.closed_form import differ_clearly, value_of
+from rzero_ray.answers.forms import canonical
+from rzero_ray.answers.symbolic import SymbolicComparer
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from itertools import product
 
 import pytest
 
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.voting import majority_vote, to_ballot
 from rzero_ray.config.config import CurriculumConfig
 from rzero_ray.curriculum import reason_by_votes
 from rzero_ray.early_stopping import (
@@ -17,9 +19,7 @@ from rzero_ray.early_stopping import (
     num_next_votes,
     num_next_votes_in_full,
 )
-from rzero_ray.grading import equivalent
 from rzero_ray.types import Ballot, Candidate
-from rzero_ray.voting import majority_vote, to_ballot
 
 PAPER = CurriculumConfig(num_votes=10, min_answered=0.5)
 Answer = str | None

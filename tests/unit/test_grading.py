@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rzero_ray.answer_forms import MAX_ANSWER_CHARS, canonical, plain_number
-from rzero_ray.grading import equivalent
-from rzero_ray.symbolic import SymbolicComparer
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.forms import MAX_ANSWER_CHARS, canonical, plain_number
+from rzero_ray.answers.symbolic import SymbolicComparer
 
 # About 8 s on an idle core; the limit is for a machine that many share. One hang would be forever.
 ADVERSARIAL_TIME_LIMIT_S = 240.0
@@ -520,7 +520,7 @@ def test_plain_script_from_another_directory(tmp_path: Path) -> None:
     script = tmp_path / "scripts" / "use_it.py"
     script.parent.mkdir()
     script.write_text(
-        "from rzero_ray.grading import equivalent, _default_comparer\n"
+        "from rzero_ray.answers.equality import equivalent, _default_comparer\n"
         "assert equivalent('x^2-1', '(x-1)(x+1)')\n"
         "print(_default_comparer()._child.pid)\n"
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rzero_ray.parsing import (
+from rzero_ray.answers.parsing import (
     MAX_QUESTION_CHARS,
     Challenge,
     has_chain_of_thought,

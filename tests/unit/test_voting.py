@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rzero_ray.answer_forms import canonical
-from rzero_ray.grading import equivalent
-from rzero_ray.voting import Vote, clusters_may_join, majority_vote, majority_vote_official
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.forms import canonical
+from rzero_ray.answers.voting import Vote, clusters_may_join, majority_vote, majority_vote_official
 
 
 def by_form(a: str, b: str) -> bool:

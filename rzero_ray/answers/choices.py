@@ -13,8 +13,8 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from rzero_ray.answer_forms import canonical, plain_number
-from rzero_ray.parsing import parse_answer
+from rzero_ray.answers.forms import canonical, plain_number
+from rzero_ray.answers.parsing import parse_answer
 
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|texttt|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _LETTER = re.compile(r"(?:option|choice|answer)?\s*[(\[]?([A-Za-z])[)\]]?[.:]?", re.IGNORECASE)

@@ -16,8 +16,8 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from rzero_ray.answer_forms import MAX_ANSWER_CHARS
-from rzero_ray.grading_child import FRAME_HEADER, write_frame
+from rzero_ray.answers.forms import MAX_ANSWER_CHARS
+from rzero_ray.answers.symbolic_child import FRAME_HEADER, write_frame
 
 WALL_LIMIT_S = 10.0
 """Wall-clock seconds for one comparison. A backstop for a child that waits rather than computes;
@@ -169,7 +169,7 @@ class SymbolicComparer:
     def _start_child(self) -> "subprocess.Popen[bytes]":
         child = subprocess.Popen(
             # -P: the working directory must not shadow a module of the standard library.
-            [sys.executable, "-P", "-m", "rzero_ray.grading_child", *self._arguments],
+            [sys.executable, "-P", "-m", "rzero_ray.answers.symbolic_child", *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_child_environment(),
@@ -182,7 +182,7 @@ class SymbolicComparer:
         if "error" in reply:
             child.kill()
             child.wait()
-            raise RuntimeError(f"rzero_ray.grading_child did not start: {reply['error']}")
+            raise RuntimeError(f"rzero_ray.answers.symbolic_child did not start: {reply['error']}")
         return child
 
 

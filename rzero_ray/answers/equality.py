@@ -24,9 +24,9 @@ decimals are exact, so 0.333 is not 1/3; an integer before a proper fraction is 
 import re
 from functools import lru_cache
 
-from rzero_ray.answer_forms import TRAILING_UNIT, UNORDERED, Form, read_form
-from rzero_ray.closed_form import differ_clearly
-from rzero_ray.symbolic import SymbolicComparer
+from rzero_ray.answers.closed_form import differ_clearly
+from rzero_ray.answers.forms import TRAILING_UNIT, UNORDERED, Form, read_form
+from rzero_ray.answers.symbolic import SymbolicComparer
 
 MAX_SYMBOLIC_CHARS = 400
 """Longer LaTeX is not sent to the child: the grammar needs 2 to 5 ms a character."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, pairwise
 
-from rzero_ray.answer_forms import canonical, plain_number
+from rzero_ray.answers.forms import canonical, plain_number
 from rzero_ray.types import Ballot, VotingRule
 
 Equivalence = Callable[[str, str], bool]
