@@ -45,7 +45,7 @@ from rzero_ray.label_audit import (
 )
 from rzero_ray.records import read_records, write_records
 from rzero_ray.summary import decimals
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, UserError
 
 USAGE = "python -m rzero_ray.audit run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"

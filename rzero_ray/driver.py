@@ -30,7 +30,6 @@ from rzero_ray.display import make_display, print_plan
 from rzero_ray.evaluation import evaluate
 from rzero_ray.label_audit import audit_labels, check_oracle
 from rzero_ray.labelled import LABELLED_METHODS, load_labelled
-from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.monitors import monitor_drift
 from rzero_ray.phases import build_curriculum, train_challenger, train_solver
 from rzero_ray.planning import assumptions, find_shape, plan_iteration, plan_memory
@@ -39,7 +38,8 @@ from rzero_ray.report import write_report
 from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
 from rzero_ray.scalars import Observers, ScalarLog
 from rzero_ray.summary import write_summary
-from rzero_ray.tasks import check_labels, make_task
+from rzero_ray.tasks.base_model import find_model, obtain_model
+from rzero_ray.tasks.registry import check_labels, make_task
 from rzero_ray.types import LabelledProblem, ProbeReport, Role, SyncReport
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"

@@ -61,11 +61,11 @@ from rzero_ray.evaluation_tables import (
     score_grid,
 )
 from rzero_ray.judge_model import Opinion, ask_judge, summarize_opinions
-from rzero_ray.model_files import find_model, obtain_model
 from rzero_ray.protocols import Judge, Sampler, Task
 from rzero_ray.published import rows_for
 from rzero_ray.records import read_records, write_records, write_text_durably
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.base_model import find_model, obtain_model
+from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import BenchmarkProblem, SampleRequest, Sampling, UserError
 
 USAGE = "python -m rzero_ray.evaluate model=PATH [suite=math] [key=value ...]"

@@ -19,7 +19,7 @@ from rzero_ray.endpoint import Endpoint
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, RunError, UserError
 
 Grade = Callable[[Sequence[str], str], Awaitable[list[str | None]]]

@@ -20,7 +20,7 @@ from rzero_ray.phases import pick_items, train_solver
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.runstate import Run
 from rzero_ray.step_metrics import imitation_metrics, update_metrics
-from rzero_ray.tiny.arithmetic import labelled_problems
+from rzero_ray.tasks.arithmetic import labelled_problems
 from rzero_ray.types import CurriculumItem, LabelledProblem, Rollout, UserError
 
 _NUM_BUILT_IN = 1_000

@@ -19,7 +19,7 @@ from rzero_ray.summary import (
     label_accuracy_all,
     outcomes,
 )
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.registry import make_task
 
 _INK = "#123456"
 """Stands for the page's text colour in a plot: replaced by `currentColor`, for dark pages."""

@@ -21,7 +21,7 @@ from rzero_ray.summary import (
     candidates_by_iteration,
     decimals,
 )
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Candidate
 
 _MAX_QUESTION_CHARS = 300

@@ -26,11 +26,11 @@ from rzero_ray.answers.voting import majority_vote, to_ballot
 from rzero_ray.config.config import Config, CurriculumConfig, load_config
 from rzero_ray.curriculum import mark_dropped, normal_forms, reason_without_votes
 from rzero_ray.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
-from rzero_ray.model_files import obtain_model
 from rzero_ray.phases import sample_candidates
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.records import read_records
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.base_model import obtain_model
+from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Ballot, Candidate, Step
 from tests.bench.engines import start_roles
 from tests.bench.harness import Figure

@@ -21,7 +21,7 @@ from actors.sampler import Sampler
 from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.registry import make_task
 from tests.bench.harness import device, dtype
 
 SETTINGS = {

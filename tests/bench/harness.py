@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from rzero_ray.config.config import load_config
-from rzero_ray.model_files import obtain_model
+from rzero_ray.tasks.base_model import obtain_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

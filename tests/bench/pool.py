@@ -23,7 +23,7 @@ import psutil
 
 from actors.options import EngineOptions
 from actors.tokenization import ChatTokenizer
-from rzero_ray.tasks import ArithmeticTask, make_task
+from rzero_ray.tasks.registry import ArithmeticTask, make_task
 from rzero_ray.types import SampleRequest, Sampling
 from tests.bench import engines
 from tests.bench.harness import Figure, tiny_model

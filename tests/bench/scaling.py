@@ -17,10 +17,10 @@ import ray
 from actors.packing import PackedCompletions, pack
 from actors.sampler_pool import Engine, SamplerPool
 from rzero_ray.config.config import Config, load_config
-from rzero_ray.model_files import obtain_model
 from rzero_ray.phases import sample_challenger
 from rzero_ray.protocols import Cast
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.base_model import obtain_model
+from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Completion, SampleRequest, Step
 from tests.bench.engines import start_roles
 from tests.bench.harness import Figure

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.config.config import Config, load_config
-from rzero_ray.model_files import obtain_model
+from rzero_ray.tasks.base_model import obtain_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -24,8 +24,8 @@ from rzero_ray import audit
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.records import write_records
-from rzero_ray.tasks import ArithmeticTask
-from rzero_ray.tiny.arithmetic import sample_question
+from rzero_ray.tasks.arithmetic import sample_question
+from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import CurriculumItem
 
 KEY = "a-key-of-this-test"

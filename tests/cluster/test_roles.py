@@ -22,7 +22,7 @@ from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
 from rzero_ray.drift import kl_to_base
-from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Completion,
     Phase,

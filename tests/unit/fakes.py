@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.judging import LocalJudge
-from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Ballot,
     BenchmarkProblem,

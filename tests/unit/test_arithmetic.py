@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from rzero_ray.tiny import arithmetic
+from rzero_ray.tasks import arithmetic
 
 _HELDOUT = frozenset(problem.question for problem in arithmetic.heldout_problems())
 

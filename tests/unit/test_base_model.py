@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from rzero_ray.tiny import arithmetic
-from rzero_ray.tiny.base_model import build_tokenizer, ensure_base_model
-from rzero_ray.tiny.recipe import BaseModelRecipe
+from rzero_ray.tasks import arithmetic
+from rzero_ray.tasks.tiny_model import build_tokenizer, ensure_base_model
+from rzero_ray.tasks.tiny_recipe import BaseModelRecipe
 
 _RECIPE = BaseModelRecipe(num_steps=3, batch_rows=8, warmup_steps=1)
 

@@ -11,7 +11,7 @@ from rzero_ray.benchmarks import (
     pick_problems,
     read_rows,
 )
-from rzero_ray.tasks import ArithmeticTask, MathTask
+from rzero_ray.tasks.registry import ArithmeticTask, MathTask
 from rzero_ray.types import BenchmarkProblem, UserError
 from tests.benchmark_rows import SUMS, rows_of, write_all
 

@@ -14,7 +14,7 @@ from rzero_ray.driver import coevolve
 from rzero_ray.protocols import Cast
 from rzero_ray.records import read_records
 from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir
-from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Candidate,
     ChallengerSample,

@@ -13,7 +13,7 @@ from rzero_ray.config.config import (
     resolve_run_dir,
     to_yaml,
 )
-from rzero_ray.tasks import check_labels
+from rzero_ray.tasks.registry import check_labels
 from rzero_ray.types import UserError
 
 

@@ -40,7 +40,7 @@ from rzero_ray.evaluation import AnsweredProblem, evaluate
 from rzero_ray.protocols import Cast
 from rzero_ray.records import read_records, write_records
 from rzero_ray.runstate import Run, prepare_run_dir
-from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import Message, RunError, SampleRequest, UserError
 from tests.benchmark_rows import write_all
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
@@ -237,7 +237,7 @@ def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):
 
 def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
     from rzero_ray.evaluation import problem_messages
-    from rzero_ray.tasks import MathTask
+    from rzero_ray.tasks.registry import MathTask
     from rzero_ray.types import BenchmarkProblem
 
     problem = BenchmarkProblem(question="1+1", answer="B", rule="choice", options=("1", "2"))

@@ -42,15 +42,15 @@ LEVELS = {
     "rzero_ray.rows": 1,
     "rzero_ray.statistics": 1,
     "rzero_ray.answers.parsing": 1,
-    "rzero_ray.prompts": 1,
+    "rzero_ray.tasks.prompts": 1,
     "rzero_ray.published": 1,
     "rzero_ray.repetition": 1,
     "rzero_ray.rewards": 1,
     "rzero_ray.seeds": 1,
-    "rzero_ray.tasks": 1,
-    "rzero_ray.tiny.arithmetic": 1,
-    "rzero_ray.tiny.base_model": 1,
-    "rzero_ray.tiny.recipe": 1,
+    "rzero_ray.tasks.registry": 1,
+    "rzero_ray.tasks.arithmetic": 1,
+    "rzero_ray.tasks.tiny_model": 1,
+    "rzero_ray.tasks.tiny_recipe": 1,
     "rzero_ray.answers.voting": 1,
     # 2: the seam between algorithm and cluster
     "rzero_ray.protocols": 2,
@@ -65,7 +65,7 @@ LEVELS = {
     "rzero_ray.benchmarks": 3,
     "rzero_ray.evaluation_tables": 3,
     "rzero_ray.judge_model": 3,
-    "rzero_ray.model_files": 3,
+    "rzero_ray.tasks.base_model": 3,
     "rzero_ray.monitors": 3,
     "rzero_ray.step_metrics": 3,
     "rzero_ray.phases": 3,
@@ -103,7 +103,7 @@ ALLOWED_IN = {
 
 
 def module_name(path: Path) -> str:
-    """`rzero_ray/tiny/arithmetic.py` -> `rzero_ray.tiny.arithmetic`."""
+    """`rzero_ray/tasks/arithmetic.py` -> `rzero_ray.tasks.arithmetic`."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
@@ -233,7 +233,7 @@ def test_init_files_are_empty():
         ("rzero_ray.losses", "from . import phases"),
         ("rzero_ray.losses", "from transformers import AutoTokenizer"),
         ("rzero_ray.losses", "from rzero_ray.no_such_module import f"),
-        ("rzero_ray.tiny.arithmetic", "from ..phases import train_solver"),
+        ("rzero_ray.tasks.arithmetic", "from ..phases import train_solver"),
         ("rzero_ray.types", "from rzero_ray.rewards import f"),
         ("rzero_ray.phases", "from actors.cluster import open_cluster"),
         ("rzero_ray.phases", "from actors import cluster"),
@@ -256,7 +256,7 @@ def test_checker_finds(module: str, source: str):
     [
         ("rzero_ray.losses", "import torch\nfrom rzero_ray.types import Rollout"),
         ("rzero_ray.losses", "from . import logprobs"),
-        ("rzero_ray.tiny.base_model", "import transformers\nfrom .arithmetic import f"),
+        ("rzero_ray.tasks.tiny_model", "import transformers\nfrom .arithmetic import f"),
         ("rzero_ray.phases", "import rayon, vllm_notes\nfrom rzero_ray import tiny, types"),
         ("rzero_ray.driver", "from actors.cluster import f\nfrom rzero_ray import phases"),
         ("actors.vllm_engine", "import ray\nfrom vllm.config import VllmConfig"),

@@ -14,7 +14,7 @@ from rzero_ray.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.records import read_records
 from rzero_ray.runstate import Run, prepare_run_dir
-from rzero_ray.tasks import ArithmeticTask
+from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import SolverSample, UserError
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 

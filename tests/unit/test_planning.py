@@ -30,7 +30,7 @@ from rzero_ray.planning import (
     plan_memory,
     run_seconds,
 )
-from rzero_ray.tasks import make_task
+from rzero_ray.tasks.registry import make_task
 
 BILLION = ModelShape(
     num_parameters=1_000_000_000,

@@ -16,7 +16,7 @@ from rzero_ray.repetition import (
     cluster_shares,
     cluster_shares_official,
 )
-from rzero_ray.tasks import tokenize_symbols
+from rzero_ray.tasks.registry import tokenize_symbols
 
 ODD_QUESTIONS = [
     "",

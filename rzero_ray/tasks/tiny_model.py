@@ -2,7 +2,7 @@
 
 R-Zero starts from a pretrained language model. The tiny experiment needs one that a laptop makes in
 two minutes, that downloads nothing, and that R-Zero can improve. ``ensure_base_model`` pretrains it
-on the corpus of ``rzero_ray.tiny.arithmetic`` and stores an ordinary Hugging Face folder, so that
+on the corpus of ``rzero_ray.tasks.arithmetic`` and stores an ordinary Hugging Face folder, so that
 everything after it (vLLM, DeepSpeed, the tokenizer's chat template) treats it as any other model.
 
 What makes it a base that self-consistency can improve, rather than just a weak one: it knows two
@@ -51,8 +51,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from rzero_ray.tiny import arithmetic
-from rzero_ray.tiny.recipe import BaseModelRecipe, base_model_folder
+from rzero_ray.tasks import arithmetic
+from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 
 BOS_TOKEN: Final = "<bos>"
 EOS_TOKEN: Final = "<eos>"

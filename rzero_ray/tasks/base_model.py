@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rzero_ray.config.config import TINY_MODEL, Config
-from rzero_ray.tiny.recipe import BaseModelRecipe, base_model_folder
+from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
 
 
@@ -51,7 +51,7 @@ def obtain_model(config: Config) -> Path:
 
 def _build(cache: Path, recipe: BaseModelRecipe) -> Path:
     # Imports torch and transformers, which a driver that need not build does without.
-    from rzero_ray.tiny.base_model import ensure_base_model
+    from rzero_ray.tasks.tiny_model import ensure_base_model
 
     return ensure_base_model(cache, recipe)
 

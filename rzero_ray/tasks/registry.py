@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from rzero_ray import prompts
 from rzero_ray.config.config import Config
-from rzero_ray.tiny import arithmetic
+from rzero_ray.tasks import arithmetic, prompts
 from rzero_ray.types import Message, Problem, UserError
 
 _SYMBOLS = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+|\S")
