@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.waiting import within
-from rzero_ray.judging import LocalJudge
+from rzero_ray.method.judging import LocalJudge
 from rzero_ray.protocols import Clock
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule

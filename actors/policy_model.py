@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rzero_ray.logprobs import TokenLoss, score_and_lose, score_tokens
+from rzero_ray.method.logprobs import TokenLoss, score_and_lose, score_tokens
 
 
 class PolicyModel(nn.Module):

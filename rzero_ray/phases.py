@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from rzero_ray.advantages import (
+from rzero_ray.answers.parsing import parse_question, parse_strict_question
+from rzero_ray.concurrency import gather_all, made_ahead
+from rzero_ray.config.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
+from rzero_ray.method.advantages import (
     advantages_per_prompt,
     advantages_whole_batch,
     center_group,
     normalize_group,
 )
-from rzero_ray.answers.parsing import parse_question, parse_strict_question
-from rzero_ray.concurrency import gather_all, made_ahead
-from rzero_ray.config.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
-from rzero_ray.curriculum import (
+from rzero_ray.method.early_stopping import NEXT_VOTES, NO_VOTE_YET
+from rzero_ray.method.rewards import CHALLENGER_REWARDS, SOLVER_REWARDS
+from rzero_ray.method.selection import (
     drop_crowded,
     has_enough,
     kept_items,
@@ -31,9 +33,7 @@ from rzero_ray.curriculum import (
     normal_forms,
     reason_without_votes,
 )
-from rzero_ray.early_stopping import NEXT_VOTES, NO_VOTE_YET
 from rzero_ray.protocols import Cast, Judge
-from rzero_ray.rewards import CHALLENGER_REWARDS, SOLVER_REWARDS
 from rzero_ray.runstate import Run
 from rzero_ray.seeds import derive_seed
 from rzero_ray.step_metrics import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from rzero_ray.curriculum import count_dropped
+from rzero_ray.method.selection import count_dropped
 from rzero_ray.protocols import Task
 from rzero_ray.rows import mean
 from rzero_ray.types import Candidate, ChallengerSample, Rollout, SolverSample, Step, UpdateReport

@@ -24,8 +24,8 @@ from actors.cluster import Cluster
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.voting import majority_vote, to_ballot
 from rzero_ray.config.config import Config, CurriculumConfig, load_config
-from rzero_ray.curriculum import mark_dropped, normal_forms, reason_without_votes
-from rzero_ray.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
+from rzero_ray.method.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
+from rzero_ray.method.selection import mark_dropped, normal_forms, reason_without_votes
 from rzero_ray.phases import sample_candidates
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.records import read_records

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from actors.cluster import Cluster
-from rzero_ray.advantages import normalize_group
 from rzero_ray.config.config import Config, load_config
+from rzero_ray.method.advantages import normalize_group
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Completion,

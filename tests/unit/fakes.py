@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.judging import LocalJudge
+from rzero_ray.method.judging import LocalJudge
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Ballot,

@@ -4,7 +4,13 @@ import random
 import numpy as np
 import torch
 
-from rzero_ray.batching import MICRO_BATCH_TOKENS, collate, micro_batches, mini_batches, shard
+from rzero_ray.method.batching import (
+    MICRO_BATCH_TOKENS,
+    collate,
+    micro_batches,
+    mini_batches,
+    shard,
+)
 from rzero_ray.types import Rollout
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rzero_ray.config.config import CurriculumConfig
-from rzero_ray.curriculum import (
+from rzero_ray.method.selection import (
     CROWDED,
     HELD_OUT,
     MALFORMED,

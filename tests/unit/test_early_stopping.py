@@ -11,14 +11,14 @@ import pytest
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.voting import majority_vote, to_ballot
 from rzero_ray.config.config import CurriculumConfig
-from rzero_ray.curriculum import reason_by_votes
-from rzero_ray.early_stopping import (
+from rzero_ray.method.early_stopping import (
     NEXT_VOTES,
     NO_VOTE_YET,
     is_decided,
     num_next_votes,
     num_next_votes_in_full,
 )
+from rzero_ray.method.selection import reason_by_votes
 from rzero_ray.types import Ballot, Candidate
 
 PAPER = CurriculumConfig(num_votes=10, min_answered=0.5)

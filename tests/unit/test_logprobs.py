@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rzero_ray import logprobs
-from rzero_ray.logprobs import score_and_lose, score_tokens
+from rzero_ray.method import logprobs
+from rzero_ray.method.logprobs import score_and_lose, score_tokens
 
 NUM_TOKENS, HIDDEN, VOCAB = 37, 8, 50
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rzero_ray.config.config import LossConfig
-from rzero_ray.losses import (
+from rzero_ray.method.losses import (
     AGGREGATIONS,
     KL_ESTIMATORS,
     imitation_loss,

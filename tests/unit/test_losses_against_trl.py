@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rzero_ray.config.config import LossConfig
-from rzero_ray.losses import AGGREGATIONS, importance_weights, policy_loss
+from rzero_ray.method.losses import AGGREGATIONS, importance_weights, policy_loss
 
 LENGTHS = (1, 12, 5, 12, 3, 8)
 MAX_TOKENS = 16

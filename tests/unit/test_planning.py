@@ -8,7 +8,7 @@ import pytest
 
 from rzero_ray.config.config import Config, load_config
 from rzero_ray.config.layout import disaggregated, resolve_layout
-from rzero_ray.logprobs import CHUNK_ELEMENTS
+from rzero_ray.method.logprobs import CHUNK_ELEMENTS
 from rzero_ray.planning import (
     CONTEXT_BYTES,
     GIB,

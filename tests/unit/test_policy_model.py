@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from actors.policy_model import PolicyModel
-from rzero_ray.batching import collate
+from rzero_ray.method.batching import collate
 from rzero_ray.types import Rollout
 
 VOCAB = 40

@@ -10,7 +10,7 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from sklearn.cluster import AgglomerativeClustering
 
-from rzero_ray.repetition import (
+from rzero_ray.method.repetition import (
     bleu_matrix,
     cluster_ids,
     cluster_shares,

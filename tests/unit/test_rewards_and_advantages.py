@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from rzero_ray.advantages import (
+from rzero_ray.method.advantages import (
     advantages_per_prompt,
     advantages_whole_batch,
     center_group,
     normalize_group,
 )
-from rzero_ray.rewards import (
+from rzero_ray.method.rewards import (
     challenger_reward,
     challenger_reward_official,
     solver_reward,

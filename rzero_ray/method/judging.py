@@ -12,8 +12,8 @@ from rzero_ray.answers.choices import grade_choice, grade_text, plurality
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.answers.voting import VOTING_RULES, to_ballot
+from rzero_ray.method.repetition import REPETITION_RULES, cluster_ids
 from rzero_ray.protocols import Task
-from rzero_ray.repetition import REPETITION_RULES, cluster_ids
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
 
 

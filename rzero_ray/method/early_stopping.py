@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from rzero_ray.config.config import CurriculumConfig
-from rzero_ray.curriculum import band_reason
+from rzero_ray.method.selection import band_reason
 from rzero_ray.types import Ballot, VotingRule
 
 NO_VOTE_YET = Ballot(answers=(), label=None, num_agree=0, num_votes=0, may_join=False)
