@@ -43,8 +43,8 @@ from rzero_ray.label_audit import (
     record_name,
     sheet_name,
 )
-from rzero_ray.records import read_records, write_records
-from rzero_ray.summary import decimals
+from rzero_ray.run.parquet import read_records, write_records
+from rzero_ray.run.report.summary import decimals
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, UserError
 

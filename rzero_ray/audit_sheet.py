@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rzero_ray.agreement import RIGHT, UNKNOWN, WRONG
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.records import write_text_durably
+from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.types import CurriculumItem, UserError
 
 COLUMNS = ("question", "label", "answer", "right")

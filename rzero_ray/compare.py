@@ -31,8 +31,8 @@ from rich.table import Table
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import LABELLED_METHODS, Config, load_config
 from rzero_ray.evaluation import ProblemScore
-from rzero_ray.records import read_records, write_text_durably
-from rzero_ray.rows import mean
+from rzero_ray.run.parquet import read_records, write_text_durably
+from rzero_ray.run.rows import mean
 from rzero_ray.statistics import bootstrap_interval
 from rzero_ray.types import RunError, UserError
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.config.config import DriftConfig
-from rzero_ray.rows import mean
+from rzero_ray.run.rows import mean
 from rzero_ray.types import SolverSample
 
 T = TypeVar("T")

@@ -22,22 +22,22 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from rzero_ray.clock import StageClock
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, load_config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
-from rzero_ray.display import make_display, print_plan
 from rzero_ray.evaluation import evaluate
 from rzero_ray.label_audit import audit_labels, check_oracle
 from rzero_ray.labelled import LABELLED_METHODS, load_labelled
 from rzero_ray.monitors import monitor_drift
 from rzero_ray.phases import build_curriculum, train_challenger, train_solver
-from rzero_ray.planning import assumptions, find_shape, plan_iteration, plan_memory
 from rzero_ray.protocols import Cast, Task
-from rzero_ray.report import write_report
-from rzero_ray.runstate import Run, check_run_dir, is_complete, prepare_run_dir
-from rzero_ray.scalars import Observers, ScalarLog
-from rzero_ray.summary import write_summary
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.display import make_display, print_plan
+from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_memory
+from rzero_ray.run.report.page import write_report
+from rzero_ray.run.report.summary import write_summary
+from rzero_ray.run.run import Run, check_run_dir, is_complete, prepare_run_dir
+from rzero_ray.run.tensorboard import Observers, ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
 from rzero_ray.types import LabelledProblem, ProbeReport, Role, SyncReport

@@ -35,8 +35,6 @@ from rich.text import Text
 
 from rzero_ray.benchmark_scores import BenchmarkScore, Difference, compare, score, to_plain
 from rzero_ray.benchmarks import Benchmark, find_suite, load_problems, pick_problems
-from rzero_ray.clock import StageClock
-from rzero_ray.concurrency import gather_limited
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import to_yaml
 from rzero_ray.config.evaluation import (
@@ -45,7 +43,6 @@ from rzero_ray.config.evaluation import (
     load_evaluation_config,
     resolve_output_dir,
 )
-from rzero_ray.display import make_console, printable
 from rzero_ray.endpoint import Endpoint
 from rzero_ray.evaluation import (
     AnsweredProblem,
@@ -63,7 +60,10 @@ from rzero_ray.evaluation_tables import (
 from rzero_ray.judge_model import Opinion, ask_judge, summarize_opinions
 from rzero_ray.protocols import Judge, Sampler, Task
 from rzero_ray.published import rows_for
-from rzero_ray.records import read_records, write_records, write_text_durably
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.concurrency import gather_limited
+from rzero_ray.run.display import make_console, printable
+from rzero_ray.run.parquet import read_records, write_records, write_text_durably
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import BenchmarkProblem, SampleRequest, Sampling, UserError

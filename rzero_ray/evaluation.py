@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.answers.parsing import has_chain_of_thought
-from rzero_ray.concurrency import gather_all
 from rzero_ray.config.config import Config
 from rzero_ray.protocols import Cast, Judge, Sampler, Task
-from rzero_ray.rows import mean
-from rzero_ray.runstate import Run
-from rzero_ray.seeds import derive_seed
+from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.rows import mean
+from rzero_ray.run.run import Run
+from rzero_ray.run.seeds import derive_seed
 from rzero_ray.statistics import bootstrap_interval
 from rzero_ray.types import BenchmarkProblem, Message, SampleRequest, Sampling
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from rzero_ray.concurrency import gather_all
 from rzero_ray.evaluation import AnsweredProblem
+from rzero_ray.run.concurrency import gather_all
 from rzero_ray.types import Message
 
 Verdict = Literal["yes", "no", "unreadable", "failed", "unanswered"]

@@ -13,12 +13,12 @@ from typing import Any
 from rzero_ray.agreement import RIGHT, UNKNOWN, WRONG, label_accuracy
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.audit_sheet import write_sheet
-from rzero_ray.concurrency import gather_all
 from rzero_ray.config.config import AuditConfig, Config
 from rzero_ray.endpoint import Endpoint
 from rzero_ray.protocols import Cast, Task
-from rzero_ray.runstate import Run
-from rzero_ray.seeds import derive_seed
+from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.run import Run
+from rzero_ray.run.seeds import derive_seed
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, RunError, UserError
 

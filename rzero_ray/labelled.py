@@ -18,7 +18,7 @@ from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import TINY_MODEL, Config
 from rzero_ray.phases import pick_items, train_solver
 from rzero_ray.protocols import Cast, Task
-from rzero_ray.runstate import Run
+from rzero_ray.run.run import Run
 from rzero_ray.step_metrics import imitation_metrics, update_metrics
 from rzero_ray.tasks.arithmetic import labelled_problems
 from rzero_ray.types import CurriculumItem, LabelledProblem, Rollout, UserError

@@ -20,8 +20,8 @@ from rzero_ray.drift import (
     spread,
 )
 from rzero_ray.protocols import Cast
-from rzero_ray.rows import Row
-from rzero_ray.runstate import Run
+from rzero_ray.run.rows import Row
+from rzero_ray.run.run import Run
 from rzero_ray.types import (
     BaseScore,
     Candidate,

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rzero_ray.answers.parsing import parse_question, parse_strict_question
-from rzero_ray.concurrency import gather_all, made_ahead
 from rzero_ray.config.config import ChallengerConfig, Config, CurriculumConfig, SamplingConfig
 from rzero_ray.method.advantages import (
     advantages_per_prompt,
@@ -34,8 +33,9 @@ from rzero_ray.method.selection import (
     reason_without_votes,
 )
 from rzero_ray.protocols import Cast, Judge
-from rzero_ray.runstate import Run
-from rzero_ray.seeds import derive_seed
+from rzero_ray.run.concurrency import gather_all, made_ahead
+from rzero_ray.run.run import Run
+from rzero_ray.run.seeds import derive_seed
 from rzero_ray.step_metrics import (
     challenger_metrics,
     curriculum_metrics,

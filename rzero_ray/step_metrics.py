@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from rzero_ray.method.selection import count_dropped
 from rzero_ray.protocols import Task
-from rzero_ray.rows import mean
+from rzero_ray.run.rows import mean
 from rzero_ray.types import Candidate, ChallengerSample, Rollout, SolverSample, Step, UpdateReport
 
 

@@ -18,9 +18,9 @@ from ray.actor import ActorHandle
 from actors.cluster import Cluster, engine_environment, start_cluster
 from actors.options import EngineOptions
 from actors.sampler import Sampler
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
+from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.registry import make_task
 from tests.bench.harness import device, dtype
 

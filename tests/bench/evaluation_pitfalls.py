@@ -23,8 +23,8 @@ from rzero_ray.answers.equality import equivalent
 from rzero_ray.config.evaluation import load_evaluation_config
 from rzero_ray.evaluate import run_evaluation
 from rzero_ray.evaluation import AnsweredProblem
-from rzero_ray.records import read_records
-from rzero_ray.rows import mean
+from rzero_ray.run.parquet import read_records
+from rzero_ray.run.rows import mean
 from tests.bench.harness import Figure
 
 _FIRST_BOX = re.compile(r"(?i)\\boxed\s*{([^\n]+)}")

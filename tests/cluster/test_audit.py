@@ -23,7 +23,7 @@ from actors.ports import free_port
 from rzero_ray import audit
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, to_yaml
-from rzero_ray.records import write_records
+from rzero_ray.run.parquet import write_records
 from rzero_ray.tasks.arithmetic import sample_question
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import CurriculumItem

@@ -13,7 +13,7 @@ import pytest
 
 from rzero_ray.benchmarks import BENCHMARKS
 from rzero_ray.evaluation import AnsweredProblem
-from rzero_ray.records import read_records
+from rzero_ray.run.parquet import read_records
 from tests.benchmark_rows import SUMS, write_all
 from tests.cluster.conftest import REPOSITORY
 

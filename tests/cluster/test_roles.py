@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 from actors.cluster import Cluster, start_cluster
 from actors.placement import reserve
 from actors.weight_probe import WeightMismatchError
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
 from rzero_ray.drift import kl_to_base
+from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Completion,

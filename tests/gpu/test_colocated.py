@@ -9,8 +9,8 @@ import pytest
 import ray
 import torch
 
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import load_config
+from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config, load_config
 from rzero_ray.driver import coevolve
 from rzero_ray.method.selection import CROWDED, HELD_OUT, REPEATED
 from rzero_ray.protocols import Cast
-from rzero_ray.records import read_records
-from rzero_ray.runstate import Run, check_run_dir, prepare_run_dir
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.parquet import read_records
+from rzero_ray.run.run import Run, check_run_dir, prepare_run_dir
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Candidate,

@@ -10,7 +10,7 @@ from rzero_ray import compare as module
 from rzero_ray.compare import compare, main, to_markdown
 from rzero_ray.config.config import load_config
 from rzero_ray.evaluation import ProblemScore
-from rzero_ray.records import write_records
+from rzero_ray.run.parquet import write_records
 
 ARGUMENTS = ["conf=tiny", "labelled.path=tiny", "num_iterations=2", "seeds=0,1"]
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rzero_ray.concurrency import made_ahead
+from rzero_ray.run.concurrency import made_ahead
 
 
 async def _walk(num_steps: int, ahead: int) -> list[str]:

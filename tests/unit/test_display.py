@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rzero_ray.config.config import Config, EvalConfig
-from rzero_ray.display import LiveDisplay, LogDisplay, make_display, print_plan
-from rzero_ray.planning import GIB, MemoryPlan, PhasePlan
+from rzero_ray.run.display import LiveDisplay, LogDisplay, make_display, print_plan
+from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
 
 STEP = {
     "iteration": 1,

@@ -14,8 +14,8 @@ from actors.options import PhaseOptions
 from actors.policy import ClusterPolicy
 from actors.sampler_pool import Engine, SamplerPool
 from actors.turns import NoTurns, Turns
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config, load_config
+from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Phase, Role, SyncReport
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")

@@ -11,8 +11,6 @@ import pytest
 from rich.console import Console
 
 from rzero_ray.benchmarks import Benchmark
-from rzero_ray.clock import StageClock
-from rzero_ray.concurrency import gather_limited
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
     cluster_config,
@@ -38,8 +36,10 @@ from rzero_ray.evaluate import (
 )
 from rzero_ray.evaluation import AnsweredProblem, evaluate
 from rzero_ray.protocols import Cast
-from rzero_ray.records import read_records, write_records
-from rzero_ray.runstate import Run, prepare_run_dir
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.concurrency import gather_limited
+from rzero_ray.run.parquet import read_records, write_records
+from rzero_ray.run.run import Run, prepare_run_dir
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import Message, RunError, SampleRequest, UserError
 from tests.benchmark_rows import write_all

@@ -17,7 +17,7 @@ from rzero_ray.agreement import compare, label_accuracy, wilson_interval
 from rzero_ray.audit_sheet import read_sheet, write_sheet
 from rzero_ray.config.config import load_config
 from rzero_ray.label_audit import audit_sample, check_oracle
-from rzero_ray.records import read_records
+from rzero_ray.run.parquet import read_records
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import AuditedLabel, CurriculumItem, RunError, UserError
 from tests.unit.test_coevolution import OVERRIDES, Attempt

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import load_config
 from rzero_ray.driver import METHODS
 from rzero_ray.labelled import load_labelled
 from rzero_ray.protocols import Cast
-from rzero_ray.records import read_records
-from rzero_ray.runstate import Run, prepare_run_dir
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.parquet import read_records
+from rzero_ray.run.run import Run, prepare_run_dir
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import SolverSample, UserError
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from rzero_ray import clock as clock_module
-from rzero_ray.clock import NO_STAGE, StageClock
-from rzero_ray.seeds import derive_seed
+from rzero_ray.run import clock as clock_module
+from rzero_ray.run.clock import NO_STAGE, StageClock
+from rzero_ray.run.seeds import derive_seed
 from rzero_ray.statistics import bootstrap_interval
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config, load_config
-from rzero_ray.records import read_records
-from rzero_ray.report import write_report
-from rzero_ray.runstate import Run
-from rzero_ray.summary import decimals, write_summary
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.parquet import read_records
+from rzero_ray.run.report.page import write_report
+from rzero_ray.run.report.summary import decimals, write_summary
+from rzero_ray.run.run import Run
 from rzero_ray.types import BaseScore, RunError
 from tests.unit.fakes import SilentObserver
 from tests.unit.test_coevolution import OVERRIDES, Attempt

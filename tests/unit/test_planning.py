@@ -9,7 +9,7 @@ import pytest
 from rzero_ray.config.config import Config, load_config
 from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.method.logprobs import CHUNK_ELEMENTS
-from rzero_ray.planning import (
+from rzero_ray.run.plan import (
     CONTEXT_BYTES,
     GIB,
     GPU_BYTES,

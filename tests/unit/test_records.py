@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rzero_ray.records import read_records, write_records
+from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.types import Candidate, ChallengerSample
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from rzero_ray.clock import Lap, StageClock
 from rzero_ray.config.config import Config, EvalConfig
 from rzero_ray.evaluation import ProblemScore, summarize
-from rzero_ray.report import write_report
-from rzero_ray.runstate import Run, prepare_run_dir
-from rzero_ray.summary import reading, write_summary
+from rzero_ray.run.clock import Lap, StageClock
+from rzero_ray.run.report.page import write_report
+from rzero_ray.run.report.summary import reading, write_summary
+from rzero_ray.run.run import Run, prepare_run_dir
 from rzero_ray.types import Candidate, PhaseName, Step
 
 EVIL = "<script>alert(1)</script><img src=https://evil.example/x.png>\u202e\x1b[31m"

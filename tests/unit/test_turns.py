@@ -13,9 +13,9 @@ from actors import cluster
 from actors.placement import demands
 from actors.sampler_pool import Engine
 from actors.turns import NoTurns, SharedDevices
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import load_config
 from rzero_ray.config.layout import disaggregated, resolve_layout
+from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Role, RunError
 
 MODELS: dict[Role, Path] = {"challenger": Path("base"), "solver": Path("base")}

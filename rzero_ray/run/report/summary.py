@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rzero_ray.records import read_records, write_text_durably
-from rzero_ray.rows import Row, phase_rows
-from rzero_ray.runstate import Run
+from rzero_ray.run.parquet import read_records, write_text_durably
+from rzero_ray.run.rows import Row, phase_rows
+from rzero_ray.run.run import Run
 from rzero_ray.types import Candidate
 
 WALL_CLOCK_NOTE = (

@@ -28,9 +28,9 @@ from typing import Any, Protocol, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
-from rzero_ray.clock import StageClock
 from rzero_ray.config.config import Config, flatten, to_yaml
-from rzero_ray.records import read_records, write_records, write_text_durably
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.parquet import read_records, write_records, write_text_durably
 from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, UserError
 
 R = TypeVar("R")

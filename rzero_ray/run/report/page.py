@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rzero_ray.config.config import Config, to_yaml
-from rzero_ray.plots import PLOTS, Plot
-from rzero_ray.records import write_text_durably
-from rzero_ray.rows import Row, phase_rows
-from rzero_ray.runstate import Run
-from rzero_ray.summary import (
+from rzero_ray.run.parquet import write_text_durably
+from rzero_ray.run.report.plots import PLOTS, Plot
+from rzero_ray.run.report.summary import (
     candidates_by_iteration,
     decimals,
 )
+from rzero_ray.run.rows import Row, phase_rows
+from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Candidate
 

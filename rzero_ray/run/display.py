@@ -32,7 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rzero_ray.config.config import Config, resolve_run_dir
-from rzero_ray.planning import GIB, MemoryPlan, PhasePlan
+from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
 
 _LOG_WIDTH = 100
 """Columns of a table in a job log, where no terminal says how wide it is."""

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rzero_ray.config.config import Config, probe_bound
-from rzero_ray.rows import Row, phase_rows
-from rzero_ray.runstate import Run
-from rzero_ray.summary import (
+from rzero_ray.run.report.summary import (
     WALL_CLOCK_NOTE,
     candidates_by_iteration,
     label_accuracy_all,
     outcomes,
 )
+from rzero_ray.run.rows import Row, phase_rows
+from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import make_task
 
 _INK = "#123456"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rzero_ray.runstate import Observer
+from rzero_ray.run.run import Observer
 
 
 class ScalarLog:
