@@ -27,9 +27,9 @@ from rzero_ray.config.config import Config, load_config, resolve_run_dir, to_yam
 from rzero_ray.config.layout import Layout
 from rzero_ray.evaluation import evaluate
 from rzero_ray.label_audit import audit_labels, check_oracle
-from rzero_ray.labelled import LABELLED_METHODS, load_labelled
 from rzero_ray.monitors import monitor_drift
-from rzero_ray.phases import build_curriculum, train_challenger, train_solver
+from rzero_ray.phases.challenger import build_curriculum, train_challenger, train_solver
+from rzero_ray.phases.labelled import LABELLED_METHODS, load_labelled
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.display import make_display, print_plan

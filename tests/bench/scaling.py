@@ -17,7 +17,7 @@ import ray
 from actors.packing import PackedCompletions, pack
 from actors.sampler_pool import Engine, SamplerPool
 from rzero_ray.config.config import Config, load_config
-from rzero_ray.phases import sample_challenger
+from rzero_ray.phases.challenger import sample_challenger
 from rzero_ray.protocols import Cast
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import make_task

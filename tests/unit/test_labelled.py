@@ -9,7 +9,7 @@ import pytest
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import load_config
 from rzero_ray.driver import METHODS
-from rzero_ray.labelled import load_labelled
+from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.parquet import read_records

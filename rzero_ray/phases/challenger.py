@@ -32,17 +32,17 @@ from rzero_ray.method.selection import (
     normal_forms,
     reason_without_votes,
 )
-from rzero_ray.protocols import Cast, Judge
-from rzero_ray.run.concurrency import gather_all, made_ahead
-from rzero_ray.run.run import Run
-from rzero_ray.run.seeds import derive_seed
-from rzero_ray.step_metrics import (
+from rzero_ray.phases.metrics import (
     challenger_metrics,
     curriculum_metrics,
     solver_metrics,
     staleness,
     update_metrics,
 )
+from rzero_ray.protocols import Cast, Judge
+from rzero_ray.run.concurrency import gather_all, made_ahead
+from rzero_ray.run.run import Run
+from rzero_ray.run.seeds import derive_seed
 from rzero_ray.types import (
     Ballot,
     Candidate,

@@ -16,10 +16,10 @@ import numpy as np
 
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import TINY_MODEL, Config
-from rzero_ray.phases import pick_items, train_solver
+from rzero_ray.phases.challenger import pick_items, train_solver
+from rzero_ray.phases.metrics import imitation_metrics, update_metrics
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.run import Run
-from rzero_ray.step_metrics import imitation_metrics, update_metrics
 from rzero_ray.tasks.arithmetic import labelled_problems
 from rzero_ray.types import CurriculumItem, LabelledProblem, Rollout, UserError
 
