@@ -234,7 +234,7 @@ class AuditConfig:
 
     oracle: Literal["none", "exact", "openai", "human"] = "none"
     """Nobody, the task's own solver (`task=arithmetic`), the model behind `endpoint`, or a person
-    who fills in `iteration-NN/audit-human.csv` (`python -m rzero_ray.audit` reads it back)."""
+    who fills in `iteration-NN/audit-human.csv` (`python -m rzero_ray.evaluation.labels.command` reads it back)."""
     num_questions: int = 200
     """Size of the sample; 200 is what the paper asked GPT-4o about."""
     min_accuracy: float = 0.6

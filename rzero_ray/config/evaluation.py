@@ -1,4 +1,4 @@
-"""The configuration of `python -m rzero_ray.evaluate`: typed, frozen, checked once at load.
+"""The configuration of `python -m rzero_ray.evaluation.benchmarks.command`: typed, frozen, checked once at load.
 
 Later sources win: the defaults below, one file of `conf/evaluation/` (or a path), then
 `key.path=value` arguments. A key that does not exist is refused with the nearest one that does.

@@ -1,6 +1,6 @@
 """What the official evaluation does, what ours does, by how much the tiny model's score differs.
 
-Real answers of the tiny base model to its held-out problems, through `rzero_ray.evaluate`; each
+Real answers of the tiny base model to its held-out problems, through `rzero_ray.evaluation.benchmarks.command`; each
 pitfall is then applied to the same answers. `RAY_ADDRESS=local python -m tests.bench
 evaluation_pitfalls`. No language model can judge here: a literal reader takes its place, which says
 yes when the text that it is told is the answer occurs in the text that it is told is the reference.
@@ -21,8 +21,8 @@ from rich.console import Console
 from rzero_ray.answers.choices import grade_choice
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.config.evaluation import load_evaluation_config
-from rzero_ray.evaluate import run_evaluation
-from rzero_ray.evaluation import AnsweredProblem
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.benchmarks.command import run_evaluation
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.rows import mean
 from tests.bench.harness import Figure

@@ -20,9 +20,9 @@ from sklearn.metrics import cohen_kappa_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.ports import free_port
-from rzero_ray import audit
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, to_yaml
+from rzero_ray.evaluation.labels import command as audit
 from rzero_ray.run.parquet import write_records
 from rzero_ray.tasks.arithmetic import sample_question
 from rzero_ray.tasks.registry import ArithmeticTask

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.benchmarks import BENCHMARKS
-from rzero_ray.evaluation import AnsweredProblem
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS
 from rzero_ray.run.parquet import read_records
 from tests.benchmark_rows import SUMS, write_all
 from tests.cluster.conftest import REPOSITORY
@@ -32,7 +32,7 @@ class Evaluated:
 
 def run_evaluate(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rzero_ray.evaluate", *arguments],
+        [sys.executable, "-m", "rzero_ray.evaluation.benchmarks.command", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"RAY_ADDRESS": "local"},
         capture_output=True,

@@ -20,7 +20,7 @@ from actors.placement import reserve
 from actors.weight_probe import WeightMismatchError
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
-from rzero_ray.drift import kl_to_base
+from rzero_ray.evaluation.drift.figures import kl_to_base
 from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.benchmarks import (
+from rzero_ray.evaluation.benchmarks.sources import (
     BENCHMARKS,
     find_files,
     find_suite,

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rzero_ray import compare as module
-from rzero_ray.compare import compare, main, to_markdown
 from rzero_ray.config.config import load_config
-from rzero_ray.evaluation import ProblemScore
+from rzero_ray.evaluation import compare as module
+from rzero_ray.evaluation.answering import ProblemScore
+from rzero_ray.evaluation.compare import compare, main, to_markdown
 from rzero_ray.run.parquet import write_records
 
 ARGUMENTS = ["conf=tiny", "labelled.path=tiny", "num_iterations=2", "seeds=0,1"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rzero_ray.config.config import DriftConfig
-from rzero_ray.drift import (
+from rzero_ray.evaluation.drift.figures import (
     answer_figures,
     crossed,
     distinct_share,

@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from rzero_ray.benchmark_scores import powers_of_two, score
-from rzero_ray.evaluation import AnsweredProblem
-from rzero_ray.statistics import bootstrap_interval, exact_interval, pass_at_k
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.benchmarks.scores import powers_of_two, score
+from rzero_ray.evaluation.statistics import bootstrap_interval, exact_interval, pass_at_k
 
 NUM_BENCHMARKS = 2000
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rzero_ray.benchmarks import Benchmark
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
     cluster_config,
     load_evaluation_config,
     resolve_output_dir,
 )
-from rzero_ray.evaluate import (
+from rzero_ray.evaluation.answering import AnsweredProblem, evaluate
+from rzero_ray.evaluation.benchmarks.command import (
     Job,
     Subject,
     _check_prompts,
@@ -34,7 +34,7 @@ from rzero_ray.evaluate import (
     make_report,
     run_evaluation,
 )
-from rzero_ray.evaluation import AnsweredProblem, evaluate
+from rzero_ray.evaluation.benchmarks.sources import Benchmark
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
@@ -236,7 +236,7 @@ def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):
 
 
 def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
-    from rzero_ray.evaluation import problem_messages
+    from rzero_ray.evaluation.answering import problem_messages
     from rzero_ray.tasks.registry import MathTask
     from rzero_ray.types import BenchmarkProblem
 
@@ -246,7 +246,7 @@ def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
 
 
 def test_benchmark_names_are_plain_file_names():
-    from rzero_ray.benchmarks import BENCHMARKS
+    from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS
 
     assert all(isinstance(b, Benchmark) and name == b.name for name, b in BENCHMARKS.items())
 
@@ -303,7 +303,7 @@ def test_the_judge_model_reads_finished_records_once_and_is_reported_apart(
     (job,) = load_jobs(config)
     _finish(subject, job, 1.0)  # all six are right by rule; two of them are 5
     reader = _Reader()
-    monkeypatch.setattr("rzero_ray.evaluate._open_judge", lambda config: reader)
+    monkeypatch.setattr("rzero_ray.evaluation.benchmarks.command._open_judge", lambda config: reader)
     for _ in range(2):
         report = run_evaluation(config, Console(file=io.StringIO()))
         (counts,) = report.opinions.values()

@@ -21,12 +21,12 @@ LEVELS = {
     "rzero_ray.types": 0,
     # 1: pure functions
     "rzero_ray.method.advantages": 1,
-    "rzero_ray.agreement": 1,
+    "rzero_ray.evaluation.labels.agreement": 1,
     "rzero_ray.method.batching": 1,
     "rzero_ray.answers.choices": 1,
     "rzero_ray.method.selection": 1,
-    "rzero_ray.drift": 1,
-    "rzero_ray.endpoint": 1,
+    "rzero_ray.evaluation.drift.figures": 1,
+    "rzero_ray.evaluation.endpoint": 1,
     "rzero_ray.method.early_stopping": 1,
     "rzero_ray.answers.forms": 1,
     "rzero_ray.answers.closed_form": 1,
@@ -40,10 +40,10 @@ LEVELS = {
     "rzero_ray.run.clock": 1,
     "rzero_ray.method.judging": 2,
     "rzero_ray.run.rows": 1,
-    "rzero_ray.statistics": 1,
+    "rzero_ray.evaluation.statistics": 1,
     "rzero_ray.answers.parsing": 1,
     "rzero_ray.tasks.prompts": 1,
-    "rzero_ray.published": 1,
+    "rzero_ray.evaluation.benchmarks.published": 1,
     "rzero_ray.method.repetition": 1,
     "rzero_ray.method.rewards": 1,
     "rzero_ray.run.seeds": 1,
@@ -55,18 +55,18 @@ LEVELS = {
     # 2: the seam between algorithm and cluster
     "rzero_ray.protocols": 2,
     # 3: the loop and what it writes
-    "rzero_ray.audit": 3,
-    "rzero_ray.audit_sheet": 3,
+    "rzero_ray.evaluation.labels.command": 3,
+    "rzero_ray.evaluation.labels.sheet": 3,
     "rzero_ray.run.display": 3,
-    "rzero_ray.evaluation": 3,
-    "rzero_ray.label_audit": 3,
+    "rzero_ray.evaluation.answering": 3,
+    "rzero_ray.evaluation.labels.audit": 3,
     "rzero_ray.config.command": 3,
-    "rzero_ray.benchmark_scores": 3,
-    "rzero_ray.benchmarks": 3,
-    "rzero_ray.evaluation_tables": 3,
-    "rzero_ray.judge_model": 3,
+    "rzero_ray.evaluation.benchmarks.scores": 3,
+    "rzero_ray.evaluation.benchmarks.sources": 3,
+    "rzero_ray.evaluation.benchmarks.tables": 3,
+    "rzero_ray.evaluation.benchmarks.judge_model": 3,
     "rzero_ray.tasks.base_model": 3,
-    "rzero_ray.monitors": 3,
+    "rzero_ray.evaluation.drift.monitor": 3,
     "rzero_ray.phases.metrics": 3,
     "rzero_ray.phases.challenger": 3,
     "rzero_ray.phases.labelled": 3,
@@ -80,12 +80,12 @@ LEVELS = {
     # 4: actors.* (see ACTORS_LEVEL)
     # 5: the program
     "rzero_ray.driver": 5,
-    "rzero_ray.compare": 5,
-    "rzero_ray.evaluate": 5,
+    "rzero_ray.evaluation.compare": 5,
+    "rzero_ray.evaluation.benchmarks.command": 5,
 }
 ACTORS_LEVEL = 4
 ACTORS_MAY_IMPORT_UP_TO = 2  # actors serve the loop: they never see phases, runstate or driver
-PROGRAMS = {"rzero_ray.driver", "rzero_ray.evaluate"}
+PROGRAMS = {"rzero_ray.driver", "rzero_ray.evaluation.benchmarks.command"}
 DRIVER_MAY_IMPORT_ACTORS = {"actors.cluster"}
 
 # Import names and the modules that may use them; a prefix ending in "." stands for a whole package.
@@ -239,7 +239,7 @@ def test_init_files_are_empty():
         ("rzero_ray.phases.challenger", "from actors import cluster"),
         ("rzero_ray.driver", "import ray"),
         ("rzero_ray.driver", "from actors.sampler import Sampler"),
-        ("rzero_ray.evaluate", "from actors.sampler import Sampler"),
+        ("rzero_ray.evaluation.benchmarks.command", "from actors.sampler import Sampler"),
         ("rzero_ray.unlisted", "from rzero_ray.types import Rollout"),
         ("actors.sampler", "from rzero_ray.run.run import Run"),
         ("actors.sampler", "import rzero_ray.driver"),

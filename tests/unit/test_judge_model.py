@@ -4,8 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from rzero_ray.evaluation import AnsweredProblem
-from rzero_ray.judge_model import ask_judge, judge_messages, parse_verdict, summarize_opinions
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.benchmarks.judge_model import (
+    ask_judge,
+    judge_messages,
+    parse_verdict,
+    summarize_opinions,
+)
 from rzero_ray.types import Message
 from tests.unit.test_estimates import answered
 

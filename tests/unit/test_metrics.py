@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from rzero_ray.evaluation.statistics import bootstrap_interval
 from rzero_ray.run import clock as clock_module
 from rzero_ray.run.clock import NO_STAGE, StageClock
 from rzero_ray.run.seeds import derive_seed
-from rzero_ray.statistics import bootstrap_interval
 
 
 def test_stage_clock_counts_the_union_of_overlapping_blocks(monkeypatch: pytest.MonkeyPatch):

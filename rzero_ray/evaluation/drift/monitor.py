@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rzero_ray.config.config import Config, DriftConfig, SamplingConfig
-from rzero_ray.drift import (
+from rzero_ray.evaluation.drift.figures import (
     THRESHOLDS,
     Threshold,
     answer_figures,

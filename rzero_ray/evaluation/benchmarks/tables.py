@@ -10,9 +10,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rzero_ray.benchmark_scores import BenchmarkScore, Difference, Estimate
-from rzero_ray.benchmarks import BENCHMARKS, Benchmark
-from rzero_ray.published import PublishedRow
+from rzero_ray.evaluation.benchmarks.published import PublishedRow
+from rzero_ray.evaluation.benchmarks.scores import BenchmarkScore, Difference, Estimate
+from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS, Benchmark
 
 Scores = Mapping[str, BenchmarkScore]
 """By benchmark."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from rzero_ray.evaluation import AnsweredProblem
+from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.types import Message
 

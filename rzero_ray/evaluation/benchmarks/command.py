@@ -1,4 +1,4 @@
-"""Measures models on benchmarks: `python -m rzero_ray.evaluate model=... suite=... [key=value]`.
+"""Measures models on benchmarks: `python -m rzero_ray.evaluation.benchmarks.command model=... suite=... [key=value]`.
 
 Greedy, mean@k by sampling with a seed for each sample, pass@k and maj@k, with 95 % intervals over
 problems; a second model under base= is measured by the same code, and the difference printed. Every
@@ -33,8 +33,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from rzero_ray.benchmark_scores import BenchmarkScore, Difference, compare, score, to_plain
-from rzero_ray.benchmarks import Benchmark, find_suite, load_problems, pick_problems
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import to_yaml
 from rzero_ray.config.evaluation import (
@@ -43,23 +41,36 @@ from rzero_ray.config.evaluation import (
     load_evaluation_config,
     resolve_output_dir,
 )
-from rzero_ray.endpoint import Endpoint
-from rzero_ray.evaluation import (
+from rzero_ray.evaluation.answering import (
     AnsweredProblem,
     answer_problem,
     problem_messages,
     problem_seed,
 )
-from rzero_ray.evaluation_tables import (
+from rzero_ray.evaluation.benchmarks.judge_model import Opinion, ask_judge, summarize_opinions
+from rzero_ray.evaluation.benchmarks.published import rows_for
+from rzero_ray.evaluation.benchmarks.scores import (
+    BenchmarkScore,
+    Difference,
+    compare,
+    score,
+    to_plain,
+)
+from rzero_ray.evaluation.benchmarks.sources import (
+    Benchmark,
+    find_suite,
+    load_problems,
+    pick_problems,
+)
+from rzero_ray.evaluation.benchmarks.tables import (
     Grid,
     average_grid,
     judge_grid,
     published_grid,
     score_grid,
 )
-from rzero_ray.judge_model import Opinion, ask_judge, summarize_opinions
+from rzero_ray.evaluation.endpoint import Endpoint
 from rzero_ray.protocols import Judge, Sampler, Task
-from rzero_ray.published import rows_for
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
 from rzero_ray.run.display import make_console, printable
@@ -68,7 +79,7 @@ from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import BenchmarkProblem, SampleRequest, Sampling, UserError
 
-USAGE = "python -m rzero_ray.evaluate model=PATH [suite=math] [key=value ...]"
+USAGE = "python -m rzero_ray.evaluation.benchmarks.command model=PATH [suite=math] [key=value ...]"
 
 _LOG_WIDTH = 170
 """Columns of the tables where no terminal says how wide it is."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.evaluation import HELDOUT, heldout_problems
+from rzero_ray.evaluation.answering import HELDOUT, heldout_problems
 from rzero_ray.protocols import Task
 from rzero_ray.run.seeds import derive_seed
 from rzero_ray.types import BenchmarkProblem, UserError

@@ -1,4 +1,4 @@
-"""Audit the labels of a run: `python -m rzero_ray.audit run_dir=DIR oracle=exact|openai|human`.
+"""Audit the labels of a run: `python -m rzero_ray.evaluation.labels.command run_dir=DIR oracle=exact|openai|human`.
 
     iteration=N           one iteration; all of them without it
     num_questions=N       sample per iteration; what the run's configuration says without it
@@ -21,7 +21,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rzero_ray.agreement import (
+from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.config.command import run_command
+from rzero_ray.config.config import Config, load_config
+from rzero_ray.evaluation.labels.agreement import (
     RIGHT,
     UNKNOWN,
     WRONG,
@@ -30,12 +34,7 @@ from rzero_ray.agreement import (
     compare,
     label_accuracy,
 )
-from rzero_ray.answers.equality import equivalent
-from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.audit_sheet import SheetRow, read_sheet, write_sheet
-from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config, load_config
-from rzero_ray.label_audit import (
+from rzero_ray.evaluation.labels.audit import (
     ask_oracle,
     audit_sample,
     boxed,
@@ -43,12 +42,13 @@ from rzero_ray.label_audit import (
     record_name,
     sheet_name,
 )
+from rzero_ray.evaluation.labels.sheet import SheetRow, read_sheet, write_sheet
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.report.summary import decimals
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, UserError
 
-USAGE = "python -m rzero_ray.audit run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"
+USAGE = "python -m rzero_ray.evaluation.labels.command run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"
 ORACLES = ("exact", "openai", "human")
 Verdicts = dict[int, list[AuditedLabel]]
 """An oracle's records by iteration."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rzero_ray.agreement import RIGHT, UNKNOWN, WRONG
 from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
 from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.types import CurriculumItem, UserError
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rzero_ray.evaluation import AnsweredProblem
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.statistics import bootstrap_interval, exact_interval, pass_at_k
 from rzero_ray.run.rows import mean
-from rzero_ray.statistics import bootstrap_interval, exact_interval, pass_at_k
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Accuracy of the Solver: answers to problems, sampled and graded.
 
-The driver's evaluation after each iteration and the command `rzero_ray.evaluate` ask and grade by
+The driver's evaluation after each iteration and the command `rzero_ray.evaluation.benchmarks.command` ask and grade by
 the same function, `answer_problem`.
 """
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from rzero_ray.answers.parsing import has_chain_of_thought
 from rzero_ray.config.config import Config
+from rzero_ray.evaluation.statistics import bootstrap_interval
 from rzero_ray.protocols import Cast, Judge, Sampler, Task
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.rows import mean
 from rzero_ray.run.run import Run
 from rzero_ray.run.seeds import derive_seed
-from rzero_ray.statistics import bootstrap_interval
 from rzero_ray.types import BenchmarkProblem, Message, SampleRequest, Sampling
 
 HELDOUT = "heldout"
