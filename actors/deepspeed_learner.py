@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 from actors.device_states import DeviceStates
 from actors.options import LearnerOptions, PhaseOptions
 from actors.policy_model import PolicyModel
-from actors.shipment import layer_of
+from actors.weights.buckets import layer_of
 from rzero_ray.config.config import LossConfig, OptimizerConfig
 from rzero_ray.method.batching import MicroBatch, collate, micro_batches, mini_batches, shard
 from rzero_ray.method.losses import (

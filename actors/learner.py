@@ -20,7 +20,7 @@ from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
 if TYPE_CHECKING:
     from actors.deepspeed_learner import DeepSpeedLearner
-    from actors.weight_transport import WeightTransport
+    from actors.weights.transport import WeightTransport
 
 
 class Learner:
@@ -112,11 +112,11 @@ def _make_transport(
 ) -> WeightTransport:
     """Return a learner rank's end of a backend."""
     if backend == "object_store":
-        from actors.weight_transport import ObjectStoreTransport
+        from actors.weights.transport import ObjectStoreTransport
 
         return ObjectStoreTransport(rank, dtype, bucket_bytes, deadline_s)
     # Imports vLLM, which a learner without GPUs does not need: it takes seconds.
-    from actors.gpu_weight_transport import CudaIpcTransport, NcclTransport
+    from actors.weights.vllm_trainers import CudaIpcTransport, NcclTransport
 
     kinds = {"nccl": NcclTransport, "cuda_ipc": CudaIpcTransport}
     return kinds[backend](rank, dtype, bucket_bytes, deadline_s)

@@ -16,7 +16,7 @@ from actors.options import PhaseOptions
 from actors.sampler_pool import Engine, SamplerPool
 from actors.turns import Turns
 from actors.waiting import within
-from actors.weight_probe import compare_probes
+from actors.weights.probe import compare_probes
 from rzero_ray.config.config import Config, probe_bound
 from rzero_ray.protocols import Clock
 from rzero_ray.types import (

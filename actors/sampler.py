@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from actors.imports import large_imports
 from actors.options import PARTS, EngineOptions
 from actors.packing import PackedCompletions, pack
-from actors.shipment import BucketLayout
-from actors.staging import StagingArea
+from actors.weights.buckets import BucketLayout
+from actors.weights.staging import StagingArea
 from rzero_ray.types import Completion, Message, RunError, SampleRequest
 
 

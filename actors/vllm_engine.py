@@ -22,7 +22,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.options import EngineOptions
-from actors.vllm_weight_transfer import BACKEND
+from actors.weights.vllm_backend import BACKEND
 from rzero_ray.types import RunError, Sampling
 
 _CPU_BATCHED_TOKENS = 4096
@@ -74,7 +74,7 @@ class VllmEngine:
                 weight_transfer_config=WeightTransferConfig(
                     backend=_VLLM_BACKENDS[options.weight_backend]
                 ),
-                worker_extension_cls="actors.vllm_weight_transfer.WorkerExtension",
+                worker_extension_cls="actors.weights.vllm_backend.WorkerExtension",
                 disable_log_stats=True,
             )
         )

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.cluster import Cluster, start_cluster
 from actors.placement import reserve
-from actors.weight_probe import WeightMismatchError
+from actors.weights.probe import WeightMismatchError
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
 from rzero_ray.evaluation.drift.figures import kl_to_base

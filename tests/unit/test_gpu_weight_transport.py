@@ -7,7 +7,7 @@ import pytest
 import ray
 import torch
 
-from actors.gpu_weight_transport import (
+from actors.weights.vllm_trainers import (
     CudaIpcTransport,
     NcclTransport,
     SamplerClient,

@@ -92,9 +92,9 @@ DRIVER_MAY_IMPORT_ACTORS = {"actors.cluster"}
 ALLOWED_IN = {
     "ray": ("actors.",),
     "vllm": (
-        "actors.gpu_weight_transport",
+        "actors.weights.vllm_trainers",
         "actors.vllm_engine",
-        "actors.vllm_weight_transfer",
+        "actors.weights.vllm_backend",
     ),
     "deepspeed": ("actors.deepspeed_learner",),
     "torch.distributed": ("actors.",),

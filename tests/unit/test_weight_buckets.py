@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import actors.staging
-from actors.staging import NUM_SLOTS, StagingArea, remove_abandoned
-from actors.weight_transport import cut_buckets
+import actors.weights.staging
+from actors.weights.staging import NUM_SLOTS, StagingArea, remove_abandoned
+from actors.weights.transport import cut_buckets
 from rzero_ray.types import RunError
 
 
@@ -86,7 +86,7 @@ def test_only_slots_of_processes_that_live_no_more_are_removed(
     foreign.touch()
     remove_abandoned(tmp_path)
     assert abandoned.exists()  # perhaps its owner has not locked it yet
-    monkeypatch.setattr(actors.staging, "_MIN_AGE_S", -1.0)
+    monkeypatch.setattr(actors.weights.staging, "_MIN_AGE_S", -1.0)
     remove_abandoned(tmp_path)
     assert alive.exists() and foreign.exists() and not abandoned.exists()
 

@@ -30,7 +30,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from actors.ports import free_port
 from actors.waiting import get_within
-from actors.weight_transport import WeightSource, WeightTransport
+from actors.weights.transport import WeightSource, WeightTransport
 from rzero_ray.types import SyncReport
 
 _IPC_HEADROOM = 1.05

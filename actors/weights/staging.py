@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.shipment import BucketLayout
+from actors.weights.buckets import BucketLayout
 from rzero_ray.types import RunError
 
 NUM_SLOTS = 2

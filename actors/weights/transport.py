@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.shipment import BucketLayout, layer_of
-from actors.staging import NUM_SLOTS
 from actors.waiting import get_within
+from actors.weights.buckets import BucketLayout, layer_of
+from actors.weights.staging import NUM_SLOTS
 from rzero_ray.types import SyncReport
 
 
