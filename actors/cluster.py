@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.judge import ClusterJudge, RewardWorker
-from actors.learner import Learner
+from actors.learning.learner import Learner
 from actors.options import EngineOptions, LearnerOptions, PhaseOptions
 from actors.placement import (
     Demand,

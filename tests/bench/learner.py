@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from actors.deepspeed_learner import DeepSpeedLearner
+from actors.learning.deepspeed_rank import DeepSpeedLearner
 from rzero_ray.config.config import LossConfig
 from rzero_ray.method.batching import MicroBatch, collate, micro_batches
 from tests.bench import learning

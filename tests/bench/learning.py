@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, Qwen3Config, Qwen3ForCausalL
 if not torch.cuda.is_available():
     os.environ["DS_ACCELERATOR"] = "cpu"
 
-from actors.deepspeed_learner import DeepSpeedLearner
+from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.options import LearnerOptions, PhaseOptions
 from actors.ports import free_port
 from rzero_ray.config.config import LossConfig, OptimizerConfig

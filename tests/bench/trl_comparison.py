@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from actors.deepspeed_learner import DeepSpeedLearner
+from actors.learning.deepspeed_rank import DeepSpeedLearner
 from rzero_ray.config.config import LossConfig
 from tests.bench import learning
 from tests.bench.harness import CLOCKS, Figure, device, dtype, ratio_figure

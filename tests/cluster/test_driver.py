@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.deepspeed_learner import DeepSpeedLearner
+from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.options import LearnerOptions, PhaseOptions
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer

@@ -16,8 +16,8 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.deepspeed_learner import DeepSpeedLearner
-from actors.device_states import storages_under
+from actors.learning.deepspeed_rank import DeepSpeedLearner
+from actors.learning.device_states import storages_under
 from actors.options import LearnerOptions, PhaseOptions
 from actors.ports import free_port
 from rzero_ray.config.config import LossConfig, OptimizerConfig

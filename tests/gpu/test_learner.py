@@ -17,7 +17,7 @@ from rzero_ray.config.config import LossConfig, OptimizerConfig
 from rzero_ray.types import LearningReport, Phase, Rollout
 
 if TYPE_CHECKING:
-    from actors.deepspeed_learner import DeepSpeedLearner
+    from actors.learning.deepspeed_rank import DeepSpeedLearner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,7 +64,7 @@ def model(tmp_path_factory) -> Path:
 
 def _start(model: Path, **changes) -> DeepSpeedLearner:
     """Return a learner in a phase."""
-    from actors.deepspeed_learner import DeepSpeedLearner
+    from actors.learning.deepspeed_rank import DeepSpeedLearner
 
     port = free_port()
     options = LearnerOptions(

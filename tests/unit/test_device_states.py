@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from actors.device_states import DeviceStates, storages_under
+from actors.learning.device_states import DeviceStates, storages_under
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ def test_what_is_kept_stays_until_the_rest_goes_too():
 
 
 def test_a_large_tensor_goes_in_blocks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("actors.device_states._BLOCK_BYTES", 100)
+    monkeypatch.setattr("actors.learning.device_states._BLOCK_BYTES", 100)
     tensor = torch.arange(64.0)  # 256 bytes
     states = DeviceStates(CPU)
     states.move_off([tensor])

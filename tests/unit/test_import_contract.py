@@ -96,7 +96,7 @@ ALLOWED_IN = {
         "actors.vllm_engine",
         "actors.weights.vllm_backend",
     ),
-    "deepspeed": ("actors.deepspeed_learner",),
+    "deepspeed": ("actors.learning.deepspeed_rank",),
     "torch.distributed": ("actors.",),
     "transformers": ("rzero_ray.tiny.", "actors."),
 }
@@ -261,7 +261,7 @@ def test_checker_finds(module: str, source: str):
         ("rzero_ray.driver", "from actors.cluster import f\nfrom rzero_ray import phases"),
         ("actors.vllm_engine", "import ray\nfrom vllm.config import VllmConfig"),
         ("actors.vllm_engine", "import actors.cluster\nfrom rzero_ray.protocols import Policy"),
-        ("actors.deepspeed_learner", "import deepspeed\nimport torch.distributed as dist"),
+        ("actors.learning.deepspeed_rank", "import deepspeed\nimport torch.distributed as dist"),
     ],
 )
 def test_checker_allows(module: str, source: str):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
-from actors.policy_model import PolicyModel
+from actors.learning.policy_model import PolicyModel
 from rzero_ray.method.batching import collate
 from rzero_ray.types import Rollout
 

@@ -19,7 +19,7 @@ from rzero_ray.config.config import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
 if TYPE_CHECKING:
-    from actors.deepspeed_learner import DeepSpeedLearner
+    from actors.learning.deepspeed_rank import DeepSpeedLearner
     from actors.weights.transport import WeightTransport
 
 
@@ -50,7 +50,7 @@ class Learner:
     def join(self, master_address: str, master_port: int) -> int:
         """Join the process group; returns the process id."""
         with large_imports():
-            from actors.deepspeed_learner import DeepSpeedLearner
+            from actors.learning.deepspeed_rank import DeepSpeedLearner
 
         self._learner = DeepSpeedLearner(self._options, master_address, master_port)
         return os.getpid()
