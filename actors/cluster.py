@@ -21,7 +21,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.judge import ClusterJudge, RewardWorker
 from actors.learning.learner import Learner
-from actors.options import EngineOptions, LearnerOptions, PhaseOptions
 from actors.placement import (
     Demand,
     bundles,
@@ -33,8 +32,9 @@ from actors.placement import (
     sampling_demands,
 )
 from actors.policy import ClusterPolicy
-from actors.sampler import Sampler
-from actors.sampler_pool import Engine, SamplerPool
+from actors.sampling.options import EngineOptions, LearnerOptions, PhaseOptions
+from actors.sampling.pool import Engine, SamplerPool
+from actors.sampling.sampler import Sampler
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
 from rzero_ray.config.config import ChallengerConfig, Config, SolverConfig

@@ -12,8 +12,8 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.options import PhaseOptions
-from actors.sampler_pool import Engine, SamplerPool
+from actors.sampling.options import PhaseOptions
+from actors.sampling.pool import Engine, SamplerPool
 from actors.turns import Turns
 from actors.waiting import within
 from actors.weights.probe import compare_probes

@@ -21,8 +21,8 @@ from typing import Literal
 
 from ray.actor import ActorHandle
 
-from actors.options import PARTS
-from actors.sampler_pool import Engine
+from actors.sampling.options import PARTS
+from actors.sampling.pool import Engine
 from actors.waiting import within
 from rzero_ray.protocols import Clock
 from rzero_ray.types import RunError

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from actors.imports import large_imports
-from actors.options import LearnerOptions, PhaseOptions
 from actors.ports import free_port
+from actors.sampling.options import LearnerOptions, PhaseOptions
 from rzero_ray.config.config import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 

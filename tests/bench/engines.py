@@ -16,8 +16,8 @@ import torch
 from ray.actor import ActorHandle
 
 from actors.cluster import Cluster, engine_environment, start_cluster
-from actors.options import EngineOptions
-from actors.sampler import Sampler
+from actors.sampling.options import EngineOptions
+from actors.sampling.sampler import Sampler
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
 from rzero_ray.run.clock import StageClock

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from actors.options import EngineOptions
-from actors.tokenization import ChatTokenizer
+from actors.sampling.options import EngineOptions
+from actors.sampling.tokenization import ChatTokenizer
 from rzero_ray.tasks.registry import ArithmeticTask, make_task
 from rzero_ray.types import SampleRequest, Sampling
 from tests.bench import engines
@@ -213,7 +213,7 @@ def _serve_bare(settings: Mapping[str, str]) -> None:
 def _serve_pool(settings: Mapping[str, str]) -> None:
     import ray
 
-    from actors.sampler_pool import Engine, SamplerPool
+    from actors.sampling.pool import Engine, SamplerPool
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     actors, sampler_pids = engines.start_samplers(_options(settings), count=1)

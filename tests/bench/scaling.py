@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.packing import PackedCompletions, pack
-from actors.sampler_pool import Engine, SamplerPool
+from actors.sampling.packing import PackedCompletions, pack
+from actors.sampling.pool import Engine, SamplerPool
 from rzero_ray.config.config import Config, load_config
 from rzero_ray.phases.challenger import sample_challenger
 from rzero_ray.protocols import Cast

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 import torch
 
-from actors.options import EngineOptions
+from actors.sampling.options import EngineOptions
 from actors.weights.transport import ObjectStoreTransport
 from rzero_ray.types import SyncReport
 from tests.bench import engines

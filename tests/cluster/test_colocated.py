@@ -19,7 +19,7 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from actors import cluster
-from actors.options import PARTS
+from actors.sampling.options import PARTS
 from rzero_ray import driver
 
 SHORT = [

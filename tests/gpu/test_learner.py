@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from actors.options import LearnerOptions, PhaseOptions
 from actors.ports import free_port
+from actors.sampling.options import LearnerOptions, PhaseOptions
 from rzero_ray.config.config import LossConfig, OptimizerConfig
 from rzero_ray.types import LearningReport, Phase, Rollout
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.options import PhaseOptions
 from actors.policy import ClusterPolicy
-from actors.sampler_pool import Engine, SamplerPool
+from actors.sampling.options import PhaseOptions
+from actors.sampling.pool import Engine, SamplerPool
 from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config, load_config
 from rzero_ray.run.clock import StageClock

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actors.packing import pack, unpack
+from actors.sampling.packing import pack, unpack
 from rzero_ray.types import Completion
 
 

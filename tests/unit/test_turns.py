@@ -11,7 +11,7 @@ import pytest
 
 from actors import cluster
 from actors.placement import demands
-from actors.sampler_pool import Engine
+from actors.sampling.pool import Engine
 from actors.turns import NoTurns, SharedDevices
 from rzero_ray.config.config import load_config
 from rzero_ray.config.layout import disaggregated, resolve_layout

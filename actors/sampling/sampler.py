@@ -13,8 +13,8 @@ import ray
 from numpy.typing import NDArray
 
 from actors.imports import large_imports
-from actors.options import PARTS, EngineOptions
-from actors.packing import PackedCompletions, pack
+from actors.sampling.options import PARTS, EngineOptions
+from actors.sampling.packing import PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
 from rzero_ray.types import Completion, Message, RunError, SampleRequest
@@ -26,8 +26,8 @@ class Sampler:
     def __init__(self, name: str, options: EngineOptions) -> None:
         with large_imports():
             # Imported here: the driver imports this module only to name the class.
-            from actors.tokenization import ChatTokenizer
-            from actors.vllm_engine import VllmEngine
+            from actors.sampling.tokenization import ChatTokenizer
+            from actors.sampling.vllm_engine import VllmEngine
 
             self._tokenizer = ChatTokenizer(options.model)
             self._engine = VllmEngine(options)

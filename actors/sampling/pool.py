@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.packing import unpack
+from actors.sampling.packing import unpack
 from actors.waiting import DeadlineError, within
 from rzero_ray.types import Completion, Role, SampleRequest
 

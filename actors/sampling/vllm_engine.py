@@ -21,7 +21,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from actors.options import EngineOptions
+from actors.sampling.options import EngineOptions
 from actors.weights.vllm_backend import BACKEND
 from rzero_ray.types import RunError, Sampling
 
