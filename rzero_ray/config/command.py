@@ -9,6 +9,11 @@ from collections.abc import Callable, Sequence
 from rzero_ray.types import RunError, UserError
 
 
+def print_error(text: str) -> None:
+    """Say in one line what the user has to change."""
+    print(f"rzero_ray: error: {text}", file=sys.stderr)
+
+
 def run_command(
     arguments: Sequence[str] | None,
     help_text: Callable[[], str],
@@ -30,7 +35,7 @@ def run_command(
     try:
         work(arguments)
     except UserError as error:
-        print(f"rzero_ray: error: {error}", file=sys.stderr)
+        print_error(str(error))
         return 2
     except RunError as error:
         print(f"rzero_ray: failed: {error}{advice}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The configuration of `python -m rzero_ray.evaluation.benchmarks.command`: typed, frozen, checked once at load.
+"""The configuration of `python -m rzero_ray evaluate`: typed, frozen, checked once at load.
 
 Later sources win: the defaults below, one file of `conf/evaluation/` (or a path), then
 `key.path=value` arguments. A key that does not exist is refused with the nearest one that does.
@@ -14,21 +14,22 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
-from rzero_ray.config.config import (
+from rzero_ray.config.audits import EndpointConfig
+from rzero_ray.config.checks import check_counts
+from rzero_ray.config.cluster import (
     TINY_MODEL,
-    Config,
     DeadlineConfig,
-    EndpointConfig,
     ModelConfig,
     RewardConfig,
     SamplerConfig,
+)
+from rzero_ray.config.config import Config, resolve_folder
+from rzero_ray.config.sources import (
     build,
-    check_counts,
     check_keys,
     find_conf,
     read_arguments,
     read_yaml,
-    resolve_folder,
     split_arguments,
 )
 from rzero_ray.types import UserError

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rzero_ray.config.config import Config, LayoutKind, WeightBackend, backend_of, uses_gpus
+from rzero_ray.config.cluster import LayoutKind, WeightBackend
+from rzero_ray.config.config import Config
 from rzero_ray.types import UserError
 
 SHARE_OF_GPU = 0.3
@@ -128,3 +129,33 @@ def _wanted_gpus(config: Config) -> float:
     sampler, learner = config.sampler, config.learner
     engines = (sampler.num_challenger + sampler.num_solver) * sampler.gpus_per_engine
     return engines + learner.num_ranks * learner.gpus_per_rank
+
+
+def uses_gpus(config: Config) -> bool:
+    """Return whether engines and learner ranks run on GPUs, which they could then share."""
+    return min(config.learner.gpus_per_rank, config.sampler.gpus_per_engine) > 0
+
+
+
+def backend_of(config: Config, layout: LayoutKind) -> WeightBackend:
+    """Return the weight backend that `weights.backend` stands for, or raise UserError.
+
+    Disaggregated engines and learner ranks that have parts of GPUs share them with each other, too,
+    though they do not take turns.
+    """
+    shares = (config.learner.gpus_per_rank, config.sampler.gpus_per_engine)
+    fits: WeightBackend
+    if not uses_gpus(config):
+        fits = "object_store"
+    else:
+        fits = "cuda_ipc" if layout == "colocated" or max(shares) < 1 else "nccl"
+    wanted = config.weights.backend
+    if wanted == "auto":
+        return fits
+    if wanted not in ("object_store", fits):
+        raise UserError(
+            f"weights.backend={wanted} does not fit layout {layout} with learner.gpus_per_rank="
+            f"{shares[0]:g} and sampler.gpus_per_engine={shares[1]:g}; use {fits}, object_store or "
+            "auto"
+        )
+    return wanted

@@ -3,16 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config.config import (
-    Config,
-    _leaf_keys,
-    find_conf,
-    flatten,
-    load_config,
-    read_yaml,
-    resolve_run_dir,
-    to_yaml,
-)
+from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
+from rzero_ray.config.load import load_config
+from rzero_ray.config.sources import leaf_keys, find_conf, flatten, read_yaml
 from rzero_ray.tasks.registry import check_labels
 from rzero_ray.types import UserError
 
@@ -103,7 +96,7 @@ PRESETS = ("paper", "official_code", "recommended")
 
 
 def _keys(path: str) -> set[str]:
-    return set(_leaf_keys(read_yaml(find_conf(path))))
+    return set(leaf_keys(read_yaml(find_conf(path))))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -1,0 +1,120 @@
+"""The sections of the cluster: base model, engines, learner ranks, workers, and their limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TINY_MODEL = "tiny"
+"""The value of `model.path` that stands for the built-in base model."""
+
+
+LayoutKind = Literal["disaggregated", "colocated"]
+
+
+WeightBackend = Literal["object_store", "nccl", "cuda_ipc"]
+
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model, from which both policies start."""
+
+    path: str = TINY_MODEL
+    """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or `tiny`."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the sampler, and of the learner's forward pass; the optimizer's masters are float32."""
+    max_model_len: int = 6144
+    """Longest prompt plus completion, in tokens."""
+    cache_dir: str = "~/.cache/rzero_ray"
+    """Where the built-in base model is kept once built."""
+    tiny_seed: int = 0
+    """Seed of the built-in base model: its corpus and its initial weights."""
+
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The DeepSpeed ranks."""
+
+    num_ranks: int = 1
+    zero_stage: int = 2
+    tokens_per_micro_batch: int = 16384
+    """Prompt and completion tokens of one forward pass, padding included."""
+    cpus_per_rank: float = 1.0
+    gpus_per_rank: float = 0.0
+    threads_per_rank: int = 1
+    """CPU threads of torch."""
+    gradient_checkpointing: bool = False
+    """Keep only each decoder layer's input for the backward pass and compute the rest again: a
+    third more work, a fraction of the memory."""
+    reference: Literal["device", "cpu"] = "device"
+    """Where the KL term's frozen policy is kept; from `cpu` it visits the device once a step."""
+
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The vLLM engines."""
+
+    num_challenger: int = 1
+    num_solver: int = 1
+    cpus_per_engine: float = 1.0
+    gpus_per_engine: float = 0.0
+    threads_per_engine: int = 1
+    """CPU threads of torch."""
+    max_num_seqs: int = 256
+    """Sequences that one engine decodes at once."""
+    kv_cache_gib: float = 0.0
+    """Size of the KV cache; 0 lets vLLM fill the GPU."""
+    gpu_memory_utilization: float = 0.85
+    enforce_eager: bool = False
+
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The reward workers: parsing, votes, clustering."""
+
+    num_workers: int = 1
+    cpus_per_worker: float = 1.0
+
+
+
+@dataclass(frozen=True)
+class WeightSyncConfig:
+    """Learner to samplers."""
+
+    backend: Literal["auto", "object_store", "nccl", "cuda_ipc"] = "auto"
+    """`object_store` works everywhere, `nccl` needs learner and engines on GPUs of their own,
+    `cuda_ipc` on shared ones; `auto` takes the fastest that fits the layout (`backend_of`)."""
+    bucket_mib: int = 256
+    """Size of one flat buffer in the object store."""
+    max_probe_difference: float = 0.0
+    """Nats; above it the run stops. 0 stands for what the type of the weights can hold: 1e-3 for
+    float32, held against the largest difference; 0.05 for bfloat16, against the mean."""
+
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Of the policy in training."""
+
+    every_steps: int = 1
+    """A resumed run repeats at most this many updates, from rollouts kept on disk."""
+    keep: int = 2
+
+
+
+@dataclass(frozen=True)
+class DeadlineConfig:
+    """Seconds after which waiting becomes an error that names what it waited for."""
+
+    placement: float = 60.0
+    start: float = 600.0
+    """Loading of an engine or a learner."""
+    sample: float = 3600.0
+    """One request, its time in the queue included."""
+    grade: float = 600.0
+    update: float = 3600.0
+    sync: float = 600.0

@@ -1,0 +1,72 @@
+"""The order of sources in which a run is configured.
+
+One YAML file of `conf/` describes an experiment (another may be laid over it); it names an
+algorithm preset of `conf/algorithm/` and may name ablations of `conf/ablation/`. Later sources win:
+the defaults of the schema, the preset, the experiment, the ablations, then `key.path=value`
+arguments, which may not contradict an ablation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from rzero_ray.config.checks import check_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.sources import (
+    build,
+    check_keys,
+    find_conf,
+    leaf_keys,
+    read_arguments,
+    read_yaml,
+    split_arguments,
+    split_names,
+)
+from rzero_ray.types import UserError
+
+
+def load_config(arguments: Sequence[str]) -> Config:
+    """Read `conf=NAME|PATH[,...]` and `key.path=value` arguments into a checked `Config`.
+
+    Of several confs a later one wins: `conf=qwen3_4b,labelled_grpo`.
+
+    Raises UserError, in one line, for an unknown conf, an unknown key or a bad value.
+    """
+    conf, overrides = split_arguments(arguments)
+    names = split_names("tiny" if conf is None else conf)
+    experiments = {name: read_yaml(find_conf(name)) for name in names}
+    experiment = cast(DictConfig, OmegaConf.merge(*experiments.values()))
+    override_tree = read_arguments(overrides, Config)
+    preset_name = override_tree.get("algorithm") or experiment.get("algorithm") or Config.algorithm
+    preset = read_yaml(find_conf(f"algorithm/{preset_name}"))
+    ablation_names = override_tree.get("ablation", experiment.get("ablation")) or ""
+    ablations = {name: _read_ablation(name) for name in split_names(ablation_names)}
+    sources = {f"conf/algorithm/{preset_name}.yaml": preset, **experiments}
+    sources |= {f"conf/ablation/{name}.yaml": tree for name, tree in ablations.items()}
+    for name, source in sources.items():
+        check_keys(source, name, Config)
+    for name, tree in ablations.items():
+        _check_not_contradicted(name, tree, override_tree)
+    config = build(Config, preset, experiment, *ablations.values(), override_tree)
+    check_config(config)
+    return config
+
+
+
+def _read_ablation(name: str) -> DictConfig:
+    return read_yaml(find_conf(f"ablation/{name}"))
+
+
+
+def _check_not_contradicted(name: str, ablation: DictConfig, arguments: DictConfig) -> None:
+    """Refuse an argument that undoes an ablation: its name in every report would be untrue."""
+    for key in leaf_keys(ablation):
+        value, argument = OmegaConf.select(ablation, key), OmegaConf.select(arguments, key)
+        if argument is not None and argument != value:
+            raise UserError(
+                f"{key}={argument} contradicts ablation={name}, which sets it to {value}; leave "
+                "one of them out"
+            )

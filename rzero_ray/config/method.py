@@ -1,0 +1,177 @@
+"""The sections of the method: what is sampled, rewarded, kept and learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rzero_ray.types import RepetitionRule, VotingRule
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a role draws tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Below 1 biases the trainer-sampler ratio, because the sampler renormalises."""
+    top_k: int = -1
+    max_tokens: int = 4096
+
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, fresh at the start of each phase, as the official code's stages are."""
+
+    learning_rate: float = 1e-6
+    weight_decay: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    warmup_updates: int = 0
+    """Linear warm-up, in optimizer steps; constant after."""
+    max_grad_norm: float = 1.0
+
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The clipped policy-gradient loss with a KL term (`losses.py`)."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.3
+    dual_clip: float = 3.0
+    """Bound on ratio x |advantage| for negative advantages; 0 is off."""
+    kl_coefficient: float = 1e-2
+    """Against the policy at the start of the phase."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Of the KL term: the log-ratio (no gradient in expectation), half its square, or the
+    official code's `low_var_kl`. The metric `kl` is k3 with each of them."""
+    aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    """Mean over the tokens of the mini-batch (DAPO), mean over sequences of their token means
+    (GRPO; also the official code with micro-batches of one sequence), or sum over tokens divided
+    by sequences x sampling.max_tokens (Dr. GRPO). Exact over micro-batches and ranks."""
+    importance_cap: float = 2.0
+    """Truncation of the trainer/sampler probability ratio; 0 is off."""
+
+
+
+@dataclass(frozen=True)
+class ChallengerConfig:
+    """Training of the Challenger (paper, section 3.2)."""
+
+    frozen: bool = False
+    """The base Challenger poses all questions and never learns: the baseline `Base Challenger`."""
+    num_steps: int = 5
+    num_prompts: int = 128
+    """Prompts of one step."""
+    samples_per_prompt: int = 4
+    prompts_per_update: int = 128
+    """Prompts of one optimizer step."""
+    advantage: Literal["per_prompt", "whole_batch"] = "per_prompt"
+    """Normalise rewards over a prompt's samples, or over the whole step: all Challenger prompts
+    are one text, so the second has the same expectation and less variance."""
+    normalize_std: bool = True
+    """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
+    num_votes: int = 10
+    """Solver samples per question, m."""
+    question_format: Literal["question_and_answer", "question"] = "question_and_answer"
+    """What is well-formed, here and in the curriculum: a tagged question with a boxed answer after
+    it (paper), or a tagged question (in effect the official code: `parsing.parse_question`)."""
+    reward: Literal["paper", "official"] = "paper"
+    """`rewards.CHALLENGER_REWARDS`."""
+    repetition_rule: RepetitionRule = "symmetric"
+    """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch."""
+    repetition_threshold: float = 0.5
+    """Distance 1-BLEU below which questions join a cluster (average linkage)."""
+    repetition_weight: float = 1.0
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Candidates, votes and the consistency band (paper, section 3.3)."""
+
+    num_candidates: int = 8000
+    """Most candidates of an iteration; all of them unless `num_wanted` is reached before."""
+    candidates_per_step: int = 1000
+    """Resume granularity: a step is sampled, voted on and written as one."""
+    num_wanted: int = 0
+    """Kept questions after which no further step is sampled; 0 always spends `num_candidates`."""
+    num_votes: int = 10
+    early_stopping: bool = False
+    """Take no votes that can no longer change whether a question is kept, and with which label
+    (`early_stopping.py`). Under `voting.rule=official` all votes are taken all the same."""
+    min_agreement: float = 0.25
+    max_agreement: float = 0.75
+    """Questions whose majority share lies outside [min, max] are dropped."""
+    min_answered: float = 0.5
+    """Least share of votes that must hold an answer at all."""
+    filters: Literal["none", "official"] = "none"
+    """Further reasons to drop a question; `official`: `curriculum.officially_refused`."""
+    max_per_cluster: int = 0
+    """Most kept questions of one BLEU cluster of the iteration's kept questions; 0 is no limit."""
+    cluster_threshold: float = 0.5
+    """Distance 1-BLEU below which questions join such a cluster."""
+    labels: Literal["majority", "oracle"] = "majority"
+    """What the Solver is taught: the majority's answers, or the true ones where the task has an
+    oracle. `label_accuracy` is about the majority's answers in both cases."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Of the candidates."""
+
+
+
+@dataclass(frozen=True)
+class VotingConfig:
+    """How the Solver votes, in both phases that vote."""
+
+    rule: VotingRule = "by_value"
+    """`voting.VOTING_RULES`. The evaluation's maj@k is always by value."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """Training of the Solver on the curriculum (paper, section 3.4)."""
+
+    num_steps: int = 15
+    num_prompts: int = 128
+    samples_per_prompt: int = 5
+    prompts_per_update: int = 128
+    normalize_std: bool = True
+    """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
+    reward: Literal["paper", "official"] = "paper"
+    """`rewards.SOLVER_REWARDS`."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+
+@dataclass(frozen=True)
+class LabelledConfig:
+    """Labelled data, for the methods that learn from it."""
+
+    path: str = ""
+    """JSON lines with `question`, `answer` and, for imitation, `solution`; or `tiny`, problems of
+    task=arithmetic made here."""
+
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Overlap of sampling and learning."""
+
+    staleness: int = 0
+    """Steps by which rollouts may be behind the policy. 0 is strictly on-policy: sampling and
+    learning take turns. With k, the next k steps are sampled while the learner updates, and
+    `loss.importance_cap` corrects for the weights that sampled them."""
+
+
+LABELLED_METHODS = ("labelled_grpo", "labelled_sft")
+"""The values of `method` that learn from labelled problems."""
