@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.config.config import TINY_MODEL, Config
-from rzero_ray.phases.challenger import pick_items, train_solver
-from rzero_ray.phases.metrics import imitation_metrics, update_metrics
+from rzero_ray.config.cluster import TINY_MODEL
+from rzero_ray.config.config import Config
+from rzero_ray.phases.learning import learn_step_by_step
+from rzero_ray.phases.metrics import imitation_metrics
+from rzero_ray.phases.solver import pick_items, train_solver
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.arithmetic import labelled_problems
-from rzero_ray.types import CurriculumItem, LabelledProblem, Rollout, UserError
+from rzero_ray.types import CurriculumItem, LabelledProblem, Rollout, Step, UserError
 
 _NUM_BUILT_IN = 1_000
 _BUILT_IN_SEED = 20_260_101
@@ -68,14 +70,22 @@ async def imitate_labelled(
     config: Config, iteration: int, cast: Cast, problems: Sequence[LabelledProblem], run: Run
 ) -> None:
     """Teach the Solver to write the solutions (supervised fine-tuning)."""
-    for phase in run.learning_phase(iteration, "solver"):
-        await cast.solver.start_phase(phase)
-        for step in run.steps(iteration, "solver", config.solver.num_steps):
-            batch = pick_items(problems, config.solver.num_prompts, step, config.seed)
-            demonstrations = await _demonstrate(config, cast, batch)
-            report = await cast.solver.imitate(demonstrations, step)
-            run.finish_step(step, imitation_metrics(demonstrations) | update_metrics(report))
-        await cast.solver.finish_phase(phase)
+
+    async def make(step: Step) -> list[Rollout]:
+        batch = pick_items(problems, config.solver.num_prompts, step, config.seed)
+        return await _demonstrate(config, cast, batch)
+
+    await learn_step_by_step(
+        cast.solver,
+        "solver",
+        iteration,
+        run,
+        num_steps=config.solver.num_steps,
+        staleness=0,
+        make=make,
+        learn=cast.solver.imitate,
+        describe=lambda demonstrations, step: imitation_metrics(demonstrations),
+    )
 
 
 LABELLED_METHODS = {"labelled_grpo": reinforce_labelled, "labelled_sft": imitate_labelled}

@@ -28,7 +28,8 @@ from typing import Any, Protocol, TypeVar
 import yaml
 from filelock import FileLock, Timeout
 
-from rzero_ray.config.config import Config, flatten, to_yaml
+from rzero_ray.config.config import Config, to_yaml
+from rzero_ray.config.sources import flatten
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.parquet import read_records, write_records, write_text_durably
 from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, UserError
@@ -106,14 +107,14 @@ class Run:
             if not self.is_finished(f"iteration-{iteration:02d}"):
                 yield iteration
 
-    def learning_phase(self, iteration: int, role: Role) -> Iterator[Phase]:
-        """Yield the phase once, unless it is finished; it counts as finished after the body."""
+    def begin_phase(self, iteration: int, role: Role) -> Phase | None:
+        """Return a phase of learning as it stands on disk; None when it is finished."""
         key = f"iteration-{iteration:02d}/{role}"
         if self.is_finished(key):
-            return
+            return None
         finished = self._durable_steps(iteration, role)
         checkpoint = self._checkpoint_path(f"{key}/step-{finished:03d}") if finished else None
-        yield Phase(
+        return Phase(
             iteration=iteration,
             role=role,
             initial_model=self.current_model(role),
@@ -121,6 +122,10 @@ class Run:
             num_finished_steps=finished,
             final_model=self.model_path(role, iteration),
         )
+
+    def finish_phase(self, phase: Phase) -> None:
+        """Record that the phase's policy is written; its checkpoints are not needed any more."""
+        key = f"iteration-{phase.iteration:02d}/{phase.role}"
         self._finish(key)
         shutil.rmtree(self.root / "checkpoints" / key, ignore_errors=True)
 

@@ -1,0 +1,157 @@
+"""What all phases ask of the two policies: a question of the Challenger, votes of the Solver.
+
+A question goes to the Solver the moment it is complete, and its votes are counted the moment the
+last of them is. Shape suffixes: P prompts, G group, M votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from rzero_ray.answers.parsing import parse_question, parse_strict_question
+from rzero_ray.config.method import CurriculumConfig, SamplingConfig, VotingConfig
+from rzero_ray.method.early_stopping import NEXT_VOTES, NO_VOTE_YET
+from rzero_ray.protocols import Cast
+from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.seeds import derive_seed
+from rzero_ray.types import (
+    Ballot,
+    ChallengerSample,
+    Completion,
+    Message,
+    Rollout,
+    SampleRequest,
+    Sampling,
+    SolverSample,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the Challenger wrote, and what the Solver made of it."""
+
+    completion: Completion
+    question: str | None
+    """None when malformed; then nobody voted."""
+    ballot: Ballot
+    vote_tokens: int
+    """Tokens of the votes."""
+
+
+TakeVotes = Callable[[str, int], Awaitable[tuple[Ballot, int]]]
+"""Has the Solver vote on a question, the k-th vote drawn with seed + k; returns the ballot and the
+tokens of the votes."""
+
+QUESTION_PARSERS = {
+    "question_and_answer": parse_strict_question,
+    "question": parse_question,
+}
+"""The parser of each value of `challenger.question_format`."""
+
+
+async def pose_and_vote(
+    cast: Cast,
+    seed_of: Callable[..., int],
+    sampling: SamplingConfig,
+    *,
+    num_questions: int,
+    parse: Callable[[str], str | None],
+    vote: TakeVotes,
+) -> list[Attempt]:
+    """Sample [G] questions from one Challenger prompt, and the votes on each well-formed one.
+
+    `seed_of()` is the seed of the questions, `seed_of(g, "votes")` that of the votes on number g.
+    """
+    request = to_request(cast.task.challenger_messages(), num_questions, seed_of(), sampling)
+
+    async def attempt(index: int, completion: Completion) -> Attempt:
+        question = parse(completion.text)
+        if question is None:
+            return Attempt(completion, None, NO_VOTE_YET, 0)
+        return Attempt(completion, question, *await vote(question, seed_of(index, "votes")))
+
+    completions = await cast.challenger.sample(request)
+    return await gather_all(attempt(g, completion) for g, completion in enumerate(completions))
+
+
+def vote_in_full(cast: Cast, voting: VotingConfig, num_votes: int) -> TakeVotes:
+    """Return a vote of `num_votes` samples, taken all at once."""
+
+    async def take(question: str, seed: int) -> tuple[Ballot, int]:
+        votes_M = await _sample_votes(cast, voting, question, num_votes, seed)
+        ballot = await cast.judge.vote([vote.text for vote in votes_M], voting.rule)
+        return ballot, _count_tokens(votes_M)
+
+    return take
+
+
+def vote_until_decided(
+    cast: Cast,
+    voting: VotingConfig,
+    curriculum: CurriculumConfig,
+    is_hopeless: Callable[[str], bool],
+) -> TakeVotes:
+    """Return a vote in portions, until no further one can matter to the curriculum.
+
+    A vote has the seed that it has in the full vote: those taken are the first of that one. A
+    question that `is_hopeless` is not voted on.
+    """
+    num_next_votes = NEXT_VOTES[voting.rule]
+
+    async def take(question: str, seed: int) -> tuple[Ballot, int]:
+        ballot: Ballot = NO_VOTE_YET
+        votes: list[Completion] = []
+        if is_hopeless(question):
+            return ballot, 0
+        while count := num_next_votes(ballot, curriculum):
+            votes += await _sample_votes(cast, voting, question, count, seed + len(votes))
+            ballot = await cast.judge.vote([vote.text for vote in votes], voting.rule)
+        return ballot, _count_tokens(votes)
+
+    return take
+
+
+def step_seeds(seed: int, step_key: str, prompt: int) -> Callable[..., int]:
+    """Return the seeds of one prompt of a step: of the prompt itself, or of a place below it."""
+    return lambda *place: derive_seed(seed, step_key, prompt, *place)
+
+
+def to_request(
+    messages: tuple[Message, ...], num_samples: int, seed: int, config: SamplingConfig
+) -> SampleRequest:
+    """Return a request with a role's sampling settings."""
+    sampling = Sampling(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        max_tokens=config.max_tokens,
+    )
+    return SampleRequest(messages=messages, num_samples=num_samples, seed=seed, sampling=sampling)
+
+
+def to_rollout(sample: ChallengerSample | SolverSample) -> Rollout:
+    """Return what the learner needs of a sample."""
+    return Rollout(
+        prompt_ids=sample.prompt_ids,
+        token_ids=sample.token_ids,
+        logprobs=sample.logprobs,
+        advantage=sample.advantage,
+        prompt_index=sample.prompt_index,
+    )
+
+
+def last_version(completion: Completion) -> str:
+    """Return the version of the weights that sampled the completion's last token."""
+    return completion.weight_versions[-1][0] if completion.weight_versions else ""
+
+
+async def _sample_votes(
+    cast: Cast, voting: VotingConfig, question: str, num_votes: int, seed: int
+) -> list[Completion]:
+    messages = cast.task.solver_messages(question)
+    return await cast.solver.sample(to_request(messages, num_votes, seed, voting.sampling))
+
+
+def _count_tokens(completions: Sequence[Completion]) -> int:
+    return sum(len(completion.token_ids) for completion in completions)

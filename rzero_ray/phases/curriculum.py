@@ -1,0 +1,127 @@
+"""Build the curriculum: candidates, votes, and what lies inside the band (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rzero_ray.config.config import Config
+from rzero_ray.config.method import CurriculumConfig
+from rzero_ray.method.selection import (
+    drop_crowded,
+    has_enough,
+    kept_items,
+    kept_questions,
+    mark_dropped,
+    normal_forms,
+    reason_without_votes,
+)
+from rzero_ray.phases.asking import (
+    QUESTION_PARSERS,
+    Attempt,
+    pose_and_vote,
+    step_seeds,
+    vote_in_full,
+    vote_until_decided,
+)
+from rzero_ray.phases.metrics import curriculum_metrics
+from rzero_ray.protocols import Cast, Judge, Task
+from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.run import Run
+from rzero_ray.types import Candidate, CurriculumItem, Step
+
+
+async def build_curriculum(
+    config: Config, iteration: int, cast: Cast, run: Run
+) -> list[CurriculumItem]:
+    """Sample candidates from the frozen Challenger, vote, and keep those inside the band.
+
+    Steps go on until enough questions are kept or all candidates are spent.
+    """
+    settings = config.curriculum
+    await cast.challenger.hold(run.current_model("challenger"))
+    await cast.solver.hold(run.current_model("solver"))
+    num_steps = -(-settings.num_candidates // settings.candidates_per_step)
+    earlier = run.load_finished_steps(iteration, "curriculum", "candidates", Candidate)
+    for step in run.steps(iteration, "curriculum", num_steps):
+        if has_enough(earlier, settings.num_wanted):
+            kept = len(kept_questions(earlier))
+            run.note(f"iteration {iteration}: {kept} questions kept in {step.index - 1} steps")
+            break
+        candidates = await run.once(
+            f"{step.key}/candidates",
+            Candidate,
+            lambda step=step: sample_candidates(config, step, cast, earlier),
+        )
+        run.finish_step(step, curriculum_metrics(candidates, cast.task, settings.num_votes))
+        earlier.extend(candidates)
+    items = kept_items(earlier, settings)
+    run.write_curriculum(iteration, items)
+    return items
+
+
+async def sample_candidates(
+    config: Config, step: Step, cast: Cast, earlier: Sequence[Candidate]
+) -> list[Candidate]:
+    """Sample one step's candidates with their votes, each marked kept or dropped.
+
+    `earlier` are the candidates of the iteration's steps before.
+    """
+    settings, task = config.curriculum, cast.task
+    already = (step.index - 1) * settings.candidates_per_step
+    heldout = {task.normalize(problem.question) for problem in task.heldout()}
+    seen = normal_forms(earlier, task.normalize)
+
+    def is_hopeless(question: str) -> bool:
+        normal, truth = task.normalize(question), task.solve(question)
+        return reason_without_votes(question, normal, truth, settings, heldout, seen) is not None
+
+    if settings.early_stopping:
+        vote = vote_until_decided(cast, config.voting, settings, is_hopeless)
+    else:
+        vote = vote_in_full(cast, config.voting, settings.num_votes)
+    groups = await gather_all(
+        pose_and_vote(
+            cast,
+            step_seeds(config.seed, step.key, index),
+            settings.sampling,
+            num_questions=1,
+            parse=QUESTION_PARSERS[config.challenger.question_format],
+            vote=vote,
+        )
+        for index in range(min(settings.candidates_per_step, settings.num_candidates - already))
+    )
+    candidates = [_to_candidate(attempt, task) for (attempt,) in groups]
+    marked = mark_dropped(candidates, earlier, settings, task.normalize, heldout)
+    return await _limit_clusters(settings, marked, earlier, cast.judge)
+
+
+def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
+    """Return a candidate that nothing has dropped yet."""
+    return Candidate(
+        text=attempt.completion.text,
+        question=attempt.question,
+        answers=attempt.ballot.answers,
+        label=attempt.ballot.label,
+        num_agree=attempt.ballot.num_agree,
+        num_votes=attempt.ballot.num_votes,
+        num_tokens=len(attempt.completion.token_ids),
+        dropped=None,
+        truth=None if attempt.question is None else task.solve(attempt.question),
+        vote_tokens=attempt.vote_tokens,
+    )
+
+
+async def _limit_clusters(
+    settings: CurriculumConfig,
+    candidates: list[Candidate],
+    earlier: Sequence[Candidate],
+    judge: Judge,
+) -> list[Candidate]:
+    """Drop what is too much of the same, the earlier steps' kept questions counted."""
+    if settings.max_per_cluster == 0:
+        return candidates
+    before, now = kept_questions(earlier), kept_questions(candidates)
+    ids = await judge.repetition_clusters([*before, *now], settings.cluster_threshold)
+    return drop_crowded(
+        candidates, ids[: len(before)], ids[len(before) :], settings.max_per_cluster
+    )

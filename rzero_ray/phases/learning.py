@@ -1,0 +1,46 @@
+"""One phase of learning, for both roles and for labelled data: make a batch, learn, repeat.
+
+`run` skips what is finished and keeps what was made, so a resumed run walks the same lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from rzero_ray.phases.metrics import update_metrics
+from rzero_ray.protocols import Policy
+from rzero_ray.run.concurrency import made_ahead
+from rzero_ray.run.run import Run
+from rzero_ray.types import Role, Step, UpdateReport
+
+Batch = TypeVar("Batch")
+
+
+async def learn_step_by_step(
+    policy: Policy,
+    role: Role,
+    iteration: int,
+    run: Run,
+    *,
+    num_steps: int,
+    staleness: int,
+    make: Callable[[Step], Coroutine[Any, Any, Batch]],
+    learn: Callable[[Batch, Step], Awaitable[UpdateReport]],
+    describe: Callable[[Batch, Step], dict[str, float]],
+) -> None:
+    """Have a policy learn from what `make` returns of each step, unless the phase is finished.
+
+    Up to `staleness` later steps are made while one is learned (`pipeline.staleness`). `describe`
+    gives the phase's own part of a step's row of metrics.
+    """
+    phase = run.begin_phase(iteration, role)
+    if phase is None:
+        return
+    await policy.start_phase(phase)
+    async with made_ahead(run.steps(iteration, role, num_steps), make, staleness) as batches:
+        async for step, batch in batches:
+            report = await learn(batch, step)
+            run.finish_step(step, describe(batch, step) | update_metrics(report))
+    await policy.finish_phase(phase)
+    run.finish_phase(phase)

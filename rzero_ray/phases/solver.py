@@ -1,0 +1,116 @@
+"""Train the Solver on the curriculum's pseudo-labels (paper, section 3.4).
+
+Shape suffixes: P prompts, G group of one prompt's answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import TypeVar
+
+from rzero_ray.config.config import Config
+from rzero_ray.config.method import SolverConfig
+from rzero_ray.method.advantages import advantages_per_prompt, center_group, normalize_group
+from rzero_ray.method.rewards import SOLVER_REWARDS
+from rzero_ray.phases.asking import last_version, to_request, to_rollout
+from rzero_ray.phases.learning import learn_step_by_step
+from rzero_ray.phases.metrics import solver_metrics, staleness
+from rzero_ray.protocols import Cast
+from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.run import Run
+from rzero_ray.run.seeds import derive_seed
+from rzero_ray.types import Completion, CurriculumItem, SolverSample, Step, UpdateReport
+
+Item = TypeVar("Item")
+
+
+async def train_solver(
+    config: Config, iteration: int, cast: Cast, items: list[CurriculumItem], run: Run
+) -> None:
+    """Teach the Solver the labels of the items: the curriculum's, or known answers."""
+
+    async def make(step: Step) -> list[SolverSample]:
+        sample = partial(sample_solver, config, step, cast, items)
+        return await run.once(f"{step.key}/rollouts", SolverSample, sample)
+
+    async def learn(samples: list[SolverSample], step: Step) -> UpdateReport:
+        return await cast.solver.update([to_rollout(s) for s in samples], step)
+
+    def describe(samples: list[SolverSample], step: Step) -> dict[str, float]:
+        return solver_metrics(samples, cast.task) | staleness(samples, step)
+
+    await learn_step_by_step(
+        cast.solver,
+        "solver",
+        iteration,
+        run,
+        num_steps=config.solver.num_steps if items else 0,
+        staleness=config.pipeline.staleness,
+        make=make,
+        learn=learn,
+        describe=describe,
+    )
+
+
+async def sample_solver(
+    config: Config, step: Step, cast: Cast, items: list[CurriculumItem]
+) -> list[SolverSample]:
+    """Sample one step's answers to curriculum questions, grade and compare them."""
+    batch_P = pick_items(items, config.solver.num_prompts, step, config.seed)
+    groups_PG = await gather_all(
+        _answer_and_grade(config.solver, cast, item, derive_seed(config.seed, step.key, prompt))
+        for prompt, item in enumerate(batch_P)
+    )
+    reward = SOLVER_REWARDS[config.solver.reward]
+    rewards_PG = [
+        [reward(answer, item.label, completion.text) for completion, answer in group]
+        for item, group in zip(batch_P, groups_PG, strict=True)
+    ]
+    advantages_PG = advantages_per_prompt(
+        rewards_PG, normalize_group if config.solver.normalize_std else center_group
+    )
+    return [
+        SolverSample(
+            prompt_index=prompt,
+            question=batch_P[prompt].question,
+            label=batch_P[prompt].label,
+            prompt_ids=completion.prompt_ids,
+            token_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            text=completion.text,
+            weight_version=last_version(completion),
+            answer=answer,
+            reward=rewards_PG[prompt][g],
+            advantage=advantages_PG[prompt][g],
+        )
+        for prompt, group in enumerate(groups_PG)
+        for g, (completion, answer) in enumerate(group)
+    ]
+
+
+def pick_items(items: Sequence[Item], count: int, step: Step, seed: int) -> list[Item]:
+    """Return the questions of a step: shuffled epochs over the curriculum, cut into steps.
+
+    A curriculum smaller than a step is seen several times in it; nothing is ever too small.
+    """
+    picked: list[Item] = []
+    position = (step.index - 1) * count
+    while len(picked) < count:
+        epoch, start = divmod(position + len(picked), len(items))
+        order = list(items)
+        random.Random(derive_seed(seed, step.iteration, "epoch", epoch)).shuffle(order)
+        picked += order[start : start + count - len(picked)]
+    return picked
+
+
+async def _answer_and_grade(
+    settings: SolverConfig, cast: Cast, item: CurriculumItem, seed: int
+) -> list[tuple[Completion, str | None]]:
+    """Return [G] completions, each with its graded answer (`Judge.grade`)."""
+    messages = cast.task.solver_messages(item.question)
+    request = to_request(messages, settings.samples_per_prompt, seed, settings.sampling)
+    completions = await cast.solver.sample(request)
+    answers = await cast.judge.grade([completion.text for completion in completions], item.label)
+    return list(zip(completions, answers, strict=True))
