@@ -37,8 +37,9 @@ from actors.sampling.pool import Engine, SamplerPool
 from actors.sampling.sampler import Sampler
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
-from rzero_ray.config.config import ChallengerConfig, Config, SolverConfig
+from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
+from rzero_ray.config.method import ChallengerConfig, SolverConfig
 from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
     Completion,

@@ -23,13 +23,16 @@ from functools import partial
 from pathlib import Path
 
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config, load_config, resolve_run_dir, to_yaml
+from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
+from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.answering import evaluate
 from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
-from rzero_ray.phases.challenger import build_curriculum, train_challenger, train_solver
+from rzero_ray.phases.challenger import train_challenger
+from rzero_ray.phases.curriculum import build_curriculum
 from rzero_ray.phases.labelled import LABELLED_METHODS, load_labelled
+from rzero_ray.phases.solver import train_solver
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.display import make_display, print_plan

@@ -29,7 +29,7 @@ from actors.learning.device_states import DeviceStates
 from actors.learning.policy_model import PolicyModel
 from actors.sampling.options import LearnerOptions, PhaseOptions
 from actors.weights.buckets import layer_of
-from rzero_ray.config.config import LossConfig, OptimizerConfig
+from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.method.batching import MicroBatch, collate, micro_batches, mini_batches, shard
 from rzero_ray.method.losses import (
     AGGREGATIONS,

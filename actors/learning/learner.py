@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from actors.imports import large_imports
 from actors.ports import free_port
 from actors.sampling.options import LearnerOptions, PhaseOptions
-from rzero_ray.config.config import WeightBackend, WeightSyncConfig
+from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
 if TYPE_CHECKING:

@@ -9,13 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rzero_ray.config.config import (
-    ChallengerConfig,
-    LossConfig,
-    OptimizerConfig,
-    SolverConfig,
-    WeightBackend,
-)
+from rzero_ray.config.cluster import WeightBackend
+from rzero_ray.config.method import ChallengerConfig, LossConfig, OptimizerConfig, SolverConfig
 
 PARTS = ("weights", "kv_cache")
 """What an engine gives back when it sleeps, by vLLM's names; each wakes on its own."""

@@ -190,7 +190,7 @@ def _child_environment() -> dict[str, str]:
     """Only what Python needs to start: a process that reads model text gets no tokens and no
     device."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
-    package_root = str(Path(__file__).resolve().parent.parent)
+    package_root = str(Path(__file__).resolve().parents[2])
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)]),

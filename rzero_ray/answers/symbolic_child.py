@@ -1,7 +1,7 @@
 r"""The killable child of `symbolic.SymbolicComparer`: compares two LaTeX answers with math-verify.
 
-Run as `python -P -m rzero_ray.answers.symbolic_child`; it speaks length-prefixed JSON over its standard
-input and output:
+Run as `python -P -m rzero_ray.answers.symbolic_child`; it speaks length-prefixed JSON over its
+standard input and output:
 
     parent -> child   {"first": str, "second": str} child  -> parent  {"ready": true} once; then for
     each request {"parsed": 1}, {"parsed": 2}, {"equal": bool}

@@ -1,6 +1,6 @@
 """Accuracy of the Solver: answers to problems, sampled and graded.
 
-The driver's evaluation after each iteration and the command `rzero_ray.evaluation.benchmarks.command` ask and grade by
+The driver's evaluation after each iteration and the command `evaluate` ask and grade by
 the same function, `answer_problem`.
 """
 

@@ -1,4 +1,4 @@
-"""What labelled data adds: `python -m rzero_ray.evaluation.compare conf=tiny labelled.path=tiny seeds=0,1,2`.
+"""What labelled data adds: `python -m rzero_ray compare conf=tiny labelled.path=tiny seeds=0,1,2`.
 
 Four arms with the same number of Solver updates, each a run of the driver with a run directory of
 its own under `root=` (default `runs/compare-CONF`):
@@ -29,14 +29,16 @@ from rich.console import Console
 from rich.table import Table
 
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import LABELLED_METHODS, Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
+from rzero_ray.config.method import LABELLED_METHODS
 from rzero_ray.evaluation.answering import ProblemScore
 from rzero_ray.evaluation.statistics import bootstrap_interval
 from rzero_ray.run.parquet import read_records, write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError
 
-USAGE = "python -m rzero_ray.evaluation.compare conf=NAME labelled.path=FILE [seeds=0,1,2] [root=FOLDER] ..."
+USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1,2] [root=FOLDER] ..."
 
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 

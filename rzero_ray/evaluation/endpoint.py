@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
-from rzero_ray.config.config import EndpointConfig
+from rzero_ray.config.audits import EndpointConfig
 from rzero_ray.types import Message, UserError
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from rzero_ray.config.config import CurriculumConfig
+from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.selection import band_reason
 from rzero_ray.types import Ballot, VotingRule
 

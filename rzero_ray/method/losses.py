@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rzero_ray.config.config import LossConfig
+from rzero_ray.config.method import LossConfig
 
 _MAX_LOG_RATIO = 20.0
 """Bound on log-ratios before exp, as in the official code: exp(20) is outside any clip."""

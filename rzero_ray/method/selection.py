@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from rzero_ray.config.config import CurriculumConfig
+from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.types import Candidate, CurriculumItem
 
 MALFORMED = "malformed"

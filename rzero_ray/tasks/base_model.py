@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rzero_ray.config.config import TINY_MODEL, Config
+from rzero_ray.config.cluster import TINY_MODEL
+from rzero_ray.config.config import Config
 from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
 

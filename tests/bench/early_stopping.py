@@ -23,10 +23,12 @@ import yaml
 from actors.cluster import Cluster
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.voting import majority_vote, to_ballot
-from rzero_ray.config.config import Config, CurriculumConfig, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
+from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
 from rzero_ray.method.selection import mark_dropped, normal_forms, reason_without_votes
-from rzero_ray.phases.challenger import sample_candidates
+from rzero_ray.phases.curriculum import sample_candidates
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.parquet import read_records
 from rzero_ray.tasks.base_model import obtain_model

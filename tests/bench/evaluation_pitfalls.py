@@ -1,6 +1,6 @@
 """What the official evaluation does, what ours does, by how much the tiny model's score differs.
 
-Real answers of the tiny base model to its held-out problems, through `rzero_ray.evaluation.benchmarks.command`; each
+Real answers of the tiny base model to its held-out problems, through the command `evaluate`; each
 pitfall is then applied to the same answers. `RAY_ADDRESS=local python -m tests.bench
 evaluation_pitfalls`. No language model can judge here: a literal reader takes its place, which says
 yes when the text that it is told is the answer occurs in the text that it is told is the reference.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rzero_ray.config.config import load_config
+from rzero_ray.config.load import load_config
 from rzero_ray.tasks.base_model import obtain_model
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
-from rzero_ray.config.config import LossConfig
+from rzero_ray.config.method import LossConfig
 from rzero_ray.method.batching import MicroBatch, collate, micro_batches
 from tests.bench import learning
 from tests.bench.harness import CLOCKS, Figure, device, dtype, ratio_figure, seconds

@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.ports import free_port
 from actors.sampling.options import LearnerOptions, PhaseOptions
-from rzero_ray.config.config import LossConfig, OptimizerConfig
+from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
 from tests.bench.harness import device, dtype, tiny_model
 

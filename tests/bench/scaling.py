@@ -16,7 +16,8 @@ import ray
 
 from actors.sampling.packing import PackedCompletions, pack
 from actors.sampling.pool import Engine, SamplerPool
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
 from rzero_ray.phases.challenger import sample_challenger
 from rzero_ray.protocols import Cast
 from rzero_ray.tasks.base_model import obtain_model

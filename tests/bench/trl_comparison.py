@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
-from rzero_ray.config.config import LossConfig
+from rzero_ray.config.method import LossConfig
 from tests.bench import learning
 from tests.bench.harness import CLOCKS, Figure, device, dtype, ratio_figure
 

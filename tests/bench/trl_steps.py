@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from actors.cluster import Cluster
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
 from rzero_ray.method.advantages import normalize_group
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (

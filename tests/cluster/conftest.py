@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
 from rzero_ray.tasks.base_model import obtain_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]

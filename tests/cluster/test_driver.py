@@ -20,8 +20,9 @@ from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.sampling.options import LearnerOptions, PhaseOptions
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.config.config import Config, load_config
-from rzero_ray.phases.challenger import to_rollout
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
+from rzero_ray.phases.asking import to_rollout
 from rzero_ray.run.parquet import read_records
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import ChallengerSample, Phase, Role, SolverSample

@@ -32,7 +32,7 @@ class Evaluated:
 
 def run_evaluate(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rzero_ray.evaluation.benchmarks.command", *arguments],
+        [sys.executable, "-m", "rzero_ray", "evaluate", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"RAY_ADDRESS": "local"},
         capture_output=True,

@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster as Nodes
 
 from actors import cluster
 from actors.placement import demands, reserve
-from rzero_ray.config.config import load_config
+from rzero_ray.config.load import load_config
 
 
 class Where:

@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from rzero_ray.config.config import load_config
+from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import ArithmeticTask

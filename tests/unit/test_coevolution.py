@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
 from rzero_ray.driver import coevolve
 from rzero_ray.method.selection import CROWDED, HELD_OUT, REPEATED
 from rzero_ray.protocols import Cast

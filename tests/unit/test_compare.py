@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rzero_ray.config.config import load_config
+from rzero_ray.config.load import load_config
 from rzero_ray.evaluation import compare as module
 from rzero_ray.evaluation.answering import ProblemScore
 from rzero_ray.evaluation.compare import compare, main, to_markdown

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rzero_ray.config.config import CurriculumConfig
+from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.selection import (
     CROWDED,
     HELD_OUT,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rzero_ray.config.config import Config, EvalConfig
+from rzero_ray.config.audits import EvalConfig
+from rzero_ray.config.config import Config
 from rzero_ray.run.display import LiveDisplay, LogDisplay, make_display, print_plan
 from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
 

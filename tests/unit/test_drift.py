@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from rzero_ray.config.config import DriftConfig
+from rzero_ray.config.audits import DriftConfig
 from rzero_ray.evaluation.drift.figures import (
     answer_figures,
     crossed,

@@ -10,7 +10,7 @@ import pytest
 
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.voting import majority_vote, to_ballot
-from rzero_ray.config.config import CurriculumConfig
+from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.early_stopping import (
     NEXT_VOTES,
     NO_VOTE_YET,

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rzero_ray.config.config import EndpointConfig
+from rzero_ray.config.audits import EndpointConfig
 from rzero_ray.evaluation.endpoint import Endpoint
 from rzero_ray.types import Message, UserError
 

@@ -14,7 +14,8 @@ from actors.policy import ClusterPolicy
 from actors.sampling.options import PhaseOptions
 from actors.sampling.pool import Engine, SamplerPool
 from actors.turns import NoTurns, Turns
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Phase, Role, SyncReport
 

@@ -200,7 +200,7 @@ def test_records_survive_the_disk(tmp_path: Path):
 
 
 def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Path):
-    from rzero_ray.config.config import load_config
+    from rzero_ray.config.load import load_config
 
     config = load_config(["conf=tiny", "seed=7"])
     policies = FakePolicy("solver"), FakePolicy("solver")
@@ -303,7 +303,7 @@ def test_the_judge_model_reads_finished_records_once_and_is_reported_apart(
     (job,) = load_jobs(config)
     _finish(subject, job, 1.0)  # all six are right by rule; two of them are 5
     reader = _Reader()
-    monkeypatch.setattr("rzero_ray.evaluation.benchmarks.command._open_judge", lambda config: reader)
+    monkeypatch.setattr(f"{run_evaluation.__module__}._open_judge", lambda config: reader)
     for _ in range(2):
         report = run_evaluation(config, Console(file=io.StringIO()))
         (counts,) = report.opinions.values()

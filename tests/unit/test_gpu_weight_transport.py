@@ -14,7 +14,8 @@ from actors.weights.vllm_trainers import (
     VllmSource,
     _of_engine,
 )
-from rzero_ray.config.config import backend_of, load_config
+from rzero_ray.config.layout import backend_of
+from rzero_ray.config.load import load_config
 from rzero_ray.types import UserError
 
 GPU = ["conf=qwen3_4b"]

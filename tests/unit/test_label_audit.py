@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from rzero_ray.config.config import load_config
+from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.labels import command as audit
 from rzero_ray.evaluation.labels.agreement import compare, label_accuracy, wilson_interval
 from rzero_ray.evaluation.labels.audit import audit_sample, check_oracle
@@ -205,7 +205,7 @@ def test_a_person_gets_a_sheet_and_a_note(tmp_path):
     attempt.go()
     assert (tmp_path / "iteration-01/audit-human.csv").exists()
     (note,) = [note for note in attempt.observer.notes if "audit-human.csv" in note]
-    assert "python -m rzero_ray.evaluation.labels.command run_dir=" in note
+    assert "python -m rzero_ray audit run_dir=" in note
     assert "accuracy" not in _rows(tmp_path)[0]
 
 

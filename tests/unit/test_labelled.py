@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.config.config import load_config
+from rzero_ray.config.load import load_config
 from rzero_ray.driver import METHODS
 from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast

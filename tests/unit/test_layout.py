@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from actors.placement import bundles, check_resources, demands, sampling_demands
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
+from rzero_ray.config.load import load_config
 from rzero_ray.types import UserError
 
 FOUR_B = ["conf=qwen3_4b"]

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rzero_ray.config.config import LossConfig
+from rzero_ray.config.method import LossConfig
 from rzero_ray.method.losses import (
     AGGREGATIONS,
     KL_ESTIMATORS,

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rzero_ray.config.config import LossConfig
+from rzero_ray.config.method import LossConfig
 from rzero_ray.method.losses import AGGREGATIONS, importance_weights, policy_loss
 
 LENGTHS = (1, 12, 5, 12, 3, 8)

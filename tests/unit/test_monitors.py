@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.report.page import write_report

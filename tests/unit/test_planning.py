@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated, resolve_layout
+from rzero_ray.config.load import load_config
 from rzero_ray.method.logprobs import CHUNK_ELEMENTS
 from rzero_ray.run.plan import (
     CONTEXT_BYTES,

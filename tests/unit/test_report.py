@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rzero_ray.config.config import Config, EvalConfig
+from rzero_ray.config.audits import EvalConfig
+from rzero_ray.config.config import Config
 from rzero_ray.evaluation.answering import ProblemScore, summarize
 from rzero_ray.run.clock import Lap, StageClock
 from rzero_ray.run.report.page import write_report

@@ -13,8 +13,8 @@ from actors import cluster
 from actors.placement import demands
 from actors.sampling.pool import Engine
 from actors.turns import NoTurns, SharedDevices
-from rzero_ray.config.config import load_config
 from rzero_ray.config.layout import disaggregated, resolve_layout
+from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Role, RunError
 

@@ -1,4 +1,4 @@
-"""Measures models on benchmarks: `python -m rzero_ray.evaluation.benchmarks.command model=... suite=... [key=value]`.
+"""Measures models on benchmarks: `python -m rzero_ray evaluate model=... suite=... [key=value]`.
 
 Greedy, mean@k by sampling with a seed for each sample, pass@k and maj@k, with 95 % intervals over
 problems; a second model under base= is measured by the same code, and the difference printed. Every
@@ -79,7 +79,7 @@ from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import BenchmarkProblem, SampleRequest, Sampling, UserError
 
-USAGE = "python -m rzero_ray.evaluation.benchmarks.command model=PATH [suite=math] [key=value ...]"
+USAGE = "python -m rzero_ray evaluate model=PATH [suite=math] [key=value ...]"
 
 _LOG_WIDTH = 170
 """Columns of the tables where no terminal says how wide it is."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.config.config import DriftConfig
+from rzero_ray.config.audits import DriftConfig
 from rzero_ray.run.rows import mean
 from rzero_ray.types import SolverSample
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rzero_ray.config.config import Config, DriftConfig, SamplingConfig
+from rzero_ray.config.audits import DriftConfig
+from rzero_ray.config.config import Config
+from rzero_ray.config.method import SamplingConfig
 from rzero_ray.evaluation.drift.figures import (
     THRESHOLDS,
     Threshold,

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.config.config import AuditConfig, Config
+from rzero_ray.config.audits import AuditConfig
+from rzero_ray.config.config import Config
 from rzero_ray.evaluation.endpoint import Endpoint
 from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG, label_accuracy
 from rzero_ray.evaluation.labels.sheet import write_sheet
@@ -44,7 +45,7 @@ async def audit_labels(
             write_sheet(path, sample)
             run.note(
                 f"fill in a column of {path} (answer: yours, or right: yes/no), then: "
-                f"python -m rzero_ray.evaluation.labels.command run_dir={run.root} oracle=human"
+                f"python -m rzero_ray audit run_dir={run.root} oracle=human"
             )
             figures: dict[str, Any] = {"oracle": "human", "num_questions": len(sample)}
         else:

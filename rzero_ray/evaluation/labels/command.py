@@ -1,4 +1,4 @@
-"""Audit the labels of a run: `python -m rzero_ray.evaluation.labels.command run_dir=DIR oracle=exact|openai|human`.
+"""Audit the labels of a run: `python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human`.
 
     iteration=N           one iteration; all of them without it
     num_questions=N       sample per iteration; what the run's configuration says without it
@@ -24,7 +24,8 @@ from pathlib import Path
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config, load_config
+from rzero_ray.config.config import Config
+from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.labels.agreement import (
     RIGHT,
     UNKNOWN,
@@ -48,7 +49,7 @@ from rzero_ray.run.report.summary import decimals
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, UserError
 
-USAGE = "python -m rzero_ray.evaluation.labels.command run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"
+USAGE = "python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"
 ORACLES = ("exact", "openai", "human")
 Verdicts = dict[int, list[AuditedLabel]]
 """An oracle's records by iteration."""
