@@ -42,11 +42,18 @@ def _compare(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _report(arguments: Sequence[str]) -> int:
+    from rzero_ray.run.report.command import main
+
+    return main(arguments)
+
+
 COMMANDS = {
     "train": Command("run the co-evolution, or teach labelled data; resumes a run", _train),
     "evaluate": Command("measure models on benchmarks", _evaluate),
     "audit": Command("have an oracle judge the labels of a run", _audit),
     "compare": Command("compare R-Zero with learning from labels", _compare),
+    "report": Command("write a run's summary.json and report.html again", _report),
 }
 
 

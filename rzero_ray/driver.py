@@ -35,15 +35,22 @@ from rzero_ray.phases.labelled import LABELLED_METHODS, load_labelled
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.clock import StageClock
+from rzero_ray.run.directory import (
+    check_run_dir,
+    is_complete,
+    keys_added_since,
+    prepare_run_dir,
+)
 from rzero_ray.run.display import make_display, print_plan
+from rzero_ray.run.observers import Observers
 from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_memory
 from rzero_ray.run.report.page import write_report
 from rzero_ray.run.report.summary import write_summary
-from rzero_ray.run.run import Run, check_run_dir, is_complete, prepare_run_dir
-from rzero_ray.run.tensorboard import Observers, ScalarLog
+from rzero_ray.run.run import Run
+from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, ProbeReport, Role, SyncReport
+from rzero_ray.types import LabelledProblem, ProbeReport, Role, SyncReport, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -74,7 +81,7 @@ async def learn_labelled(config: Config, cast: Cast, run: Run) -> None:
 
 async def evaluate_base(config: Config, cast: Cast, run: Run) -> None:
     """Measure the model that the run starts from, by the same code as every later one."""
-    if not run.is_finished("iteration-00"):
+    if not run.is_finished(iteration_key(0)):
         run.finish_iteration(0, await evaluate(config, 0, cast, run))
 
 
@@ -101,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_and_run(arguments: list[str]) -> None:
-    config = load_config([a for a in arguments if a != "--dry-run"])
+    config = _load([a for a in arguments if a != "--dry-run"])
     check_labels(config)
     if config.labelled.path:
         load_labelled(config, make_task(config.task))
@@ -110,6 +117,13 @@ def _check_and_run(arguments: list[str]) -> None:
         _dry_run(config)
     else:
         _run(config)
+
+
+def _load(arguments: list[str]) -> Config:
+    """Read the configuration; a run that is resumed keeps what held before a key was added."""
+    config = load_config(arguments)
+    added = keys_added_since(resolve_run_dir(config))
+    return load_config(arguments, held=added) if added else config
 
 
 def _dry_run(config: Config) -> None:
@@ -154,8 +168,8 @@ def _run(config: Config) -> None:
                 asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
                 run.add_event("end")
         finally:
-            summary = write_summary(run)
-            report = write_report(run, summary)
+            summary = write_summary(run.stored)
+            report = write_report(run.stored, summary)
         display.finish(summary, report)
 
 
@@ -194,8 +208,8 @@ async def _run_on_cluster(
         run.add_event("turn", holder=holder)
 
     models: dict[Role, Path] = {
-        "challenger": run.current_model("challenger"),
-        "solver": run.current_model("solver"),
+        "challenger": run.stored.current_model("challenger"),
+        "solver": run.stored.current_model("solver"),
     }
     run.note("starting samplers, learner and reward workers")
     with clock.stage("startup"):

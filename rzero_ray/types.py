@@ -371,4 +371,9 @@ class Step:
     @property
     def key(self) -> str:
         """Path of the step inside the run directory, and its name in the manifest."""
-        return f"iteration-{self.iteration:02d}/{self.phase}/step-{self.index:03d}"
+        return f"{iteration_key(self.iteration)}/{self.phase}/step-{self.index:03d}"
+
+
+def iteration_key(iteration: int) -> str:
+    """Return the folder of an iteration inside the run directory, and its name in the manifest."""
+    return f"iteration-{iteration:02d}"

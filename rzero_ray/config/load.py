@@ -8,8 +8,8 @@ arguments, which may not contradict an ablation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,10 +28,11 @@ from rzero_ray.config.sources import (
 from rzero_ray.types import UserError
 
 
-def load_config(arguments: Sequence[str]) -> Config:
+def load_config(arguments: Sequence[str], held: Mapping[str, Any] | None = None) -> Config:
     """Read `conf=NAME|PATH[,...]` and `key.path=value` arguments into a checked `Config`.
 
-    Of several confs a later one wins: `conf=qwen3_4b,labelled_grpo`.
+    Of several confs a later one wins: `conf=qwen3_4b,labelled_grpo`. Keys that are `held` have that
+    value whatever the files say: those of a run that began before they existed.
 
     Raises UserError, in one line, for an unknown conf, an unknown key or a bad value.
     """
@@ -50,7 +51,10 @@ def load_config(arguments: Sequence[str]) -> Config:
         check_keys(source, name, Config)
     for name, tree in ablations.items():
         _check_not_contradicted(name, tree, override_tree)
-    config = build(Config, preset, experiment, *ablations.values(), override_tree)
+    held_tree = OmegaConf.create()
+    for key, value in (held or {}).items():
+        OmegaConf.update(held_tree, key, value)
+    config = build(Config, preset, experiment, *ablations.values(), held_tree, override_tree)
     check_config(config)
     return config
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rzero_ray.config.renames import RENAMED_KEYS
 from rzero_ray.types import UserError
 
 C = TypeVar("C")
@@ -139,6 +140,8 @@ def _check_key(key: str, where: str, schema: type) -> None:
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         raise UserError(f"{where}: {key} is a section; set one of its keys, such as {inside[0]}")
+    if key in RENAMED_KEYS:
+        raise UserError(f"{where}: {key} is now {RENAMED_KEYS[key]}")
     raise UserError(f"unknown key: {where}{nearest(key, known)}")
 
 

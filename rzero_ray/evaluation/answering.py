@@ -21,7 +21,7 @@ from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.rows import mean
 from rzero_ray.run.run import Run
 from rzero_ray.run.seeds import derive_seed
-from rzero_ray.types import BenchmarkProblem, Message, SampleRequest, Sampling
+from rzero_ray.types import BenchmarkProblem, Message, SampleRequest, Sampling, iteration_key
 
 HELDOUT = "heldout"
 """The benchmark of a task's own held-out problems."""
@@ -108,7 +108,7 @@ async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> dict
         for index, problem in enumerate(heldout_problems(cast.task))
     )
     scores = [_to_score(problem) for problem in answered]
-    run.write(f"iteration-{iteration:02d}/evaluation", scores, ProblemScore)
+    run.write(f"{iteration_key(iteration)}/evaluation", scores, ProblemScore)
     return summarize(iteration, scores)
 
 

@@ -36,7 +36,7 @@ from rzero_ray.evaluation.answering import ProblemScore
 from rzero_ray.evaluation.statistics import bootstrap_interval
 from rzero_ray.run.parquet import read_records, write_text_durably
 from rzero_ray.run.rows import mean
-from rzero_ray.types import RunError, UserError
+from rzero_ray.types import RunError, UserError, iteration_key
 
 USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1,2] [root=FOLDER] ..."
 
@@ -113,7 +113,7 @@ def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, roo
     without_labels = [a for a in passed if not a.startswith("labelled.")]
     _drive([*without_labels, "method=coevolution"], root, "rzero", seed)
     _drive([*passed, f"method={method}"], root, "labelled", seed)
-    checkpoint = root / f"rzero-{seed}/models/solver-iteration-{config.num_iterations - 1:02d}"
+    checkpoint = root / f"rzero-{seed}/models/solver-{iteration_key(config.num_iterations - 1)}"
     rest = [f"method={method}", f"model.path={checkpoint}", "num_iterations=1"]
     _drive([*passed, *rest], root, "rzero_then_labelled", seed)
 
@@ -128,7 +128,7 @@ def _drive(arguments: Sequence[str], root: Path, arm: str, seed: int) -> None:
 
 def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
     """Return the four arms' scores of a seed, from their run directories."""
-    last = f"iteration-{config.num_iterations:02d}"
+    last = iteration_key(config.num_iterations)
     evaluations = {
         "base": root / f"rzero-{seed}/iteration-00",
         "rzero": root / f"rzero-{seed}" / last,

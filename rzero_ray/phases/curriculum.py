@@ -38,10 +38,10 @@ async def build_curriculum(
     Steps go on until enough questions are kept or all candidates are spent.
     """
     settings = config.curriculum
-    await cast.challenger.hold(run.current_model("challenger"))
-    await cast.solver.hold(run.current_model("solver"))
+    await cast.challenger.hold(run.stored.current_model("challenger"))
+    await cast.solver.hold(run.stored.current_model("solver"))
     num_steps = -(-settings.num_candidates // settings.candidates_per_step)
-    earlier = run.load_finished_steps(iteration, "curriculum", "candidates", Candidate)
+    earlier = run.stored.read_steps("curriculum", iteration, "candidates", Candidate)
     for step in run.steps(iteration, "curriculum", num_steps):
         if has_enough(earlier, settings.num_wanted):
             kept = len(kept_questions(earlier))

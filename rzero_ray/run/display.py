@@ -1,12 +1,11 @@
 """What a user sees while a run goes on: a live display on a terminal, plain lines in a job log.
 
-Both implement `runstate.Observer`. A job log gets one line per step, without markup or control
+Both implement `observers.Observer`. A job log gets one line per step, without markup or control
 characters, so that it can be searched and followed with `tail -f`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -33,6 +32,7 @@ from rich.text import Text
 
 from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
+from rzero_ray.run.stored import evaluations_in
 
 _LOG_WIDTH = 100
 """Columns of a table in a job log, where no terminal says how wide it is."""
@@ -116,8 +116,7 @@ class Display(ABC):
         self._num_steps = 0
         self._accuracies: dict[int, dict[str, Any]] = {}
         self._label_accuracies: dict[int, float] = {}
-        for path in sorted(resolve_run_dir(config).glob("iteration-*/evaluation.json")):
-            row = json.loads(path.read_text(encoding="utf-8"))
+        for row in evaluations_in(resolve_run_dir(config)):
             self._accuracies[row["iteration"]] = row
 
     @abstractmethod

@@ -1,11 +1,9 @@
-"""TensorBoard scalars, and several observers as one."""
+"""TensorBoard: every number of a run's rows as a scalar."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-
-from rzero_ray.run.run import Observer
 
 
 class ScalarLog:
@@ -46,30 +44,3 @@ class ScalarLog:
             elif isinstance(value, int | float) and name not in ("iteration", "step"):
                 self._writer.add_scalar(f"{group}/{name}", value, step)
         self._writer.flush()
-
-
-class Observers:
-    """Tells several observers, in order; an `Observer`."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
-
-    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        """A phase begins or goes on."""
-        for observer in self._observers:
-            observer.start_phase(iteration, phase, num_steps, num_done)
-
-    def finish_step(self, row: dict[str, Any]) -> None:
-        """A step is finished."""
-        for observer in self._observers:
-            observer.finish_step(row)
-
-    def finish_iteration(self, row: dict[str, Any]) -> None:
-        """An evaluation is finished."""
-        for observer in self._observers:
-            observer.finish_iteration(row)
-
-    def note(self, text: str) -> None:
-        """Something a user should read."""
-        for observer in self._observers:
-            observer.note(text)

@@ -13,8 +13,9 @@ from rzero_ray.driver import coevolve
 from rzero_ray.method.selection import CROWDED, HELD_OUT, REPEATED
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
+from rzero_ray.run.directory import check_run_dir, prepare_run_dir
 from rzero_ray.run.parquet import read_records
-from rzero_ray.run.run import Run, check_run_dir, prepare_run_dir
+from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Candidate,
@@ -67,22 +68,22 @@ class Attempt:
             run = Run(self._config, self._root, Path("/base"), StageClock(), self.observer)
             if kill_at is not None:
                 _kill_after(run, kill_at)
-            self.challenger.weights = run.current_model("challenger")
-            self.solver.weights = run.current_model("solver")
+            self.challenger.weights = run.stored.current_model("challenger")
+            self.solver.weights = run.stored.current_model("solver")
             cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask())
             asyncio.run(coevolve(self._config, cast, run))
 
 
 def _kill_after(run: Run, count: int) -> None:
-    finish, left = run._finish, [count]
+    finish, left = run.stored.manifest.finish, [count]
 
-    def finish_or_die(key: str) -> None:
+    def finish_or_die(key: str, **details: bool) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise Killed
-        finish(key)
+        finish(key, **details)
 
-    run._finish = finish_or_die  # type: ignore[method-assign]
+    run.stored.manifest.finish = finish_or_die  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")

@@ -38,8 +38,9 @@ from rzero_ray.evaluation.benchmarks.sources import Benchmark
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
+from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.parquet import read_records, write_records
-from rzero_ray.run.run import Run, prepare_run_dir
+from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import Message, RunError, SampleRequest, UserError
 from tests.benchmark_rows import write_all

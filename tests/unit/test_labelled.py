@@ -12,8 +12,9 @@ from rzero_ray.driver import METHODS
 from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
+from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.parquet import read_records
-from rzero_ray.run.run import Run, prepare_run_dir
+from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import SolverSample, UserError
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver

@@ -13,9 +13,10 @@ from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.config import Config
 from rzero_ray.evaluation.answering import ProblemScore, summarize
 from rzero_ray.run.clock import Lap, StageClock
+from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.report.page import write_report
 from rzero_ray.run.report.summary import reading, write_summary
-from rzero_ray.run.run import Run, prepare_run_dir
+from rzero_ray.run.run import Run
 from rzero_ray.types import Candidate, PhaseName, Step
 
 EVIL = "<script>alert(1)</script><img src=https://evil.example/x.png>\u202e\x1b[31m"
@@ -114,7 +115,7 @@ def iterate(run: Run, iteration: int, scores: list[ProblemScore]) -> None:
         run.finish_step(
             step,
             {"agreement": 0.5, "well_formed": 0.8, **counts}
-            | (oracle if run.config.task == "arithmetic" else {}),
+            | (oracle if run.stored.config.task == "arithmetic" else {}),
         )
     learn(run, iteration, "solver", (0.5, 0.6))
     run.finish_iteration(iteration, summarize(iteration, scores))
@@ -140,8 +141,8 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_summary_numbers(run: Run) -> None:
-    summary = write_summary(run)
-    assert json.loads((run.root / "summary.json").read_text()) == summary
+    summary = write_summary(run.stored)
+    assert json.loads((run.stored.root / "summary.json").read_text()) == summary
     base, first = summary["heldout"]
     assert (base["mean@2"], base["greedy"], base["maj@2"]) == (0.25, 0.5, 0.0)
     assert (base["cot_share"], base["accuracy_given_cot"]) == (0.25, 1.0)
@@ -202,7 +203,7 @@ class Elements(HTMLParser):
 def test_report_is_one_file_and_model_text_is_inert(run: Run) -> None:
     step = Step(iteration=2, phase="curriculum", index=1)
     write_candidates(run, step, [candidate("9" * 1_000_000)])
-    page = write_report(run, write_summary(run)).read_text()
+    page = write_report(run.stored, write_summary(run.stored)).read_text()
     assert "9" * 300 in page
     assert "9" * 301 not in page
     elements = Elements()
@@ -219,21 +220,21 @@ def test_report_is_one_file_and_model_text_is_inert(run: Run) -> None:
 
 def test_a_run_that_stopped_at_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    summary = write_summary(run)
+    summary = write_summary(run.stored)
     assert summary["heldout"] == []
     assert summary["max_logprob_difference"] is None
-    assert "Configuration" in write_report(run, summary).read_text()
+    assert "Configuration" in write_report(run.stored, summary).read_text()
 
 
 def test_a_run_that_stopped_half_way(run: Run) -> None:
     learn(run, 2, "challenger", (0.1,))
-    with (run.root / "events.jsonl").open("a") as stream:
+    with (run.stored.root / "events.jsonl").open("a") as stream:
         stream.write('{"event": "weight s')
-    summary = write_summary(run)
+    summary = write_summary(run.stored)
     assert summary["label_accuracy"] == [0.75, None]
     assert summary["challenger_reward"] == [[0.2, 0.4], [0.1, 0.1]]
     assert summary["weight_syncs"] == 6
-    page = write_report(run, summary).read_text()
+    page = write_report(run.stored, summary).read_text()
     assert "1 of 2 iterations" in page
     assert page.count("<svg") == 8
 
@@ -242,9 +243,9 @@ def test_without_an_oracle_and_without_heldout_problems(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", task="math")
     run.finish_iteration(0, summarize(0, []))
     iterate(run, 1, [])
-    summary = write_summary(run)
+    summary = write_summary(run.stored)
     assert summary["label_accuracy"] == [None]
     assert summary["heldout"] == []
-    page = write_report(run, summary).read_text()
+    page = write_report(run.stored, summary).read_text()
     assert "Label accuracy" not in page
     assert "<th>truth" not in page

@@ -6,7 +6,8 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from rzero_ray.run.tensorboard import Observers, ScalarLog
+from rzero_ray.run.observers import Observers
+from rzero_ray.run.tensorboard import ScalarLog
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

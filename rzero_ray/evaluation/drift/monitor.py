@@ -32,6 +32,7 @@ from rzero_ray.types import (
     RunError,
     SolverSample,
     Step,
+    iteration_key,
 )
 
 Samples = Sequence[ChallengerSample | SolverSample]
@@ -62,7 +63,7 @@ def describe(threshold: Threshold, row: Row, config: DriftConfig) -> str:
 
 
 def _judge(config: DriftConfig, iteration: int, run: Run) -> None:
-    row = run.figures(iteration, "drift") or {}
+    row = run.stored.figures(iteration, "drift") or {}
     found = [describe(threshold, row, config) for threshold in crossed(row, config)]
     if not found:
         return
@@ -81,7 +82,7 @@ async def _distance_to_base(config: Config, step: Step, cast: Cast, run: Run) ->
     if not rollouts:
         return {}
     scores = await run.once(
-        f"iteration-{step.iteration:02d}/base-logprobs",
+        f"{iteration_key(step.iteration)}/base-logprobs",
         BaseScore,
         lambda: _score_by_base(config.drift.num_sequences, rollouts, cast, run),
     )
@@ -107,7 +108,7 @@ def _last_rollouts(config: Config, iteration: int, run: Run) -> dict[Role, Sampl
         ("solver", SolverSample, config.solver.sampling),
     )
     for role, kind, sampling in kinds:
-        steps = run.sampled_steps(role, iteration)
+        steps = run.stored.sampled_steps(role, iteration)
         if steps and sampling.temperature != 1.0:
             # An engine scores given tokens at temperature 1 only.
             run.note(
@@ -115,7 +116,7 @@ def _last_rollouts(config: Config, iteration: int, run: Run) -> dict[Role, Sampl
                 f"sampled at temperature {sampling.temperature:g}, not 1"
             )
         elif steps:
-            found[role] = run.read(f"{steps[-1]}/rollouts", kind)
+            found[role] = run.stored.read(f"{steps[-1].key}/rollouts", kind)
     return found
 
 
@@ -127,7 +128,7 @@ async def _score_by_base(
         for role, samples in rollouts.items()
         for row in spread(range(len(samples)), num_sequences)
     ]
-    await cast.challenger.hold(run.base_model)
+    await cast.challenger.hold(run.stored.base_model)
     scores = await cast.challenger.score([(s.prompt_ids, s.token_ids) for _, _, s in chosen])
     return [
         BaseScore(
@@ -139,12 +140,14 @@ async def _score_by_base(
 
 def _answers(config: Config, iteration: int, run: Run) -> Row:
     """Return the figures of the Solver's last step, compared with its first step of the run."""
-    steps = run.sampled_steps("solver", iteration)
+    steps = run.stored.sampled_steps("solver", iteration)
     if not steps:
         return {}
     first, last = (
-        answer_figures(run.read(f"{key}/rollouts", SolverSample), config.solver.sampling.max_tokens)
-        for key in (run.sampled_steps("solver")[0], steps[-1])
+        answer_figures(
+            run.stored.read(f"{step.key}/rollouts", SolverSample), config.solver.sampling.max_tokens
+        )
+        for step in (run.stored.sampled_steps("solver")[0], steps[-1])
     )
     return {
         **asdict(last),
@@ -174,6 +177,5 @@ async def _questions(config: Config, iteration: int, cast: Cast, run: Run) -> Ro
 
 def _posed(iteration: int, run: Run) -> list[str]:
     """Return the well-formed questions of an iteration's curriculum, kept or dropped."""
-    keys = run.finished_steps("curriculum", iteration)
-    candidates = [c for key in keys for c in run.read(f"{key}/candidates", Candidate)]
+    candidates = run.stored.read_steps("curriculum", iteration, "candidates", Candidate)
     return [c.question for c in candidates if c.question is not None]

@@ -21,7 +21,7 @@ from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.run import Run
 from rzero_ray.run.seeds import derive_seed
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import AuditedLabel, CurriculumItem, RunError, UserError
+from rzero_ray.types import AuditedLabel, CurriculumItem, RunError, UserError, iteration_key
 
 Grade = Callable[[Sequence[str], str], Awaitable[list[str | None]]]
 """`protocols.Judge.grade`."""
@@ -41,11 +41,11 @@ async def audit_labels(
     sample = audit_sample(config, iteration, items)
     for step in run.steps(iteration, "audit", 1):
         if settings.oracle == "human":
-            path = run.root / sheet_name(iteration)
+            path = run.stored.root / sheet_name(iteration)
             write_sheet(path, sample)
             run.note(
                 f"fill in a column of {path} (answer: yours, or right: yes/no), then: "
-                f"python -m rzero_ray audit run_dir={run.root} oracle=human"
+                f"python -m rzero_ray audit run_dir={run.stored.root} oracle=human"
             )
             figures: dict[str, Any] = {"oracle": "human", "num_questions": len(sample)}
         else:
@@ -117,12 +117,12 @@ def audit_figures(oracle: str, records: Sequence[AuditedLabel]) -> dict[str, Any
 
 def record_name(iteration: int, oracle: str) -> str:
     """Return the file of an oracle's verdicts, inside the run directory."""
-    return f"iteration-{iteration:02d}/audit-{oracle}.parquet"
+    return f"{iteration_key(iteration)}/audit-{oracle}.parquet"
 
 
 def sheet_name(iteration: int) -> str:
     """Return the file that a person fills in, inside the run directory."""
-    return f"iteration-{iteration:02d}/audit-human.csv"
+    return f"{iteration_key(iteration)}/audit-human.csv"
 
 
 def boxed(answer: str) -> str:
@@ -153,7 +153,7 @@ async def _judge_by_text(item: CurriculumItem, text: str | None, grade: Grade) -
 
 
 def _judge(settings: AuditConfig, iteration: int, run: Run) -> None:
-    row = run.figures(iteration, "audit") or {}
+    row = run.stored.figures(iteration, "audit") or {}
     if row.get("oracle") in (None, "human"):
         return
     accuracy = row["accuracy"]

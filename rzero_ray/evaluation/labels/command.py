@@ -25,7 +25,6 @@ from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
-from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.labels.agreement import (
     RIGHT,
     UNKNOWN,
@@ -44,10 +43,13 @@ from rzero_ray.evaluation.labels.audit import (
     sheet_name,
 )
 from rzero_ray.evaluation.labels.sheet import SheetRow, read_sheet, write_sheet
+from rzero_ray.run.directory import load_stored_config
+from rzero_ray.run.manifest import number_in
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.report.summary import decimals
+from rzero_ray.run.stored import by_number
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import AuditedLabel, CurriculumItem, UserError
+from rzero_ray.types import AuditedLabel, CurriculumItem, UserError, iteration_key
 
 USAGE = "python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"
 ORACLES = ("exact", "openai", "human")
@@ -97,11 +99,11 @@ def tables(root: Path, min_accuracy: float) -> list[str]:
 
 def read_verdicts(root: Path, oracle: str) -> Verdicts:
     """Return what an oracle has said of a run, by iteration."""
-    paths = sorted(root.glob(f"iteration-*/audit-{oracle}.parquet"))
-    return {
-        int(path.parent.name.removeprefix("iteration-")): read_records(path, AuditedLabel)
-        for path in paths
+    paths = {
+        number_in(folder.name): folder / f"audit-{oracle}.parquet"
+        for folder in by_number(root, "iteration-*")
     }
+    return {n: read_records(path, AuditedLabel) for n, path in paths.items() if path.exists()}
 
 
 def _agreement(first: Verdicts, second: Verdicts) -> Agreement:
@@ -131,29 +133,24 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, int | None, Config]:
     if values["oracle"] not in ORACLES:
         raise UserError(f"oracle={values['oracle']} is none of {', '.join(ORACLES)}")
     root = Path(values.pop("run_dir")).expanduser().resolve()
-    if not (root / "config.yaml").is_file():
-        raise UserError(f"run_dir={root} is no run directory: it has no config.yaml")
     number = values.pop("iteration", None)
     if number is not None and not (number.isdecimal() and int(number) > 0):
         raise UserError(f"iteration={number} must be a number from 1 on")
-    config = load_config(
-        [f"conf={root / 'config.yaml'}", *(f"audit.{key}={value}" for key, value in values.items())]
-    )
+    config = load_stored_config(root, [(f"audit.{key}", value) for key, value in values.items()])
     check_oracle(config)
     return root, None if number is None else int(number), config
 
 
 def _curricula(root: Path, iteration: int | None) -> dict[int, list[CurriculumItem]]:
     """Return the kept questions of one iteration, or of each that has a curriculum."""
-    pattern = "iteration-*" if iteration is None else f"iteration-{iteration:02d}"
-    paths = sorted(root.glob(f"{pattern}/curriculum.parquet"))
-    if not paths:
+    pattern = "iteration-*" if iteration is None else iteration_key(iteration)
+    folders = by_number(root, pattern)
+    paths = {number_in(folder.name): folder / "curriculum.parquet" for folder in folders}
+    found = {n: read_records(path, CurriculumItem) for n, path in paths.items() if path.exists()}
+    if not found:
         where = "" if iteration is None else f"iteration {iteration} of "
         raise UserError(f"{where}{root} has no curriculum yet; wait for it, or name another")
-    return {
-        int(path.parent.name.removeprefix("iteration-")): read_records(path, CurriculumItem)
-        for path in paths
-    }
+    return found
 
 
 async def _audit(

@@ -16,11 +16,10 @@ from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.report.plots import PLOTS, Plot
 from rzero_ray.run.report.summary import (
-    candidates_by_iteration,
     decimals,
 )
 from rzero_ray.run.rows import Row, phase_rows
-from rzero_ray.run.run import Run
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Candidate
 
@@ -33,7 +32,7 @@ _NUM_DROPPED_SHOWN = 2
 """Per reason."""
 
 
-def write_report(run: Run, summary: Row) -> Path:
+def write_report(run: StoredRun, summary: Row) -> Path:
     """Write `report.html`; works for a run that stopped half way and for a task without oracle."""
     metrics = run.metrics()
     plots = [plot for make in PLOTS if (plot := make(run, summary, metrics)) is not None]
@@ -167,7 +166,7 @@ def _audit_section(metrics: Sequence[Row]) -> str:
 # Samples.
 
 
-def _samples_section(run: Run) -> str:
+def _samples_section(run: StoredRun) -> str:
     """Return a table per iteration of questions with their votes, kept ones first."""
     has_oracle = make_task(run.config.task).has_oracle
     head = [
@@ -179,7 +178,7 @@ def _samples_section(run: Run) -> str:
         "outcome",
     ]
     parts = []
-    found = candidates_by_iteration(run)
+    found = run.candidates()
     for iteration, candidates in found.items():
         shown = _pick_samples(candidates, random.Random(f"{run.config.seed} {iteration}"))
         table = _table(head, [_sample_cells(c, has_oracle) for c in shown], "samples")

@@ -13,12 +13,11 @@ import numpy as np
 from rzero_ray.config.config import Config, probe_bound
 from rzero_ray.run.report.summary import (
     WALL_CLOCK_NOTE,
-    candidates_by_iteration,
     label_accuracy_all,
     outcomes,
 )
 from rzero_ray.run.rows import Row, phase_rows
-from rzero_ray.run.run import Run
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
 
 _INK = "#123456"
@@ -99,7 +98,7 @@ def _add_legend(axes: Any) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=num_columns, borderaxespad=0.2)
 
 
-def _plot_accuracy(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     rows, k = summary["heldout"], run.config.eval.num_samples
     if not rows:
         return None
@@ -122,7 +121,7 @@ def _plot_accuracy(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | Non
     return Plot("Accuracy", caption, _plot_lines(series, paint))
 
 
-def _plot_reward(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_reward(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     series = _per_role(run.config, metrics, "reward")
     if not series:
         return None
@@ -164,7 +163,7 @@ def _mark_iterations(axes: Any) -> None:
     axes.set(xlabel="iteration", xlim=(-0.03 * last, 1.03 * last))
 
 
-def _plot_labels(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_labels(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     if not make_task(run.config.task).has_oracle:
         return None
     iterations = range(1, len(summary["label_accuracy"]) + 1)
@@ -186,10 +185,10 @@ def _plot_labels(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     return Plot("Label accuracy", caption, _plot_lines(series, paint))
 
 
-def _plot_agreement(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     agreements = {
         iteration: [c.agreement for c in candidates if c.num_votes]
-        for iteration, candidates in candidates_by_iteration(run).items()
+        for iteration, candidates in run.candidates().items()
     }
     agreements = {iteration: values for iteration, values in agreements.items() if values}
     if not agreements:
@@ -226,7 +225,7 @@ def _shades(count: int) -> list[tuple[float, float, float]]:
     return [tuple(light + step * (dark - light)) for step in steps]
 
 
-def _plot_outcomes(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_outcomes(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     totals: dict[int, Counter[str]] = defaultdict(Counter)
     for row in phase_rows(metrics, "curriculum"):
         totals[row["iteration"]].update(outcomes(row))
@@ -254,7 +253,7 @@ def _plot_outcomes(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | Non
     return Plot("Kept and dropped", caption, _draw((5.2, 2.2 + 0.3 * len(totals)), paint))
 
 
-def _plot_time(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_time(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     stages = {s: v for s, v in summary["wall_clock_s"].items() if s != "total" and v > 0}
     if not stages:
         return None
@@ -281,7 +280,7 @@ def _plot_time(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     return Plot("Time by stage", caption, _draw((5.2, 1.2 + 0.26 * len(stages)), paint))
 
 
-def _plot_learning(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_learning(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     panels = [
         (name, series)
         for name, key in (("KL", "kl"), ("entropy", "entropy"), ("grad norm", "grad_norm"))
@@ -307,7 +306,7 @@ def _plot_learning(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | Non
     return Plot("Learning", caption, _draw((5.2, 2.8), paint, len(panels)))
 
 
-def _plot_logprobs(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     rows = [row for row in metrics if "logprob_difference_max" in row]
     if not rows:
         return None
@@ -334,7 +333,7 @@ def _plot_logprobs(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | Non
     return Plot("Trainer against sampler", caption, _plot_lines(series, paint))
 
 
-def _plot_drift(run: Run, summary: Row, metrics: Sequence[Row]) -> Plot | None:
+def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
     rows = phase_rows(metrics, "drift")
     if not rows:
         return None

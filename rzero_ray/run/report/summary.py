@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from rzero_ray.run.parquet import read_records, write_text_durably
+from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import Row, phase_rows
-from rzero_ray.run.run import Run
-from rzero_ray.types import Candidate
+from rzero_ray.run.stored import StoredRun
+from rzero_ray.types import iteration_key
 
 WALL_CLOCK_NOTE = (
     "Seconds during which a stage had work under way. Stages overlap (a question is voted on while "
@@ -24,7 +23,7 @@ _MIN_GAIN_FOR_SHARES = 0.01
 """A change of accuracy smaller than this gets no percentage."""
 
 
-def write_summary(run: Run) -> Row:
+def write_summary(run: StoredRun) -> Row:
     """Write `summary.json` and return what it holds."""
     metrics, evaluations = run.metrics(), run.evaluations()
     rows = [*metrics, *evaluations]
@@ -32,7 +31,7 @@ def write_summary(run: Run) -> Row:
     iterations = range(1, max((row["iteration"] for row in rows), default=0) + 1)
     probes = [
         event["max_logprob_difference"]
-        for event in _read_events(run.root)
+        for event in run.log.events()
         if event["event"] == "weight sync"
     ]
     # Stale rollouts differ from the policy by design; only the probes compare equal weights then.
@@ -46,7 +45,7 @@ def write_summary(run: Run) -> Row:
         "seed": run.config.seed,
         "base_model": str(run.base_model),
         "num_iterations": run.config.num_iterations,
-        "num_finished_iterations": sum(run.is_finished(f"iteration-{i:02d}") for i in iterations),
+        "num_finished_iterations": sum(iteration_key(i) in run.manifest for i in iterations),
         "heldout": heldout,
         "reading": reading(heldout, run.config.eval.num_samples),
         "label_accuracy": [label_accuracy(metrics, i) for i in iterations],
@@ -191,17 +190,6 @@ def _largest(values: Sequence[float]) -> float | None:
     return float(np.max(values)) if values else None
 
 
-def _read_events(root: Path) -> list[Row]:
-    path = root / "events.jsonl"
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue  # a stop cut the line short; what a resumed run added follows
-    return events
-
-
 def _signed(value: float) -> str:
     text = f"{value:+.2f}"
     return ".00" if float(text) == 0 else text.replace("0.", ".", 1)
@@ -216,12 +204,3 @@ def decimals(value: float | None) -> str:
         return "-"
     text = f"{value:.2f}"
     return text[1:] if text.startswith("0.") else text
-
-
-def candidates_by_iteration(run: Run) -> dict[int, list[Candidate]]:
-    """Return the curriculum's candidates by iteration, of the steps that are on disk."""
-    found: dict[int, list[Candidate]] = defaultdict(list)
-    for path in sorted(run.root.glob("iteration-*/curriculum/step-*/candidates.parquet")):
-        iteration = int(path.parts[-4].removeprefix("iteration-"))
-        found[iteration] += read_records(path, Candidate)
-    return found

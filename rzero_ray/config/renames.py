@@ -1,0 +1,7 @@
+"""Keys of the configuration that have had another name."""
+
+from __future__ import annotations
+
+RENAMED_KEYS: dict[str, str] = {}
+"""{name before: name now}. A run directory that was made under the old name resumes under the new
+one; a file or an argument with the old name is refused, and told the new one."""

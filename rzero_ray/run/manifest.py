@@ -1,0 +1,117 @@
+"""`manifest.json`: what of a run is finished, and which checkpoint belongs to it.
+
+A key is the path of what it stands for: `iteration-02`, the phase `iteration-02/solver`, the step
+`iteration-02/solver/step-003`. The file moves by atomic rename, so that it is always whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from rzero_ray.run.parquet import write_text_durably
+from rzero_ray.types import PhaseName, Role, Step, UserError, iteration_key
+
+FORMAT = 1
+_PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+"""In the order in which an iteration goes through them."""
+
+
+class Manifest:
+    """The finished keys of a run, and its last checkpoint."""
+
+    def __init__(
+        self, path: Path, finished: Iterable[str] = (), checkpoint: str | None = None
+    ) -> None:
+        """Nothing is written until the first change, or `write`."""
+        self._path = path
+        self._finished = set(finished)
+        self.checkpoint = checkpoint
+        """The key of the step after which the policy in training was saved last."""
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a manifest. Raises UserError where it is damaged or of another format."""
+        advice = "restore it from a copy or choose another run_dir"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version, checkpoint = content["format"], content["checkpoint"]
+            finished = list(content["finished"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
+            ) from None
+        if version != FORMAT:
+            raise UserError(f"{path} has format {version}, this program reads {FORMAT}; {advice}")
+        return cls(path, finished, checkpoint)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._finished
+
+    def finish(self, key: str, *, with_checkpoint: bool = False) -> None:
+        """Record that `key` is finished, and whether its step has saved the policy."""
+        self._finished.add(key)
+        if with_checkpoint:
+            self.checkpoint = key
+        self.write()
+
+    def undo(self, keys: Iterable[str]) -> None:
+        """Record that these are not finished after all."""
+        self._finished -= set(keys)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file, keys in the order in which a run finishes them."""
+        content = {
+            "format": FORMAT,
+            "finished": sorted(self._finished, key=_place),
+            "checkpoint": self.checkpoint,
+        }
+        write_text_durably(self._path, json.dumps(content, indent=1))
+
+    def steps(self, phase: PhaseName, iteration: int | None = None) -> list[Step]:
+        """Return a phase's finished steps, oldest first; of all iterations without `iteration`."""
+        found = [
+            Step(iteration=number_in(parts[0]), phase=phase, index=number_in(parts[2]))
+            for parts in (key.split("/") for key in self._finished)
+            if len(parts) == 3 and parts[1] == phase
+        ]
+        wanted = [step for step in found if iteration in (None, step.iteration)]
+        return sorted(wanted, key=lambda step: (step.iteration, step.index))
+
+    def last_learned(self, roles: Sequence[Role]) -> tuple[Role, int] | None:
+        """Return which of the roles finished a phase of learning last, and in which iteration."""
+        phases: list[tuple[Role, int]] = [
+            (role, number_in(key.partition("/")[0]))
+            for role in roles
+            for key in self._finished
+            if key.endswith(f"/{role}")
+        ]
+        return max(phases, key=lambda of: (of[1], _PHASES.index(of[0])), default=None)
+
+    def durable_steps(self, iteration: int, role: Role) -> int:
+        """Return how many steps of a phase of learning the last checkpoint holds."""
+        prefix = f"{phase_key(iteration, role)}/"
+        if self.checkpoint is None or not self.checkpoint.startswith(prefix):
+            return 0
+        return number_in(self.checkpoint)
+
+
+def phase_key(iteration: int, phase: PhaseName) -> str:
+    """Return the folder of a phase inside a run directory, and its name in the manifest."""
+    return f"{iteration_key(iteration)}/{phase}"
+
+
+def number_in(name: str) -> int:
+    """Return the number of an iteration or step: 3 of `iteration-02/solver/step-003`."""
+    return int(name.rpartition("-")[2])
+
+
+def _place(key: str) -> tuple[int, int, int]:
+    """Return what sorts keys: a phase comes after its steps, an iteration after its phases."""
+    iteration, *rest = key.split("/")
+    phase = _PHASES.index(cast(PhaseName, rest[0])) if rest and rest[0] in _PHASES else len(_PHASES)
+    is_step = len(rest) == 2
+    return number_in(iteration), phase, number_in(rest[1]) if is_step else 1 << 30

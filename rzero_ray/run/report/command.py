@@ -1,0 +1,40 @@
+"""Write a run's `summary.json` and `report.html` again: `rzero report run_dir=DIR`.
+
+The run may be finished, stopped, or at work: nothing else in its directory is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rzero_ray.config.command import run_command
+from rzero_ray.config.sources import nearest, split_arguments
+from rzero_ray.run.directory import load_stored_config
+from rzero_ray.run.report.page import write_report
+from rzero_ray.run.report.summary import write_summary
+from rzero_ray.run.stored import StoredRun
+from rzero_ray.tasks.base_model import find_model
+from rzero_ray.types import UserError
+
+USAGE = "python -m rzero_ray report run_dir=DIR"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_command(arguments, lambda: f"usage: {USAGE}\n\n{__doc__}", _report)
+
+
+def _report(arguments: list[str]) -> None:
+    _, given = split_arguments(arguments)
+    values = dict(given)
+    for key in values:
+        if key != "run_dir":
+            raise UserError(f"unknown key {key}{nearest(key, ['run_dir'])}; usage: {USAGE}")
+    if not values.get("run_dir"):
+        raise UserError(f"run_dir=... is missing; usage: {USAGE}")
+    root = Path(values["run_dir"]).expanduser().resolve()
+    config = load_stored_config(root)
+    run = StoredRun(config, root, find_model(config) or Path(config.model.path))
+    summary = write_summary(run)
+    print(f"summary {root / 'summary.json'}\nreport  {write_report(run, summary)}")

@@ -1,0 +1,224 @@
+"""A run directory goes on under later versions of the program, and knows its own format."""
+
+import json
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rzero_ray.__main__ import main
+from rzero_ray.config.load import load_config
+from rzero_ray.driver import _load
+from rzero_ray.run import directory
+from rzero_ray.run.clock import StageClock
+from rzero_ray.run.directory import (
+    check_run_dir,
+    keys_added_since,
+    load_stored_config,
+    prepare_run_dir,
+)
+from rzero_ray.run.manifest import Manifest
+from rzero_ray.run.run import Run
+from rzero_ray.run.stored import StoredRun, by_number
+from rzero_ray.types import Step, UserError
+from tests.unit.fakes import SilentObserver
+from tests.unit.test_coevolution import OVERRIDES, Attempt
+
+STORED = Path(__file__).parent / "data/run-of-the-flat-layout.tar.gz"
+"""A run on the fakes, killed in the last step of the second iteration's Solver phase, and the
+metrics of the same run without a stop; made by the program when its modules lay flat."""
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    with tarfile.open(STORED) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "old-run"
+
+
+def _figures(path: Path) -> list[dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    varying = ("seconds", "limits")  # the clock's, and what rows have said since
+    return [{k: v for k, v in row.items() if not k.startswith(varying)} for row in rows]
+
+
+def _set_stored(root: Path, key: str, value: object) -> None:
+    tree = yaml.safe_load((root / "config.yaml").read_text())
+    *sections, name = key.split(".")
+    inner = tree
+    for section in sections:
+        inner = inner[section]
+    if value is None:
+        del inner[name]
+    else:
+        inner[name] = value
+    (root / "config.yaml").write_text(yaml.safe_dump(tree))
+
+
+def test_a_run_directory_of_the_flat_layout_goes_on_to_the_same_figures(stored: Path):
+    attempt = Attempt(load_config([*OVERRIDES, f"run_dir={stored}"]), stored)
+    attempt.go()
+    assert attempt.solver.updates[0][0] == "iteration-02/solver/step-003"
+    assert not attempt.challenger.updates
+    again = _figures(stored / "metrics.jsonl")
+    assert again == _figures(stored.parent / "metrics.whole.jsonl")
+
+
+def test_a_stored_run_is_reported_without_being_changed(stored: Path, capsys):
+    before = {p: p.read_bytes() for p in stored.rglob("*") if p.is_file()}
+    assert main(["report", f"run_dir={stored}"]) == 0
+    made = {stored / "summary.json", stored / "report.html"}
+    after = {p: p.read_bytes() for p in stored.rglob("*") if p.is_file() and p not in made}
+    assert after == before
+    assert str(stored / "report.html") in capsys.readouterr().out
+    summary = json.loads((stored / "summary.json").read_text())
+    assert summary["num_finished_iterations"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "run_dir=... is missing"),
+        (["run_dir=/nowhere"], "has no config.yaml"),
+        (["rundir=x"], "the nearest is run_dir"),
+    ],
+)
+def test_report_refuses_in_one_line(arguments: list[str], text: str, capsys):
+    assert main(["report", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1
+
+
+def test_a_key_that_was_added_resumes_at_its_default(stored: Path):
+    # As if the key had come after the run began, and a preset had then set a new value.
+    _set_stored(stored, "challenger.normalize_std", None)
+    arguments = [*OVERRIDES, f"run_dir={stored}"]
+    assert keys_added_since(stored) == {"challenger.normalize_std": True}
+    conf = stored.parent / "later.yaml"
+    conf.write_text("challenger:\n  normalize_std: false\n")
+    later = ["conf=tiny," + str(conf), *arguments[1:]]
+    assert load_config(later).challenger.normalize_std is False
+    config = _load(later)
+    assert config.challenger.normalize_std is True
+    check_run_dir(config, stored)
+    assert load_stored_config(stored).challenger.normalize_std is True
+    # An argument that contradicts it is refused, with the key and both values.
+    given = _load([*arguments, "challenger.normalize_std=false"])
+    with pytest.raises(UserError, match=r"before challenger.normalize_std existed.*=True, not Fal"):
+        check_run_dir(given, stored)
+
+
+def test_a_whole_section_that_was_added_resumes_at_its_defaults(stored: Path):
+    _set_stored(stored, "pipeline", None)
+    assert keys_added_since(stored) == {"pipeline.staleness": 0}
+    check_run_dir(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
+
+
+def test_a_key_that_was_renamed_is_found(stored: Path, monkeypatch):
+    _set_stored(stored, "solver.num_steps", None)
+    _set_stored(stored, "solver.steps", 3)
+    monkeypatch.setitem(directory.RENAMED_KEYS, "solver.steps", "solver.num_steps")
+    check_run_dir(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
+    assert load_stored_config(stored).solver.num_steps == 3
+    with pytest.raises(UserError, match=r"solver.num_steps was 3, now 4"):
+        check_run_dir(_load([*OVERRIDES, "solver.num_steps=4", f"run_dir={stored}"]), stored)
+
+
+def test_an_old_name_is_refused_with_the_new_one(monkeypatch):
+    monkeypatch.setitem(directory.RENAMED_KEYS, "solver.steps", "solver.num_steps")
+    with pytest.raises(UserError, match=r"solver.steps=4: solver.steps is now solver.num_steps"):
+        load_config(["conf=tiny", "solver.steps=4"])
+
+
+def test_a_key_that_is_gone_is_refused_by_name(stored: Path):
+    _set_stored(stored, "solver.num_dreams", 3)
+    with pytest.raises(UserError, match=r"solver.num_dreams=3.*nearest is solver.num_") as found:
+        check_run_dir(load_config([*OVERRIDES, f"run_dir={stored}"]), stored)
+    assert "\n" not in str(found.value)
+
+
+def test_a_gone_key_that_changes_no_result_is_passed_over(stored: Path):
+    _set_stored(stored, "sampler.num_dreams", 3)
+    check_run_dir(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
+    load_stored_config(stored)
+
+
+def test_a_damaged_config_is_one_line(stored: Path):
+    (stored / "config.yaml").write_text("solver: [")
+    with pytest.raises(UserError, match="cannot be read"):
+        _load([*OVERRIDES, f"run_dir={stored}"])
+
+
+def test_finished_keys_are_a_set_and_sort_as_numbers(tmp_path: Path):
+    path = tmp_path / "manifest.json"
+    manifest = Manifest(path)
+    for key in (
+        "iteration-100",
+        "iteration-99/solver/step-1000",
+        "iteration-99/solver/step-999",
+        "iteration-99/solver/step-999",
+        "iteration-99/challenger",
+        "iteration-99/solver",
+        "iteration-09/solver",
+        "iteration-100/challenger",
+        "iteration-00",
+    ):
+        manifest.finish(key)
+    assert json.loads(path.read_text())["finished"] == [
+        "iteration-00",
+        "iteration-09/solver",
+        "iteration-99/challenger",
+        "iteration-99/solver/step-999",
+        "iteration-99/solver/step-1000",
+        "iteration-99/solver",
+        "iteration-100/challenger",
+        "iteration-100",
+    ]
+    again = Manifest.read(path)
+    assert [step.index for step in again.steps("solver", 99)] == [999, 1000]
+    assert again.last_learned(("challenger", "solver")) == ("challenger", 100)
+    assert again.last_learned(("solver",)) == ("solver", 99)
+    assert Manifest(path).last_learned(("solver",)) is None
+
+
+def test_folders_sort_as_numbers(tmp_path: Path):
+    for name in ("step-1000", "step-999", "step-x", "step-002"):
+        (tmp_path / name).mkdir()
+    assert [p.name for p in by_number(tmp_path, "step-*")] == ["step-002", "step-999", "step-1000"]
+
+
+def test_old_checkpoints_go_by_number(tmp_path: Path):
+    config = load_config([*OVERRIDES, "checkpoint.keep=2", f"run_dir={tmp_path}"])
+    prepare_run_dir(config, tmp_path)
+    run = Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
+    folder = tmp_path / "checkpoints/iteration-01/solver"
+    for index in (998, 999, 1000):
+        (folder / f"step-{index}").mkdir(parents=True)
+    checkpoint = folder / "step-1000"
+    step = Step(iteration=1, phase="solver", index=1000, checkpoint=checkpoint)
+    run.finish_step(step, {})
+    assert {p.name for p in folder.iterdir()} == {"step-999", "step-1000"}
+
+
+def test_with_shared_weights_the_role_that_learned_last_counts(tmp_path: Path):
+    config = replace(load_config(OVERRIDES), shared_weights=True)
+    prepare_run_dir(config, tmp_path)
+    stored = StoredRun(config, tmp_path, Path("/base"))
+    assert stored.current_model("solver") == Path("/base")
+    stored.manifest.finish("iteration-01/solver")
+    stored.manifest.finish("iteration-01/challenger")
+    assert stored.current_model("challenger").name == "solver-iteration-01"
+    stored.manifest.finish("iteration-02/challenger")
+    assert stored.current_model("solver").name == "challenger-iteration-02"
+
+
+def test_a_new_run_directory_has_all_keys(tmp_path: Path):
+    config = load_config(OVERRIDES)
+    with prepare_run_dir(config, tmp_path):
+        assert keys_added_since(tmp_path) == {}
+    assert load_stored_config(tmp_path) == config
+    shutil.rmtree(tmp_path)
+    assert keys_added_since(tmp_path) == {}
