@@ -227,14 +227,23 @@ class Ballot:
     """Votes equivalent to the label."""
     num_votes: int
     """Votes that hold an answer; M minus this are unanswered and, in the paper, no vote."""
+    clusters: tuple[tuple[str, int], ...] = ()
+    """(most frequent surface form, votes) of each distinct answer, the majority first."""
     form_counts: tuple[tuple[int, ...], ...] = ()
-    """[clusters][surface forms] votes, the majority first, in it the label (`voting.Vote`)."""
+    """[clusters][surface forms] votes, in the order of `clusters`, the label's form first of its
+    cluster. Empty under the official rule, which has no use for it."""
     may_join: bool = True
-    """Whether a further answer could make two clusters one (`voting.Vote`)."""
+    """Whether a further answer could be equivalent to answers of two of the clusters and so make
+    them one (`voting.clusters_may_join`)."""
 
     @property
     def agreement(self) -> float:
-        """Share of votes that agree with the majority, p-hat in the paper (section 3.2)."""
+        """The paper's p (section 3.2): `num_agree / num_votes` in [0, 1], 0 without a vote.
+
+        The paper divides by m and does not say what an unreadable answer is. Dividing by the
+        answers that were read makes a truncated answer neither agreement nor disagreement;
+        `answered` tells their share to a filter.
+        """
         return self.num_agree / self.num_votes if self.num_votes else 0.0
 
     @property

@@ -13,7 +13,6 @@ the official semantics for comparison.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, pairwise
 
@@ -21,51 +20,13 @@ from rzero_ray.answers.forms import canonical, plain_number
 from rzero_ray.types import Ballot, VotingRule
 
 Equivalence = Callable[[str, str], bool]
-"""A symmetric "same answer" relation; `grading.equivalent` in production."""
+"""A symmetric "same answer" relation; `equality.equivalent` in production."""
 
 OFFICIAL_UNANSWERED = "None"
 """What the official code's box reader returns when there is no box."""
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """The outcome of one question's vote."""
-
-    label: str | None
-    """The majority answer as most often written; None when nothing was answered."""
-
-    num_agree: int
-    """Answers equivalent to `label`."""
-
-    num_votes: int
-    """Samples with an answer."""
-
-    num_samples: int
-    """All samples, answered or not."""
-
-    clusters: tuple[tuple[str, int], ...]
-    """(most frequent surface form, count) of each distinct answer, the winner first."""
-
-    form_counts: tuple[tuple[int, ...], ...] = ()
-    """[clusters][surface forms] votes, in the order of `clusters`, the label's form first of its
-    cluster. Empty under the official rule, which has no use for it."""
-
-    may_join: bool = True
-    """Whether a further answer could be equivalent to answers of two of the clusters and so make
-    them one (`clusters_may_join`)."""
-
-    @property
-    def agreement(self) -> float:
-        """The paper's p: `num_agree / num_votes` in [0, 1], and 0.0 when nothing was answered.
-
-        The paper divides by m and does not say what an unreadable answer is. Dividing by the
-        answers that were read makes a truncated answer neither agreement nor disagreement;
-        `num_samples - num_votes` counts them for a filter.
-        """
-        return self.num_agree / self.num_votes if self.num_votes else 0.0
-
-
-def majority_vote(answers: Sequence[str | None], equivalent: Equivalence) -> Vote:
+def majority_vote(answers: Sequence[str | None], equivalent: Equivalence) -> Ballot:
     """Vote, independently of the order of `answers`. None and blank answers do not vote.
 
     Answers with one canonical form are one group; groups joined by `equivalent` (transitively) are
@@ -88,11 +49,11 @@ def majority_vote(answers: Sequence[str | None], equivalent: Equivalence) -> Vot
         counts = tuple(surfaces[surface] for surface in members)
         clusters.append((-sum(counts), min(forms), members[0], counts))
     clusters.sort()
-    return Vote(
+    return Ballot(
+        answers=tuple(answers),
         label=clusters[0][2] if clusters else None,
         num_agree=-clusters[0][0] if clusters else 0,
         num_votes=surfaces.total(),
-        num_samples=len(answers),
         clusters=tuple((label, -negative_count) for negative_count, _, label, _ in clusters),
         form_counts=tuple(counts for *_, counts in clusters),
         may_join=clusters_may_join(list(groups)),
@@ -106,7 +67,7 @@ def clusters_may_join(forms: Sequence[str]) -> bool:
     might. They cannot where all forms are plain numbers, apart from two exceptions that are looked
     for: `50%` equals 50 and 0.5, and a symbolic comparison rounds, so that a root may equal two
     decimals close by. That no text equals two clearly different numbers otherwise is a property
-    of `grading.equivalent`, tested on the notations that come nearest to it.
+    of `equality.equivalent`, tested on the notations that come nearest to it.
     """
     values = [plain_number(form) for form in forms]
     numbers = sorted(value for value in values if value is not None)
@@ -156,7 +117,7 @@ def _connected_components(groups: dict[str, list[str]], equivalent: Equivalence)
     return list(components.values())
 
 
-def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalence) -> Vote:
+def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalence) -> Ballot:
     """Vote with the official code's semantics, for the `official_code` preset and for measuring the
     difference.
 
@@ -174,11 +135,11 @@ def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalenc
         sorted(counts.items(), key=lambda cluster: -cluster[1])
     )  # stable: first seen first
     winner = clusters[0] if clusters else (OFFICIAL_UNANSWERED, 0)
-    return Vote(
+    return Ballot(
+        answers=tuple(answers),
         label=None if winner[0] == OFFICIAL_UNANSWERED else winner[0],
         num_agree=winner[1],
         num_votes=len(answers),
-        num_samples=len(answers),
         clusters=clusters,
     )
 
@@ -187,20 +148,8 @@ def _official_same(a: str, b: str, equivalent: Equivalence) -> bool:
     return a == b or ("no " in a and "no " in b) or equivalent(a, b) or equivalent(b, a)
 
 
-VOTING_RULES: dict[VotingRule, Callable[[Sequence[str | None], Equivalence], Vote]] = {
+VOTING_RULES: dict[VotingRule, Callable[[Sequence[str | None], Equivalence], Ballot]] = {
     "by_value": majority_vote,
     "official": majority_vote_official,
 }
 """The vote of each value of `voting.rule`."""
-
-
-def to_ballot(answers: Sequence[str | None], vote: Vote) -> Ballot:
-    """Return what the driver learns of the vote on `answers`."""
-    return Ballot(
-        answers=tuple(answers),
-        label=vote.label,
-        num_agree=vote.num_agree,
-        num_votes=vote.num_votes,
-        form_counts=vote.form_counts,
-        may_join=vote.may_join,
-    )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rzero_ray.answers.choices import grade_choice, grade_text, plurality
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.answers.voting import VOTING_RULES, to_ballot
+from rzero_ray.answers.voting import VOTING_RULES
 from rzero_ray.method.repetition import REPETITION_RULES, cluster_ids
 from rzero_ray.protocols import Task
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
@@ -27,7 +27,7 @@ class LocalJudge:
     def vote(self, responses: Sequence[str], rule: VotingRule) -> Ballot:
         """Parse [M] responses and count their answers."""
         answers = [parse_answer(response) for response in responses]
-        return to_ballot(answers, VOTING_RULES[rule](answers, equivalent))
+        return VOTING_RULES[rule](answers, equivalent)
 
     def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
         """Return `reference` per equivalent answer, else the answer itself, None without one."""

@@ -22,7 +22,7 @@ import yaml
 
 from actors.cluster import Cluster
 from rzero_ray.answers.equality import equivalent
-from rzero_ray.answers.voting import majority_vote, to_ballot
+from rzero_ray.answers.voting import majority_vote
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.method import CurriculumConfig
@@ -134,7 +134,7 @@ def _add(
 
 
 def _count(answers: Sequence[str | None]) -> Ballot:
-    return to_ballot(answers, majority_vote(answers, equivalent))
+    return majority_vote(answers, equivalent)
 
 
 def _with_ballot(candidate: Candidate, ballot: Ballot) -> Candidate:

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from rzero_ray.answers.equality import equivalent
-from rzero_ray.answers.voting import majority_vote, to_ballot
+from rzero_ray.answers.voting import majority_vote
 from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.early_stopping import (
     NEXT_VOTES,
@@ -27,7 +27,7 @@ Equivalence = Callable[[str, str], bool]
 
 
 def ballot_of(answers: Sequence[Answer], same: Equivalence = equivalent) -> Ballot:
-    return to_ballot(answers, majority_vote(answers, same))
+    return majority_vote(answers, same)
 
 
 def outcome(ballot: Ballot, config: CurriculumConfig) -> tuple[str | None, str | None]:
