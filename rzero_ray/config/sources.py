@@ -62,14 +62,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def find_conf(name: str) -> Path:
     """Return the file of a conf given by name (in `conf/`) or by path.
 
-    `conf/` is looked for in the current folder (an unpacked Ray job) and then beside the package.
+    `conf/` is looked for in the current folder (an unpacked Ray job), then beside the package (a
+    checkout), then inside it (an installed wheel).
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if path.is_file():
             return path
         raise UserError(f"conf={name}: no such file; give a name in conf/ or a path to a YAML file")
-    folders = [Path("conf"), Path(__file__).resolve().parents[2] / "conf"]
+    package = Path(__file__).resolve().parents[1]
+    folders = [Path("conf"), package.parent / "conf", package / "conf"]
     for folder in folders:
         path = folder / f"{name}.yaml"
         if path.is_file():
