@@ -20,7 +20,7 @@ VotingRule = Literal["by_value", "official"]
 RepetitionRule = Literal["symmetric", "official"]
 """How repetition is measured; see `repetition.REPETITION_RULES`."""
 GradingRule = Literal["math", "choice", "text"]
-"""How an answer is held against its reference; see `benchmark_grading`."""
+"""How an answer is held against its reference; see `answers.choices`."""
 
 
 class UserError(Exception):
@@ -128,7 +128,8 @@ class LearningReport:
     num_tokens: int
     """Completion tokens trained on."""
     loss: float
-    """As `LossConfig.aggregation` weighs tokens; mean over the optimizer steps."""
+    """The loss with tokens weighed as `LossConfig.aggregation` says; mean over the optimizer
+    steps."""
     kl: float | None
     """k3 estimate of KL(policy || policy at the start of the phase), nats per token; None where the
     loss has no KL term, because nothing then computes the reference's log-probabilities."""
@@ -307,7 +308,7 @@ class Candidate:
     num_agree: int
     num_votes: int
     num_tokens: int
-    """Of the question as sampled."""
+    """Tokens of the question as sampled."""
     dropped: str | None
     """Why it is not in the curriculum; None for a kept question."""
     truth: str | None
@@ -327,7 +328,7 @@ class BaseScore:
 
     role: str
     row: int
-    """Of that step's `rollouts.parquet`, from 0."""
+    """The row of that step's `rollouts.parquet`, from 0."""
     policy_logprobs: NDArray[np.float32]
     """[T] as the sampler reported them; tokens that the engine cannot score are left out."""
     base_logprobs: NDArray[np.float32]

@@ -1,7 +1,7 @@
 r"""Read the answers of benchmarks whose references are no mathematics: options, and plain text.
 
 Like `parsing`, every function is total and linear in the length of the text, and takes the answer
-from the last balanced box. Mathematics is graded by `grading.equivalent`.
+from the last balanced box. Mathematics is graded by `equality.equivalent`.
 
 The official evaluation searches the box for the letters A to J in the order of the alphabet (so
 `\boxed{CAT}` is A) and draws a random letter when it finds none. Here a response that names no

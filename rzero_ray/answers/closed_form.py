@@ -5,7 +5,7 @@ where parsing and comparing them in math-verify's child process costs 10 ms. The
 nothing about equality: answers with close values still go to the child.
 
 Read are sums, products, quotients, powers, `\frac`, `\sqrt`, `\pi` and single letters, in the
-canonical text of `answer_forms`. What is ambiguous (`1/2\pi`, `3\frac{1}{2}x`, `f(x)`) or means
+canonical text of `forms`. What is ambiguous (`1/2\pi`, `3\frac{1}{2}x`, `f(x)`) or means
 something else to somebody (`e`, `i`) has no value here.
 """
 
@@ -20,7 +20,7 @@ _STARTS_OPERAND = re.compile(r"[a-zA-Z(.\d]|\\(?:pi|sqrt|frac)$")
 _NO_VARIABLE = frozenset("deifghD")
 """Letters that are constants, operators or functions at least as often as variables."""
 _TOLERANCE = 1e-3
-"""Relative; as `grading_child.PROBE_TOLERANCE`."""
+"""Relative; as `symbolic_child.PROBE_TOLERANCE`."""
 
 
 def differ_clearly(a: str, b: str) -> bool:

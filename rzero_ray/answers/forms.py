@@ -1,6 +1,6 @@
 r"""The canonical form of an answer: a text that equal answers share, and what kind of answer it is.
 
-Pure text work, linear in the length of the answer; nothing is evaluated. `grading` decides from
+Pure text work, linear in the length of the answer; nothing is evaluated. `equality` decides from
 these forms whether two answers are the same.
 """
 

@@ -1,6 +1,6 @@
 """Symbolic comparison of LaTeX answers in a child process that can be killed.
 
-The child is `grading_child`; this is its owner: limits, verdicts, kills.
+The child is `symbolic_child`; this is its owner: limits, verdicts, kills.
 """
 
 import contextlib

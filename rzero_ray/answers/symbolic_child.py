@@ -136,7 +136,7 @@ def _load_math_verify() -> tuple[
     from math_verify import LatexExtractionConfig, parse, verify
 
     # ExprExtractionConfig, math-verify's other default, must stay out: it evaluates Python. The
-    # answer is already out of its box, and `grading` has dealt with units (math-verify drops a
+    # answer is already out of its box, and `equality` has dealt with units (math-verify drops a
     # variable that looks like one: 2m would be 2).
     normalization = NormalizationConfig(
         basic_latex=True,

@@ -23,7 +23,8 @@ class ModelConfig:
     path: str = TINY_MODEL
     """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or `tiny`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the sampler, and of the learner's forward pass; the optimizer's masters are float32."""
+    """The type of weights and activations in the engines and in the learner's forward pass; the
+    optimizer's master copy is float32."""
     max_model_len: int = 6144
     """Longest prompt plus completion, in tokens."""
     cache_dir: str = "~/.cache/rzero_ray"
@@ -98,7 +99,7 @@ class WeightSyncConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Of the policy in training."""
+    """How often the policy in training is saved, so that a stopped run can go on."""
 
     every_steps: int = 1
     """A resumed run repeats at most this many updates, from rollouts kept on disk."""

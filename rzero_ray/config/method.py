@@ -14,7 +14,7 @@ class SamplingConfig:
 
     temperature: float = 1.0
     top_p: float = 1.0
-    """Below 1 biases the trainer-sampler ratio, because the sampler renormalises."""
+    """A value below 1 biases the trainer-sampler ratio, because the sampler renormalises."""
     top_k: int = -1
     max_tokens: int = 4096
 
@@ -37,7 +37,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The clipped policy-gradient loss with a KL term (`losses.py`)."""
+    """The clipped policy-gradient loss with a KL term (`method.losses`)."""
 
     clip_low: float = 0.2
     clip_high: float = 0.3
@@ -46,8 +46,8 @@ class LossConfig:
     kl_coefficient: float = 1e-2
     """Against the policy at the start of the phase."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Of the KL term: the log-ratio (no gradient in expectation), half its square, or the
-    official code's `low_var_kl`. The metric `kl` is k3 with each of them."""
+    """The estimator of the KL term: the log-ratio (no gradient in expectation), half its square, or
+    the official code's `low_var_kl`. The metric `kl` is k3 with each of them."""
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
     """Mean over the tokens of the mini-batch (DAPO), mean over sequences of their token means
     (GRPO; also the official code with micro-batches of one sequence), or sum over tokens divided
@@ -112,7 +112,7 @@ class CurriculumConfig:
     min_answered: float = 0.5
     """Least share of votes that must hold an answer at all."""
     filters: Literal["none", "official"] = "none"
-    """Further reasons to drop a question; `official`: `curriculum.officially_refused`."""
+    """Further reasons to drop a question; `official`: `selection.officially_refused`."""
     max_per_cluster: int = 0
     """Most kept questions of one BLEU cluster of the iteration's kept questions; 0 is no limit."""
     cluster_threshold: float = 0.5
@@ -121,7 +121,7 @@ class CurriculumConfig:
     """What the Solver is taught: the majority's answers, or the true ones where the task has an
     oracle. `label_accuracy` is about the majority's answers in both cases."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """Of the candidates."""
+    """How the Challenger draws the candidates."""
 
 
 

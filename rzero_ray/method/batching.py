@@ -71,7 +71,8 @@ class MicroBatch:
     """Position in the flattened `inputs_BT` at which each completion token is predicted."""
     tokens_N: Tensor
     weights_N: Tensor
-    """In the loss of the mini-batch; 0 for sequences that only fill up a rank's micro-batches."""
+    """What each token weighs in the loss of the mini-batch; 0 for sequences that only fill up a
+    rank's micro-batches."""
     sampler_logprobs_N: Tensor
     advantages_N: Tensor
 

@@ -48,7 +48,8 @@ NEXT_VOTES: dict[VotingRule, Callable[[Ballot, CurriculumConfig], int]] = {
     "by_value": num_next_votes,
     "official": num_next_votes_in_full,
 }
-"""Of each value of `voting.rule`, where `curriculum.early_stopping` is on."""
+"""How many votes come next, for each value of `voting.rule` where `curriculum.early_stopping` is
+on."""
 
 
 def is_decided(

@@ -60,8 +60,8 @@ def cluster_shares(
 def cluster_shares_official(
     questions: Sequence[str], distance_threshold: float, tokenize: Tokenizer = str.split
 ) -> list[float]:
-    """As `cluster_shares` with the official code's distance: one direction, the earlier question as
-    hypothesis.
+    """Return what `cluster_shares` does, with the official code's distance: one direction of BLEU,
+    the earlier question as hypothesis.
 
     Depends on the order of the questions, and equal questions of fewer than four tokens do not
     count as equal.

@@ -14,7 +14,7 @@ from rzero_ray.answers.parsing import has_think_format
 RewardRule = Literal["paper", "official"]
 
 MALFORMED_REWARD = 0.0
-"""Of a question without its tags or its boxed answer: the paper's format check."""
+"""What a question without its tags or its boxed answer earns: the paper's format check."""
 
 OFFICIAL_MALFORMED_REWARD = -1.0
 """The same in the official code, before the penalty is subtracted."""

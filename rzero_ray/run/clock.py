@@ -20,9 +20,9 @@ class Lap:
     """Seconds of one step."""
 
     busy: dict[str, float]
-    """By stage, overlapping."""
+    """Seconds that each stage was at work; stages overlap."""
     alone: dict[str, float]
-    """By stage, while no other was busy; `NO_STAGE` for the time in which none was."""
+    """Seconds that each stage was at work alone; under `NO_STAGE` the time in which none was."""
     overhead: float
     """While none of `WORK` was busy: what the system adds to the work."""
     wall: float

@@ -26,7 +26,7 @@ from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.types import UserError, iteration_key
 
 _MIN_FREE_BYTES = 1 << 30
-"""Below this a run is not started: it would die in the middle of a write."""
+"""With less free space a run is not started: it would die in the middle of a write."""
 _MAY_CHANGE = (
     "name",
     "run_dir",

@@ -16,7 +16,7 @@ from rzero_ray.types import PhaseName, Role, Step, UserError, iteration_key
 
 FORMAT = 1
 _PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
-"""In the order in which an iteration goes through them."""
+"""The phases in the order in which an iteration goes through them."""
 
 
 class Manifest:

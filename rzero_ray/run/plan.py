@@ -20,7 +20,7 @@ GIB = 2**30
 
 # Memory.
 GPU_BYTES = 80 * GIB
-"""Of the GPU that is planned for: an A100 or H100 with 80 GB."""
+"""Memory of the GPU that is planned for: an A100 or H100 with 80 GB."""
 MASTER_AND_MOMENTS_BYTES = 12
 """Adam per parameter: float32 master, momentum and variance (ZeRO, arXiv 1910.02054, section 3.1).
 In float32 without ZeRO there is no master, and this is 4 too many."""
@@ -30,12 +30,13 @@ attention that keeps no matrix (Korthikanti et al., arXiv 2205.05198, section 4.
 GRADIENT_BYTES = 4
 """Per parameter: gradients of micro-batches add up in float32."""
 LOGITS_BYTES = 12 * 2**25
-"""Of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in three float32 copies, however many tokens."""
+"""Bytes of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in three float32 copies, however many
+tokens."""
 HEAD_GRADIENT_BYTES = 6
 """Per weight of the output head while a micro-batch's loss is taken: float32, and 16 bits."""
 CONTEXT_BYTES = 3 * GIB
-"""Of a shared GPU, whoever has the turn: the CUDA contexts of three processes and the engines'
-captured graphs, which do not sleep. Reasoned, not measured."""
+"""Bytes of a shared GPU that are taken whoever has the turn: the CUDA contexts of three processes
+and the engines' captured graphs, which do not sleep. Reasoned, not measured."""
 
 # Time.
 TOKENS_PER_S_GPU_ENGINE = 1_100.0
@@ -45,7 +46,7 @@ TOKENS_PER_S_GPU_RANK = 3_250.0
 """Trained by one rank, for a model of `RANK_PARAMETERS`: prime-rl reports 26,000 for Qwen3-4B,
 fully trained on 8 H100 at 16k tokens."""
 RANK_PARAMETERS = 4_022_468_096
-"""Of Qwen3-4B, to which that figure belongs; time is proportional to parameters."""
+"""Parameters of Qwen3-4B, to which that figure belongs; time is proportional to parameters."""
 PASSES_PER_TRAINED_TOKEN = 5 / 3
 """Cost beside a plain training pass of 3 (forward 1, backward 2): the reference's forward pass, and
 one for log-probabilities before the first of several updates."""
@@ -66,7 +67,7 @@ class PhasePlan:
     solver_tokens: int
     """The same of the Solver."""
     trained_tokens: int
-    """Of these, what the learner gets."""
+    """The part of the tokens that the learner gets."""
     updates: int
     """Optimizer steps."""
 
@@ -78,7 +79,7 @@ class PhasePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """Of a decoder as in Llama and Qwen3: what memory depends on."""
+    """What memory depends on, of a decoder as in Llama and Qwen3."""
 
     num_parameters: int
     num_layers: int

@@ -7,7 +7,8 @@ sample is drawn with the same seed.
 import hashlib
 
 _SEED_BITS = 47
-"""Below vLLM's signed 64-bit seeds, with room to add the index of a sample within its request."""
+"""Seeds have fewer bits than vLLM's signed 64, with room to add the index of a sample within its
+request."""
 
 
 def derive_seed(*path: int | str) -> int:

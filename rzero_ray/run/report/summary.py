@@ -82,7 +82,7 @@ def label_accuracy_all(metrics: Sequence[Row], iteration: int) -> float | None:
 
 def votes_saved(metrics: Sequence[Row]) -> float | None:
     """Return the share of the curricula's vote tokens that early stopping spared, as estimated by
-    `step_metrics.curriculum_metrics`; None before the first curriculum."""
+    `phases.metrics.curriculum_metrics`; None before the first curriculum."""
     rows = phase_rows(metrics, "curriculum")
     return _weighted_mean((row.get("vote_tokens_saved_share"), row.get("voted", 0)) for row in rows)
 
