@@ -37,8 +37,8 @@ from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
+    how_it_began,
     is_complete,
-    keys_added_since,
     prepare_run_dir,
 )
 from rzero_ray.run.display import make_display, print_plan
@@ -120,10 +120,10 @@ def _check_and_run(arguments: list[str]) -> None:
 
 
 def _load(arguments: list[str]) -> Config:
-    """Read the configuration; a run that is resumed keeps what held before a key was added."""
+    """Read the configuration; a run that is resumed keeps the method with which it began."""
     config = load_config(arguments)
-    added = keys_added_since(resolve_run_dir(config))
-    return load_config(arguments, held=added) if added else config
+    begun = how_it_began(resolve_run_dir(config))
+    return config if begun is None else load_config(arguments, begun)
 
 
 def _dry_run(config: Config) -> None:

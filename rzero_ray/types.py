@@ -17,6 +17,10 @@ Role = Literal["challenger", "solver"]
 PhaseName = Literal["challenger", "curriculum", "audit", "solver", "drift"]
 VotingRule = Literal["by_value", "official"]
 """How votes are counted; see `voting.VOTING_RULES`."""
+ShareRule = Literal["answered", "all"]
+"""What the majority is a share of; see `voting.MAJORITY_SHARES`."""
+TieRule = Literal["drop", "text"]
+"""What becomes of a question on which two answers have the most votes; see `selection`."""
 RepetitionRule = Literal["symmetric", "official"]
 """How repetition is measured; see `repetition.REPETITION_RULES`."""
 GradingRule = Literal["math", "choice", "text"]
@@ -241,9 +245,8 @@ class Ballot:
     def agreement(self) -> float:
         """The paper's p (section 3.2): `num_agree / num_votes` in [0, 1], 0 without a vote.
 
-        The paper divides by m and does not say what an unreadable answer is. Dividing by the
-        answers that were read makes a truncated answer neither agreement nor disagreement;
-        `answered` tells their share to a filter.
+        The share of the votes that hold an answer. The paper divides by all m votes:
+        `voting.MAJORITY_SHARES` has both.
         """
         return self.num_agree / self.num_votes if self.num_votes else 0.0
 
@@ -251,6 +254,11 @@ class Ballot:
     def answered(self) -> float:
         """Share of samples that hold an answer."""
         return self.num_votes / len(self.answers) if self.answers else 0.0
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether a second distinct answer has as many votes as the label."""
+        return len(self.clusters) > 1 and self.clusters[0][1] == self.clusters[1][1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -315,6 +323,8 @@ class Candidate:
     """The exact answer where the task has an oracle and the question has one."""
     vote_tokens: int = 0
     """Tokens of the votes taken."""
+    tied: bool = False
+    """Whether a second distinct answer has as many votes as the label."""
 
     @property
     def agreement(self) -> float:

@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import combinations, pairwise
 
 from rzero_ray.answers.forms import canonical, plain_number
-from rzero_ray.types import Ballot, VotingRule
+from rzero_ray.types import Ballot, ShareRule, VotingRule
 
 Equivalence = Callable[[str, str], bool]
 """A symmetric "same answer" relation; `equality.equivalent` in production."""
@@ -122,9 +122,9 @@ def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalenc
     difference.
 
     Unreadable answers vote as "None" and count in the denominator; each answer joins the first
-    cluster whose first member it equals (so order matters); any two answers containing "no " are
-    equal; ties go to the cluster seen first. A majority of "None" gives label None, with its
-    agreement, as there.
+    cluster whose first member it equals (so order matters); any two answers containing "no ", in
+    whatever case, are equal; ties go to the cluster seen first. A majority of "None" gives label
+    None, with its agreement, as there.
     """
     counts: dict[str, int] = {}
     for answer in answers:
@@ -145,7 +145,8 @@ def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalenc
 
 
 def _official_same(a: str, b: str, equivalent: Equivalence) -> bool:
-    return a == b or ("no " in a and "no " in b) or equivalent(a, b) or equivalent(b, a)
+    both_say_no = "no " in a.lower() and "no " in b.lower()
+    return a == b or both_say_no or equivalent(a, b) or equivalent(b, a)
 
 
 VOTING_RULES: dict[VotingRule, Callable[[Sequence[str | None], Equivalence], Ballot]] = {
@@ -153,3 +154,26 @@ VOTING_RULES: dict[VotingRule, Callable[[Sequence[str | None], Equivalence], Bal
     "official": majority_vote_official,
 }
 """The vote of each value of `voting.rule`."""
+
+
+def share_of_answered(num_agree: int, num_answered: int, num_votes: int) -> float:
+    """Return the majority's share of the votes that hold an answer, 0 where none does.
+
+    A truncated answer is then neither agreement nor disagreement; a filter or a reward has to look
+    at the share of answered votes by itself (`voting.min_answered`).
+    """
+    return num_agree / num_answered if num_answered else 0.0
+
+
+def share_of_all(num_agree: int, num_answered: int, num_votes: int) -> float:
+    """Return the majority's share of all votes, p = (1/m) sum_j 1{y_j = majority} in the paper
+    (section 3.2): a vote without an answer agrees with nothing."""
+    return num_agree / num_votes if num_votes else 0.0
+
+
+MAJORITY_SHARES: dict[ShareRule, Callable[[int, int, int], float]] = {
+    "answered": share_of_answered,
+    "all": share_of_all,
+}
+"""The share p of each value of `voting.share`, from the votes that agree, the answered ones, and
+all."""

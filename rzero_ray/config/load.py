@@ -9,6 +9,7 @@ arguments, which may not contradict an ablation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,11 +29,25 @@ from rzero_ray.config.sources import (
 from rzero_ray.types import UserError
 
 
-def load_config(arguments: Sequence[str], held: Mapping[str, Any] | None = None) -> Config:
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a run that is resumed began with, so that later versions of the program change nothing.
+
+    Both hold {key path: value}, of keys that matter to what is computed.
+    """
+
+    stored: Mapping[str, Any]
+    """The configuration with which the run began."""
+    added: Mapping[str, Any]
+    """Keys that did not exist then, with their defaults: what the program did before them."""
+
+
+def load_config(arguments: Sequence[str], begun: Begun | None = None) -> Config:
     """Read `conf=NAME|PATH[,...]` and `key.path=value` arguments into a checked `Config`.
 
-    Of several confs a later one wins: `conf=qwen3_4b,labelled_grpo`. Keys that are `held` have that
-    value whatever the files say: those of a run that began before they existed.
+    Of several confs a later one wins: `conf=qwen3_4b,labelled_grpo`. For a run that has `begun`, a
+    preset of the same name says what it said then, and keys that were added since have their
+    defaults; experiments, ablations and arguments are read as ever.
 
     Raises UserError, in one line, for an unknown conf, an unknown key or a bad value.
     """
@@ -51,13 +66,23 @@ def load_config(arguments: Sequence[str], held: Mapping[str, Any] | None = None)
         check_keys(source, name, Config)
     for name, tree in ablations.items():
         _check_not_contradicted(name, tree, override_tree)
-    held_tree = OmegaConf.create()
-    for key, value in (held or {}).items():
-        OmegaConf.update(held_tree, key, value)
-    config = build(Config, preset, experiment, *ablations.values(), held_tree, override_tree)
+    sources_in_order = [preset, experiment, *ablations.values(), override_tree]
+    if begun is not None:
+        same_preset = begun.stored.get("algorithm") == preset_name
+        then = {key: begun.stored[key] for key in leaf_keys(preset) if key in begun.stored}
+        sources_in_order.insert(1, _tree(then if same_preset else {}))
+        sources_in_order.insert(-1, _tree(begun.added))
+    config = build(Config, *sources_in_order)
     check_config(config)
     return config
 
+
+
+def _tree(values: Mapping[str, Any]) -> DictConfig:
+    tree = OmegaConf.create()
+    for key, value in values.items():
+        OmegaConf.update(tree, key, value)
+    return tree
 
 
 def _read_ablation(name: str) -> DictConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rzero_ray.types import RepetitionRule, VotingRule
+from rzero_ray.types import RepetitionRule, ShareRule, TieRule, VotingRule
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class ChallengerConfig:
     question_format: Literal["question_and_answer", "question"] = "question_and_answer"
     """What is well-formed, here and in the curriculum: a tagged question with a boxed answer after
     it (paper), or a tagged question (in effect the official code: `parsing.parse_question`)."""
-    reward: Literal["paper", "official"] = "paper"
-    """`rewards.CHALLENGER_REWARDS`."""
+    reward: Literal["paper", "official", "discounted"] = "paper"
+    """What a question earns from the votes on it (`rewards.CHALLENGER_REWARDS`)."""
     repetition_rule: RepetitionRule = "symmetric"
     """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch."""
     repetition_threshold: float = 0.5
@@ -109,8 +109,9 @@ class CurriculumConfig:
     min_agreement: float = 0.25
     max_agreement: float = 0.75
     """Questions whose majority share lies outside [min, max] are dropped."""
-    min_answered: float = 0.5
-    """Least share of votes that must hold an answer at all."""
+    question_format: Literal["as_trained", "question_and_answer", "question"] = "as_trained"
+    """What is well-formed among the candidates: the same as in training
+    (`challenger.question_format`), or one of its values."""
     filters: Literal["none", "official"] = "none"
     """Further reasons to drop a question; `official`: `selection.officially_refused`."""
     max_per_cluster: int = 0
@@ -130,7 +131,16 @@ class VotingConfig:
     """How the Solver votes, in both phases that vote."""
 
     rule: VotingRule = "by_value"
-    """`voting.VOTING_RULES`. The evaluation's maj@k is always by value."""
+    """How votes are counted (`voting.VOTING_RULES`). The evaluation's maj@k is always by value."""
+    share: ShareRule = "answered"
+    """What the majority is a share of, in the Challenger's reward and in the band: of the votes
+    that hold an answer, or of all (`voting.MAJORITY_SHARES`)."""
+    min_answered: float = 0.5
+    """Least share of votes that must hold an answer: below it a question is dropped from the
+    curriculum, and earns nothing where `challenger.reward=discounted`."""
+    ties: TieRule = "text"
+    """What becomes of a candidate on which two answers have the most votes: it is dropped, or
+    labelled with the one that comes first in text order (first sampled, by the official rule)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-RENAMED_KEYS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {"curriculum.min_answered": "voting.min_answered"}
 """{name before: name now}. A run directory that was made under the old name resumes under the new
 one; a file or an argument with the old name is refused, and told the new one."""

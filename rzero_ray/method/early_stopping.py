@@ -22,29 +22,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from rzero_ray.config.method import CurriculumConfig
-from rzero_ray.method.selection import band_reason
+from rzero_ray.method.selection import Band, band_reason
 from rzero_ray.types import Ballot, VotingRule
 
 NO_VOTE_YET = Ballot(answers=(), label=None, num_agree=0, num_votes=0, may_join=False)
 
 
-def num_next_votes(ballot: Ballot, config: CurriculumConfig) -> int:
+def num_next_votes(ballot: Ballot, band: Band) -> int:
     """Return how many more votes to take on a question now; 0 when what is known is enough.
 
     `ballot` counts the votes taken so far. The number is the least that could decide the outcome,
     so that none is taken in vain, and several are sampled at once where one alone decides nothing.
     """
-    left = config.num_votes - len(ballot.answers)
-    return _num_next_votes(ballot.form_counts, ballot.may_join, left, _band(config))
+    left = band.num_votes - len(ballot.answers)
+    return _num_next_votes(ballot.form_counts, ballot.may_join, left, band)
 
 
-def num_next_votes_in_full(ballot: Ballot, config: CurriculumConfig) -> int:
+def num_next_votes_in_full(ballot: Ballot, band: Band) -> int:
     """Return how many votes are missing: for rules under which nothing is known beforehand."""
-    return config.num_votes - len(ballot.answers)
+    return band.num_votes - len(ballot.answers)
 
 
-NEXT_VOTES: dict[VotingRule, Callable[[Ballot, CurriculumConfig], int]] = {
+NEXT_VOTES: dict[VotingRule, Callable[[Ballot, Band], int]] = {
     "by_value": num_next_votes,
     "official": num_next_votes_in_full,
 }
@@ -56,7 +55,7 @@ def is_decided(
     form_counts: tuple[tuple[int, ...], ...],
     may_join: bool,
     num_left: int,
-    config: CurriculumConfig,
+    band: Band,
 ) -> bool:
     """Say whether all continuations by `num_left` votes have one outcome: kept with one label, or
     dropped for one reason.
@@ -68,14 +67,14 @@ def is_decided(
     sizes = [sum(counts) for counts in form_counts]
     reasons = set()
     for num_answers in range(sum(sizes), sum(sizes) + num_left + 1):
-        reasons |= _reasons(sizes, may_join, num_answers, config)
+        reasons |= _reasons(sizes, may_join, num_answers, band)
         if len(reasons) > 1:
             return False
     return reasons != {None} or _is_label_fixed(form_counts, sizes, may_join, num_left)
 
 
 def _reasons(
-    sizes: list[int], may_join: bool, num_answers: int, config: CurriculumConfig
+    sizes: list[int], may_join: bool, num_answers: int, band: Band
 ) -> set[str | None]:
     """Return the outcomes that are possible with `num_answers` answers in the end.
 
@@ -86,7 +85,7 @@ def _reasons(
     smallest = max(most, min(num_answers, 1))
     joins_all = may_join and num_answers > now
     largest = num_answers if joins_all else most + num_answers - now
-    return {band_reason(size, num_answers, config) for size in (smallest, largest)}
+    return {band_reason(size, num_answers, band) for size in (smallest, largest)}
 
 
 def _is_label_fixed(
@@ -94,8 +93,8 @@ def _is_label_fixed(
 ) -> bool:
     """Say whether the majority's cluster and its most frequent form stay the same.
 
-    A tie is decided by the order of texts, and a text to come may be the smallest: so no rival may
-    draw level.
+    A tie is decided by the order of texts, where a text to come may be the smallest, or drops the
+    question (`voting.ties`): so no rival may draw level.
     """
     if not sizes:
         return False
@@ -105,28 +104,13 @@ def _is_label_fixed(
     return sizes[0] > others + num_left and label > max(rivals, default=0) + num_left
 
 
-_Band = tuple[int, float, float, float]
-"""The part of `CurriculumConfig` on which the outcome of a vote depends."""
-
-
-def _band(config: CurriculumConfig) -> _Band:
-    return config.num_votes, config.min_answered, config.min_agreement, config.max_agreement
-
-
 @lru_cache(maxsize=65_536)
 def _num_next_votes(
-    form_counts: tuple[tuple[int, ...], ...], may_join: bool, num_left: int, band: _Band
+    form_counts: tuple[tuple[int, ...], ...], may_join: bool, num_left: int, band: Band
 ) -> int:
-    num_votes, min_answered, min_agreement, max_agreement = band
-    config = CurriculumConfig(
-        num_votes=num_votes,
-        min_answered=min_answered,
-        min_agreement=min_agreement,
-        max_agreement=max_agreement,
-    )
     for count in range(num_left):
         for continuation in _helpful_continuations(form_counts, count):
-            if is_decided(continuation, may_join, num_left - count, config):
+            if is_decided(continuation, may_join, num_left - count, band):
                 return count
     return num_left
 

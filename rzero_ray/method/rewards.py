@@ -1,17 +1,27 @@
-"""Rewards of the two roles (paper, sections 3.2 and 3.4), and the official code's other ones.
+"""Rewards of the two roles (paper, sections 3.2 and 3.4), the official code's, and ours.
 
-Each has two forms. `challenger_reward` and `solver_reward` are the paper's, and what `paper` and
-`recommended` use; the functions named `official` are what the official code does, for the preset
-`official_code`. `CHALLENGER_REWARDS` and `SOLVER_REWARDS` say which value of the configuration
-names which.
+The formulas are functions of numbers. `CHALLENGER_REWARDS` and `SOLVER_REWARDS` say which one each
+value of the configuration names, and what of a vote goes into it:
+
+    paper        max(0, uncertainty of p - penalty), p = `voting.share` of the votes
+    official     min(p, 1 - p) - penalty, not cut off at 0
+    discounted   max(0, answered share x uncertainty of the answered votes - penalty), and 0 where
+                 fewer than `voting.min_answered` hold an answer: what `recommended` uses
+
+The last is there because a question on which the Solver fails to answer is not one on which its
+answers disagree: two equal answers and eight unanswered votes must not earn the full reward.
 """
 
 from collections.abc import Callable
 from typing import Literal
 
 from rzero_ray.answers.parsing import has_think_format
+from rzero_ray.answers.voting import MAJORITY_SHARES
+from rzero_ray.config.method import ChallengerConfig, VotingConfig
+from rzero_ray.types import Ballot
 
-RewardRule = Literal["paper", "official"]
+RewardRule = Literal["paper", "official", "discounted"]
+SolverRewardRule = Literal["paper", "official"]
 
 MALFORMED_REWARD = 0.0
 """What a question without its tags or its boxed answer earns: the paper's format check."""
@@ -51,6 +61,17 @@ def challenger_reward_official(
     return score - weight * repetition_share
 
 
+def challenger_reward_discounted(
+    agreement: float | None, answered: float, repetition_share: float, weight: float
+) -> float:
+    """Return max(0, answered x uncertainty - weight x share), for the share `answered` of votes
+    that hold an answer and the majority's share `agreement` of those; 0 for a malformed
+    question."""
+    if agreement is None:
+        return MALFORMED_REWARD
+    return max(0.0, answered * uncertainty(agreement) - weight * repetition_share)
+
+
 def solver_reward(answer: str | None, label: str, text: str = "") -> float:
     """Return 1 when the graded answer is the pseudo-label, else 0; `text` does not count."""
     return 1.0 if answer == label else 0.0
@@ -62,13 +83,48 @@ def solver_reward_official(answer: str | None, label: str, text: str = "") -> fl
     return accuracy + OFFICIAL_FORMAT_WEIGHT * has_think_format(text)
 
 
-CHALLENGER_REWARDS: dict[RewardRule, Callable[[float | None, float, float], float]] = {
-    "paper": challenger_reward,
-    "official": challenger_reward_official,
+def _share(ballot: Ballot | None, voting: VotingConfig) -> float | None:
+    """Return the majority's share by `voting.share`; None for a malformed question."""
+    if ballot is None:
+        return None
+    share = MAJORITY_SHARES[voting.share]
+    return share(ballot.num_agree, ballot.num_votes, len(ballot.answers))
+
+
+def _paper(
+    ballot: Ballot | None, repeated: float, settings: ChallengerConfig, voting: VotingConfig
+) -> float:
+    return challenger_reward(_share(ballot, voting), repeated, settings.repetition_weight)
+
+
+def _official(
+    ballot: Ballot | None, repeated: float, settings: ChallengerConfig, voting: VotingConfig
+) -> float:
+    return challenger_reward_official(_share(ballot, voting), repeated, settings.repetition_weight)
+
+
+def _discounted(
+    ballot: Ballot | None, repeated: float, settings: ChallengerConfig, voting: VotingConfig
+) -> float:
+    if ballot is None or ballot.answered < voting.min_answered:
+        return MALFORMED_REWARD
+    return challenger_reward_discounted(
+        ballot.agreement, ballot.answered, repeated, settings.repetition_weight
+    )
+
+
+ChallengerReward = Callable[[Ballot | None, float, ChallengerConfig, VotingConfig], float]
+"""The reward of a question from the votes on it (None when malformed), the share of the batch in
+its cluster, and the settings."""
+
+CHALLENGER_REWARDS: dict[RewardRule, ChallengerReward] = {
+    "paper": _paper,
+    "official": _official,
+    "discounted": _discounted,
 }
 """The reward of each value of `challenger.reward`."""
 
-SOLVER_REWARDS: dict[RewardRule, Callable[[str | None, str, str], float]] = {
+SOLVER_REWARDS: dict[SolverRewardRule, Callable[[str | None, str, str], float]] = {
     "paper": solver_reward,
     "official": solver_reward_official,
 }

@@ -9,20 +9,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from rzero_ray.config.method import CurriculumConfig
-from rzero_ray.types import Candidate, CurriculumItem
+from rzero_ray.answers.voting import MAJORITY_SHARES
+from rzero_ray.config.method import CurriculumConfig, VotingConfig
+from rzero_ray.types import Candidate, CurriculumItem, ShareRule
 
 MALFORMED = "malformed"
 HELD_OUT = "held out"
 WORDS = "refused words"
 UNANSWERED = "mostly unanswered"
+TIED = "two answers tied"
 NO_TRUTH = "no true answer"
 TOO_HARD = "agreement below the band"
 TOO_EASY = "agreement above the band"
 REPEATED = "repeated"
 CROWDED = "cluster is full"
+
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The part of the settings on which the outcome of a vote depends."""
+
+    num_votes: int
+    min_answered: float
+    min_agreement: float
+    max_agreement: float
+    share: ShareRule
+
+    @classmethod
+    def of(cls, curriculum: CurriculumConfig, voting: VotingConfig) -> Band:
+        """Return the band of a configuration."""
+        return cls(
+            num_votes=curriculum.num_votes,
+            min_answered=voting.min_answered,
+            min_agreement=curriculum.min_agreement,
+            max_agreement=curriculum.max_agreement,
+            share=voting.share,
+        )
+
 
 _OFFICIAL_QUESTION_WORDS = ("证明", "box")
 _OFFICIAL_ANSWER_WORDS = ("text",)
@@ -52,37 +78,42 @@ def reason_without_votes(
     return REPEATED if normal in seen else None
 
 
-def reason_by_votes(candidate: Candidate, config: CurriculumConfig) -> str | None:
+def reason_by_votes(
+    candidate: Candidate, config: CurriculumConfig, voting: VotingConfig
+) -> str | None:
     """Return why the votes on a well-formed question are against it, or None when it is kept.
 
-    The band is inclusive and is about the share of votes as `voting.rule` counts them: of answered
-    votes, as in the paper, or of all, as in the official code. Votes that were not taken
-    (`early_stopping`) count as unanswered.
+    The band is inclusive and is about the majority's share of the votes (`voting.share`). Votes
+    that were not taken (`early_stopping`) count as unanswered. A tie inside the band has no
+    majority, so its label would be a matter of the alphabet: `voting.ties` says whether it is kept.
     """
     assert candidate.question is not None
-    reason = band_reason(candidate.num_agree, candidate.num_votes, config)
+    reason = band_reason(candidate.num_agree, candidate.num_votes, Band.of(config, voting))
     if reason == UNANSWERED or candidate.label is None:
         return UNANSWERED
+    if reason is None and candidate.tied and voting.ties == "drop":
+        return TIED
     if config.filters == "official" and officially_refused(candidate.question, candidate.label):
         return WORDS
     return reason
 
 
-def band_reason(num_agree: int, num_answered: int, config: CurriculumConfig) -> str | None:
+def band_reason(num_agree: int, num_answered: int, band: Band) -> str | None:
     """Return why a question is outside the band, or None inside it: `num_agree` of `num_answered`
-    answers are the majority's, of `config.num_votes` samples."""
-    if num_answered == 0 or num_answered / config.num_votes < config.min_answered:
+    answers are the majority's, of `band.num_votes` samples."""
+    if num_answered == 0 or num_answered / band.num_votes < band.min_answered:
         return UNANSWERED
-    agreement = num_agree / num_answered
-    if agreement < config.min_agreement:
+    agreement = MAJORITY_SHARES[band.share](num_agree, num_answered, band.num_votes)
+    if agreement < band.min_agreement:
         return TOO_HARD
-    return TOO_EASY if agreement > config.max_agreement else None
+    return TOO_EASY if agreement > band.max_agreement else None
 
 
 def officially_refused(question: str, label: str) -> bool:
-    """Say whether the official code drops a question for words in it or in its majority answer."""
-    return any(word in question for word in _OFFICIAL_QUESTION_WORDS) or any(
-        word in label for word in _OFFICIAL_ANSWER_WORDS
+    """Say whether the official code drops a question for words in it or in its majority answer,
+    whatever their case."""
+    return any(word in question.lower() for word in _OFFICIAL_QUESTION_WORDS) or any(
+        word in label.lower() for word in _OFFICIAL_ANSWER_WORDS
     )
 
 
@@ -90,6 +121,7 @@ def mark_dropped(
     candidates: Sequence[Candidate],
     earlier: Sequence[Candidate],
     config: CurriculumConfig,
+    voting: VotingConfig,
     normalize: Callable[[str], str],
     heldout: Collection[str],
 ) -> list[Candidate]:
@@ -104,7 +136,7 @@ def mark_dropped(
         normal = None if candidate.question is None else normalize(candidate.question)
         reason = reason_without_votes(
             candidate.question, normal, candidate.truth, config, heldout, seen
-        ) or reason_by_votes(candidate, config)
+        ) or reason_by_votes(candidate, config, voting)
         if normal is not None:
             seen.add(normal)
         marked.append(replace(candidate, dropped=reason))

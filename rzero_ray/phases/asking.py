@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from rzero_ray.answers.parsing import parse_question, parse_strict_question
-from rzero_ray.config.method import CurriculumConfig, SamplingConfig, VotingConfig
+from rzero_ray.config.method import SamplingConfig, VotingConfig
 from rzero_ray.method.early_stopping import NEXT_VOTES, NO_VOTE_YET
+from rzero_ray.method.selection import Band
 from rzero_ray.protocols import Cast
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.seeds import derive_seed
@@ -89,7 +90,7 @@ def vote_in_full(cast: Cast, voting: VotingConfig, num_votes: int) -> TakeVotes:
 def vote_until_decided(
     cast: Cast,
     voting: VotingConfig,
-    curriculum: CurriculumConfig,
+    band: Band,
     is_hopeless: Callable[[str], bool],
 ) -> TakeVotes:
     """Return a vote in portions, until no further one can matter to the curriculum.
@@ -104,7 +105,7 @@ def vote_until_decided(
         votes: list[Completion] = []
         if is_hopeless(question):
             return ballot, 0
-        while count := num_next_votes(ballot, curriculum):
+        while count := num_next_votes(ballot, band):
             votes += await _sample_votes(cast, voting, question, count, seed + len(votes))
             ballot = await cast.judge.vote([vote.text for vote in votes], voting.rule)
         return ballot, _count_tokens(votes)

@@ -84,9 +84,10 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
     rewards_PG = [
         [
             reward(
-                None if attempt.question is None else attempt.ballot.agreement,
+                None if attempt.question is None else attempt.ballot,
                 share,
-                settings.repetition_weight,
+                settings,
+                config.voting,
             )
             for attempt, share in zip(attempts, shares, strict=True)
         ]

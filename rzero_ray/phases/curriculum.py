@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.selection import (
+    Band,
     drop_crowded,
     has_enough,
     kept_items,
@@ -76,7 +77,8 @@ async def sample_candidates(
         return reason_without_votes(question, normal, truth, settings, heldout, seen) is not None
 
     if settings.early_stopping:
-        vote = vote_until_decided(cast, config.voting, settings, is_hopeless)
+        band = Band.of(settings, config.voting)
+        vote = vote_until_decided(cast, config.voting, band, is_hopeless)
     else:
         vote = vote_in_full(cast, config.voting, settings.num_votes)
     groups = await gather_all(
@@ -85,14 +87,20 @@ async def sample_candidates(
             step_seeds(config.seed, step.key, index),
             settings.sampling,
             num_questions=1,
-            parse=QUESTION_PARSERS[config.challenger.question_format],
+            parse=QUESTION_PARSERS[_question_format(config)],
             vote=vote,
         )
         for index in range(min(settings.candidates_per_step, settings.num_candidates - already))
     )
     candidates = [_to_candidate(attempt, task) for (attempt,) in groups]
-    marked = mark_dropped(candidates, earlier, settings, task.normalize, heldout)
+    marked = mark_dropped(candidates, earlier, settings, config.voting, task.normalize, heldout)
     return await _limit_clusters(settings, marked, earlier, cast.judge)
+
+
+def _question_format(config: Config) -> str:
+    """Return the format that candidates must have: in the official code not that of training."""
+    wanted = config.curriculum.question_format
+    return config.challenger.question_format if wanted == "as_trained" else wanted
 
 
 def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
@@ -108,6 +116,7 @@ def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
         dropped=None,
         truth=None if attempt.question is None else task.solve(attempt.question),
         vote_tokens=attempt.vote_tokens,
+        tied=attempt.ballot.is_tied,
     )
 
 

@@ -2,7 +2,8 @@
 
 A run directory goes on under the configuration with which it began. What the program has learned
 since is not held against it: a key that was added takes its default, which is what the program did
-before the key existed; a key that was renamed is found under its new name (`config.renames`).
+before the key existed; a preset that says something else now counts as it was then; a key that was
+renamed is found under its new name (`config.renames`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 
 from rzero_ray.config.checks import check_config
 from rzero_ray.config.config import Config, to_yaml
+from rzero_ray.config.load import Begun
 from rzero_ray.config.renames import RENAMED_KEYS
 from rzero_ray.config.sources import build, flatten, nearest, read_arguments
 from rzero_ray.run.manifest import Manifest
@@ -116,20 +118,17 @@ def load_stored_config(root: Path, overrides: Sequence[tuple[str, str]] = ()) ->
     return config
 
 
-def keys_added_since(root: Path) -> dict[str, Any]:
-    """Return the keys that the run in `root` began without, with the defaults that hold for it.
-
-    Empty for a new run.
-    """
+def how_it_began(root: Path) -> Begun | None:
+    """Return with what the run in `root` began, for `load_config`; None for a new run."""
     if not (root / "manifest.json").exists():
-        return {}
+        return None
     known = flatten(asdict(Config()))
     stored = _read_stored(root, known)
-    return {
-        key: default
-        for key, default in known.items()
-        if key not in stored and not key.startswith(_MAY_CHANGE)
-    }
+    lasting = {key: value for key, value in known.items() if not key.startswith(_MAY_CHANGE)}
+    return Begun(
+        stored={key: value for key, value in stored.items() if key in lasting},
+        added={key: default for key, default in lasting.items() if key not in stored},
+    )
 
 
 def _check_unused(root: Path) -> None:

@@ -18,18 +18,17 @@ from itertools import product
 from pathlib import Path
 
 import ray
-import yaml
 
 from actors.cluster import Cluster
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.voting import majority_vote
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
-from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.early_stopping import NO_VOTE_YET, is_decided, num_next_votes
-from rzero_ray.method.selection import mark_dropped, normal_forms, reason_without_votes
+from rzero_ray.method.selection import Band, mark_dropped, normal_forms, reason_without_votes
 from rzero_ray.phases.curriculum import sample_candidates
 from rzero_ray.protocols import Cast, Task
+from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.parquet import read_records
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import make_task
@@ -87,11 +86,8 @@ def _figures(replay: Replay) -> list[Figure]:
 def _replay_runs(folders: Sequence[Path]) -> Replay:
     replay = Replay()
     for folder in folders:
-        settings = yaml.safe_load((folder / "config.yaml").read_text())
-        known = {key: settings["curriculum"][key] for key in ("num_votes", "labels", "filters")}
-        band = ("min_answered", "min_agreement", "max_agreement")
-        config = CurriculumConfig(**known, **{key: settings["curriculum"][key] for key in band})
-        task = make_task(settings["task"])
+        config = load_stored_config(folder)
+        task = make_task(config.task)
         for iteration in sorted(folder.glob("iteration-*/curriculum")):
             steps = sorted(iteration.glob("step-*/candidates.parquet"))
             _add(replay, [read_records(path, Candidate) for path in steps], config, task)
@@ -99,9 +95,11 @@ def _replay_runs(folders: Sequence[Path]) -> Replay:
 
 
 def _add(
-    replay: Replay, steps: Sequence[Sequence[Candidate]], config: CurriculumConfig, task: Task
+    replay: Replay, steps: Sequence[Sequence[Candidate]], config: Config, task: Task
 ) -> None:
     """Replay the steps of one curriculum, each with what the steps before have asked."""
+    settings, voting = config.curriculum, config.voting
+    band = Band.of(settings, voting)
     heldout = {task.normalize(problem.question) for problem in task.heldout()}
     earlier: list[Candidate] = []
     for full in steps:
@@ -110,10 +108,10 @@ def _add(
         for candidate in full:
             normal = None if candidate.question is None else task.normalize(candidate.question)
             hopeless = reason_without_votes(
-                candidate.question, normal, candidate.truth, config, heldout, seen
+                candidate.question, normal, candidate.truth, settings, heldout, seen
             )
             ballot = NO_VOTE_YET
-            while not hopeless and (count := num_next_votes(ballot, config)):
+            while not hopeless and (count := num_next_votes(ballot, band)):
                 ballot = _count(candidate.answers[: len(ballot.answers) + count])
                 replay.portions += 1
             early.append(_with_ballot(candidate, ballot))
@@ -121,10 +119,10 @@ def _add(
                 replay.questions += 1
                 replay.votes += len(candidate.answers)
                 replay.taken += len(ballot.answers)
-                replay.least += 0 if hopeless else _least_votes(candidate.answers, config)
+                replay.least += 0 if hopeless else _least_votes(candidate.answers, band)
         recounted = [_with_ballot(c, _count(c.answers)) for c in full]
-        marked_full = mark_dropped(recounted, earlier, config, task.normalize, heldout)
-        marked_early = mark_dropped(early, earlier, config, task.normalize, heldout)
+        marked_full = mark_dropped(recounted, earlier, settings, voting, task.normalize, heldout)
+        marked_early = mark_dropped(early, earlier, settings, voting, task.normalize, heldout)
         replay.different += sum(
             (a.dropped, a.label if a.dropped is None else None)
             != (b.dropped, b.label if b.dropped is None else None)
@@ -144,30 +142,25 @@ def _with_ballot(candidate: Candidate, ballot: Ballot) -> Candidate:
         label=ballot.label,
         num_agree=ballot.num_agree,
         num_votes=ballot.num_votes,
+        tied=ballot.is_tied,
     )
 
 
-def _least_votes(answers: Sequence[str | None], config: CurriculumConfig) -> int:
+def _least_votes(answers: Sequence[str | None], band: Band) -> int:
     ballot = _count(answers)
     sizes = tuple(sum(counts) for counts in ballot.form_counts)
-    band = (config.num_votes, config.min_answered, config.min_agreement, config.max_agreement)
     return _smallest_proof(sizes, len(answers) - sum(sizes), band)
 
 
 @cache
-def _smallest_proof(
-    sizes: tuple[int, ...], num_unanswered: int, band: tuple[int, float, float, float]
-) -> int:
+def _smallest_proof(sizes: tuple[int, ...], num_unanswered: int, band: Band) -> int:
     """Return the size of the smallest part of a vote that decides its outcome."""
-    config = CurriculumConfig(
-        num_votes=band[0], min_answered=band[1], min_agreement=band[2], max_agreement=band[3]
-    )
-    least = config.num_votes
+    least = band.num_votes
     for *picked, unanswered in product(*(range(n + 1) for n in (*sizes, num_unanswered))):
         num_picked = sum(picked) + unanswered
         part = tuple((n,) for n in sorted(picked, reverse=True) if n)
-        left = config.num_votes - num_picked
-        if num_picked < least and is_decided(part, False, left, config):
+        left = band.num_votes - num_picked
+        if num_picked < least and is_decided(part, False, left, band):
             least = num_picked
     return least
 

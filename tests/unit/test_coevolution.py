@@ -314,9 +314,8 @@ def test_two_drivers_cannot_share_a_run(config, tmp_path):
 def test_a_curriculum_without_questions_skips_training_but_not_the_iteration(config, tmp_path):
     nothing = replace(
         config,
-        curriculum=replace(
-            config.curriculum, min_agreement=0.5, max_agreement=0.5, min_answered=1.0, num_votes=3
-        ),
+        curriculum=replace(config.curriculum, min_agreement=0.5, max_agreement=0.5, num_votes=3),
+        voting=replace(config.voting, min_answered=1.0),
     )
     attempt = Attempt(nothing, tmp_path)
     attempt.go()

@@ -132,7 +132,7 @@ def test_paper_and_official_code_differ_as_the_table_in_the_readme_says():
         (c.challenger.num_prompts, c.challenger.prompts_per_update, c.solver.num_prompts)
         for c in (paper, official)
     ]
-    assert sizes == [(128, 128, 128), (512, 16, 512)]
+    assert sizes == [(512, 128, 512), (512, 16, 512)]
     bands = [
         (c.curriculum.num_votes, c.curriculum.min_agreement, c.curriculum.max_agreement)
         for c in (paper, official)
@@ -143,6 +143,12 @@ def test_paper_and_official_code_differ_as_the_table_in_the_readme_says():
         for c in (paper, official)
     ]
     assert rules == [("paper", "symmetric", "by_value", "paper"), ("official",) * 4]
+    assert [c.voting.share for c in (paper, official)] == ["all", "answered"]
+    formats = [(c.challenger.question_format, c.curriculum.question_format) for c in (official,)]
+    assert formats == [("question", "question_and_answer")]
+    for config in (paper, official):
+        assert config.challenger.loss.aggregation == config.solver.loss.aggregation
+        assert config.solver.loss.aggregation == "sequence_mean"
     draws = [(c.voting.sampling.top_k, c.curriculum.sampling.top_p) for c in (paper, official)]
     assert draws == [(-1, 0.99), (40, 0.95)]
 

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from rzero_ray.config.method import CurriculumConfig
+from rzero_ray.config.method import CurriculumConfig, VotingConfig
 from rzero_ray.method.selection import (
     CROWDED,
     HELD_OUT,
     MALFORMED,
     NO_TRUTH,
     REPEATED,
+    TIED,
     TOO_EASY,
     TOO_HARD,
     UNANSWERED,
@@ -26,10 +27,11 @@ from rzero_ray.method.selection import (
 )
 from rzero_ray.types import Candidate
 
-PAPER = CurriculumConfig(min_answered=0.0)
-OFFICIAL = CurriculumConfig(
-    num_votes=9, min_agreement=0.3, max_agreement=0.8, min_answered=0.0, filters="official"
-)
+PAPER = CurriculumConfig()
+OFFICIAL = CurriculumConfig(num_votes=9, min_agreement=0.3, max_agreement=0.8, filters="official")
+ALL_COUNT = VotingConfig(min_answered=0.0)
+"""However few votes hold an answer, p is the majority's share of those."""
+HALF = VotingConfig(min_answered=0.5)
 
 
 def candidate(
@@ -48,10 +50,12 @@ def candidate(
     )
 
 
-def reason(item: Candidate, config: CurriculumConfig = PAPER) -> str | None:
+def reason(
+    item: Candidate, config: CurriculumConfig = PAPER, voting: VotingConfig = ALL_COUNT
+) -> str | None:
     return reason_without_votes(
         item.question, item.question, item.truth, config, {"held"}, set()
-    ) or reason_by_votes(item, config)
+    ) or reason_by_votes(item, config, voting)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +83,8 @@ def test_the_official_band_is_three_to_seven_of_nine():
 def test_questions_that_are_mostly_unanswered_are_dropped_where_asked():
     item = candidate(num_agree=2, num_votes=4)
     assert reason(item) is None
-    assert reason(item, replace(PAPER, min_answered=0.5)) == UNANSWERED
-    assert reason(candidate(num_agree=2, num_votes=5), replace(PAPER, min_answered=0.5)) is None
+    assert reason(item, PAPER, HALF) == UNANSWERED
+    assert reason(candidate(num_agree=2, num_votes=5), PAPER, HALF) is None
 
 
 def test_official_words():
@@ -88,6 +92,7 @@ def test_official_words():
     assert officially_refused("证明 x = y", "7")
     assert officially_refused("How far?", r"7 \text{ m}")
     assert not officially_refused("What text is this?", "box")
+    assert officially_refused("A Box of ten.", "7") and officially_refused("How far?", "7 TEXT")
     assert reason(candidate("a box"), OFFICIAL) == WORDS
     assert reason(candidate("a box"), PAPER) is None
 
@@ -103,21 +108,41 @@ def test_labels_are_the_majoritys_or_the_oracles():
 def test_a_question_asked_before_is_a_repeat_even_of_a_dropped_one():
     earlier = [replace(candidate("A"), dropped=TOO_EASY)]
     offered = [candidate("a"), candidate("b", num_agree=9), candidate("B "), candidate(None)]
-    marked = mark_dropped(offered, earlier, PAPER, lambda q: q.strip().lower(), set())
+    marked = mark_dropped(offered, earlier, PAPER, ALL_COUNT, lambda q: q.strip().lower(), set())
     assert [c.dropped for c in marked] == [REPEATED, TOO_EASY, REPEATED, MALFORMED]
 
 
 def test_a_reason_that_needs_no_votes_comes_before_those_that_do():
     earlier = [candidate("a")]
     offered = [candidate("a", num_agree=9), candidate("a", num_agree=0, num_votes=0)]
-    marked = mark_dropped(offered, earlier, PAPER, str, set())
+    marked = mark_dropped(offered, earlier, PAPER, ALL_COUNT, str, set())
     assert [c.dropped for c in marked] == [REPEATED, REPEATED]
 
 
 def test_votes_that_were_not_taken_count_as_unanswered():
-    half = replace(PAPER, min_answered=0.5)
-    assert reason(candidate(num_agree=2, num_votes=4, num_samples=6), half) == UNANSWERED
-    assert reason(candidate(num_agree=3, num_votes=5, num_samples=6), half) is None
+    assert reason(candidate(num_agree=2, num_votes=4, num_samples=6), PAPER, HALF) == UNANSWERED
+    assert reason(candidate(num_agree=3, num_votes=5, num_samples=6), PAPER, HALF) is None
+
+
+def test_the_share_of_all_votes_puts_a_mostly_unanswered_question_below_the_band():
+    """Two equal answers and eight unanswered: 2 of 10, not 2 of 2."""
+    everyone = VotingConfig(share="all", min_answered=0.0)
+    two_of_ten = candidate(num_agree=2, num_votes=2)
+    assert reason(two_of_ten) == TOO_EASY
+    assert reason(two_of_ten, PAPER, everyone) == TOO_HARD
+    assert reason(candidate(num_agree=3, num_votes=3), PAPER, everyone) is None
+    # Votes that were not taken are votes, too: the share is of the ten that were wanted.
+    assert reason(candidate(num_agree=2, num_votes=2, num_samples=4), PAPER, everyone) == TOO_HARD
+
+
+@pytest.mark.parametrize(("num_agree", "expected"), [(5, TIED), (2, TOO_HARD)])
+def test_a_tie_inside_the_band_is_dropped_where_ties_are(num_agree: int, expected: str):
+    tied = replace(candidate(num_agree=num_agree), tied=True)
+    assert reason(tied, PAPER, replace(ALL_COUNT, ties="drop")) == expected
+    assert reason(tied, PAPER, ALL_COUNT) == (None if expected == TIED else expected)
+    assert reason(candidate(num_agree=num_agree), PAPER, replace(ALL_COUNT, ties="drop")) == (
+        None if expected == TIED else expected
+    )
 
 
 def test_a_cluster_takes_so_many_and_no_more_the_earlier_ones_counted():

@@ -10,7 +10,7 @@ import pytest
 
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.voting import majority_vote
-from rzero_ray.config.method import CurriculumConfig
+from rzero_ray.config.method import CurriculumConfig, VotingConfig
 from rzero_ray.method.early_stopping import (
     NEXT_VOTES,
     NO_VOTE_YET,
@@ -18,10 +18,13 @@ from rzero_ray.method.early_stopping import (
     num_next_votes,
     num_next_votes_in_full,
 )
-from rzero_ray.method.selection import reason_by_votes
+from rzero_ray.method.selection import Band, reason_by_votes
 from rzero_ray.types import Ballot, Candidate
 
-PAPER = CurriculumConfig(num_votes=10, min_answered=0.5)
+CURRICULUM = CurriculumConfig(num_votes=10)
+HALF = VotingConfig(min_answered=0.5)
+Rules = tuple[CurriculumConfig, VotingConfig]
+PAPER: Rules = (CURRICULUM, HALF)
 Answer = str | None
 Equivalence = Callable[[str, str], bool]
 
@@ -30,7 +33,7 @@ def ballot_of(answers: Sequence[Answer], same: Equivalence = equivalent) -> Ball
     return majority_vote(answers, same)
 
 
-def outcome(ballot: Ballot, config: CurriculumConfig) -> tuple[str | None, str | None]:
+def outcome(ballot: Ballot, rules: Rules) -> tuple[str | None, str | None]:
     """Return (why dropped, label if kept) by the rules of the curriculum."""
     candidate = Candidate(
         text="",
@@ -42,17 +45,18 @@ def outcome(ballot: Ballot, config: CurriculumConfig) -> tuple[str | None, str |
         num_tokens=0,
         dropped=None,
         truth=None,
+        tied=ballot.is_tied,
     )
-    reason = reason_by_votes(candidate, config)
+    reason = reason_by_votes(candidate, *rules)
     return reason, ballot.label if reason is None else None
 
 
 def take(
-    answers: Sequence[Answer], config: CurriculumConfig, same: Equivalence = equivalent
+    answers: Sequence[Answer], rules: Rules, same: Equivalence = equivalent
 ) -> Ballot:
     """Take votes in portions, as the curriculum does."""
     ballot = NO_VOTE_YET
-    while count := num_next_votes(ballot, config):
+    while count := num_next_votes(ballot, Band.of(*rules)):
         ballot = ballot_of(answers[: len(ballot.answers) + count], same)
     return ballot
 
@@ -62,13 +66,18 @@ def within_one(a: str, b: str) -> bool:
     return a == b or (a[0] == b[0] == "p" and abs(int(a[1:]) - int(b[1:])) <= 1)
 
 
-def bands(num_votes: int) -> list[CurriculumConfig]:
+def bands(num_votes: int) -> list[Rules]:
     base = CurriculumConfig(num_votes=num_votes)
+    everything = replace(base, min_agreement=0.0, max_agreement=1.0)
+    narrow = replace(base, min_agreement=0.5, max_agreement=0.6)
     return [
-        replace(base, min_answered=0.5),
-        replace(base, min_answered=0.0),
-        replace(base, min_answered=0.0, min_agreement=0.0, max_agreement=1.0),
-        replace(base, min_answered=0.8, min_agreement=0.5, max_agreement=0.6),
+        (base, VotingConfig(min_answered=0.5)),
+        (base, VotingConfig(min_answered=0.0)),
+        (everything, VotingConfig(min_answered=0.0)),
+        (narrow, VotingConfig(min_answered=0.8)),
+        (base, VotingConfig(min_answered=0.5, ties="drop")),
+        (base, VotingConfig(min_answered=0.0, share="all")),
+        (everything, VotingConfig(min_answered=0.3, share="all", ties="drop")),
     ]
 
 
@@ -93,14 +102,16 @@ def test_no_sequence_of_votes_ends_otherwise_than_in_full(
             )
 
 
-@pytest.mark.parametrize("config", [PAPER, *bands(10), *bands(9), replace(PAPER, num_votes=25)])
-def test_ten_random_votes_end_as_in_full(config: CurriculumConfig):
+@pytest.mark.parametrize(
+    "config", [PAPER, *bands(10), *bands(9), (replace(CURRICULUM, num_votes=25), HALF)]
+)
+def test_ten_random_votes_end_as_in_full(config: Rules):
     rng = random.Random(0)
     alphabet = ("3", "3.0", "7", "5", "12", None, "50%", "50", "0.5", r"\frac{6}{2}", "6 cm", "6")
     for _ in range(1500):
         some = rng.sample(alphabet, rng.randint(1, 6))
         weights = [rng.random() ** 3 for _ in some]
-        answers = rng.choices(some, weights, k=config.num_votes)
+        answers = rng.choices(some, weights, k=config[0].num_votes)
         assert outcome(take(answers, config), config) == outcome(ballot_of(answers), config)
 
 
@@ -116,7 +127,7 @@ def test_what_is_undecided_can_end_in_two_ways():
         for length in range(5):
             for start in product(alphabet, repeat=length):
                 ballot, left = ballot_of(start, same), 5 - length
-                if is_decided(ballot.form_counts, ballot.may_join, left, config):
+                if is_decided(ballot.form_counts, ballot.may_join, left, Band.of(*config)):
                     continue
                 ends = {
                     outcome(ballot_of([*start, *(x,) * k, *rest[: left - k]], same), config)
@@ -128,18 +139,19 @@ def test_what_is_undecided_can_end_in_two_ways():
 
 
 def test_portions_by_hand():
-    assert num_next_votes(NO_VOTE_YET, PAPER) == 6  # six unanswered leave too few
-    assert num_next_votes(ballot_of(["3"] * 6), PAPER) == 2  # eight of ten is above the band
-    assert num_next_votes(ballot_of(["3"] * 8), PAPER) == 0
-    assert num_next_votes(ballot_of(["3"] * 5 + ["7", "5", "1"]), PAPER) == 0  # 5 to 7 of 10
-    assert num_next_votes(ballot_of(["3"] * 5 + ["7"] * 3), PAPER) == 1  # five against five
-    assert num_next_votes(ballot_of(["50"] * 5 + ["0.5", "0.5", "1"]), PAPER) > 0  # 50% may come
-    assert num_next_votes(ballot_of([None] * 6), PAPER) == 0
-    assert num_next_votes(ballot_of(["3"] * 10), PAPER) == 0
+    band = Band.of(*PAPER)
+    assert num_next_votes(NO_VOTE_YET, band) == 6  # six unanswered leave too few
+    assert num_next_votes(ballot_of(["3"] * 6), band) == 2  # eight of ten is above the band
+    assert num_next_votes(ballot_of(["3"] * 8), band) == 0
+    assert num_next_votes(ballot_of(["3"] * 5 + ["7", "5", "1"]), band) == 0  # 5 to 7 of 10
+    assert num_next_votes(ballot_of(["3"] * 5 + ["7"] * 3), band) == 1  # five against five
+    assert num_next_votes(ballot_of(["50"] * 5 + ["0.5", "0.5", "1"]), band) > 0  # 50% may come
+    assert num_next_votes(ballot_of([None] * 6), band) == 0
+    assert num_next_votes(ballot_of(["3"] * 10), band) == 0
 
 
 def test_other_numbers_of_votes_need_no_long_search():
-    config = replace(PAPER, num_votes=64)
+    config = Band.of(replace(CURRICULUM, num_votes=64), HALF)
     assert num_next_votes(NO_VOTE_YET, config) == 33
     assert num_next_votes(ballot_of(["3"] * 30 + ["7"] * 10), config) >= 1
 
@@ -147,4 +159,4 @@ def test_other_numbers_of_votes_need_no_long_search():
 def test_under_the_official_rule_all_votes_are_taken():
     ballot = replace(NO_VOTE_YET, answers=("3",) * 8)
     assert NEXT_VOTES["official"] is num_next_votes_in_full
-    assert num_next_votes_in_full(ballot, PAPER) == 2
+    assert num_next_votes_in_full(ballot, Band.of(*PAPER)) == 2

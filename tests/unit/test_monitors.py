@@ -125,9 +125,8 @@ def test_an_iteration_without_rollouts_measures_what_there_is(tmp_path):
     config = _config()
     nothing = replace(
         config,
-        curriculum=replace(
-            config.curriculum, min_agreement=0.5, max_agreement=0.5, min_answered=1.0, num_votes=3
-        ),
+        curriculum=replace(config.curriculum, min_agreement=0.5, max_agreement=0.5, num_votes=3),
+        voting=replace(config.voting, min_answered=1.0),
     )
     Attempt(nothing, tmp_path).go()
     row = _rows(tmp_path)[1]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rzero_ray.config.method import ChallengerConfig, VotingConfig
 from rzero_ray.method.advantages import (
     advantages_per_prompt,
     advantages_whole_batch,
@@ -8,12 +9,16 @@ from rzero_ray.method.advantages import (
     normalize_group,
 )
 from rzero_ray.method.rewards import (
+    CHALLENGER_REWARDS,
+    RewardRule,
     challenger_reward,
+    challenger_reward_discounted,
     challenger_reward_official,
     solver_reward,
     solver_reward_official,
     uncertainty,
 )
+from rzero_ray.types import Ballot
 
 
 @pytest.mark.parametrize(
@@ -80,3 +85,45 @@ def test_official_solver_reward_gives_a_tenth_for_tags_that_nobody_asks_for():
     assert solver_reward_official("8", "7", thought) == pytest.approx(0.1)
     assert solver_reward_official(None, "7", "no box") == 0.0
     assert solver_reward("7", "7", thought) == 1.0
+
+
+def ballot(num_agree: int, num_votes: int, num_samples: int = 10) -> Ballot:
+    answers = ("7",) * num_votes + (None,) * (num_samples - num_votes)
+    return Ballot(answers=answers, label="7", num_agree=num_agree, num_votes=num_votes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "voting", "votes", "expected"),
+    [
+        # Two equal answers and eight unanswered: no disagreement, so no reward by any rule of ours.
+        ("paper", VotingConfig(share="all"), ballot(2, 2), 0.4),  # p = 2/10
+        ("paper", VotingConfig(share="answered"), ballot(1, 2), 1.0),  # what it was: p = 1/2
+        ("paper", VotingConfig(share="all"), ballot(1, 2), 0.2),  # p = 1/10
+        ("paper", VotingConfig(share="all"), ballot(5, 10), 1.0),
+        ("discounted", VotingConfig(min_answered=0.0), ballot(1, 2), 0.2),  # 2/10 x 1
+        ("discounted", VotingConfig(min_answered=0.0), ballot(2, 2), 0.0),  # all agree
+        ("discounted", VotingConfig(min_answered=0.5), ballot(1, 2), 0.0),  # too few answered
+        ("discounted", VotingConfig(min_answered=0.5), ballot(4, 8), 0.8),  # 8/10 x 1
+        ("discounted", VotingConfig(min_answered=0.5), ballot(5, 10), 1.0),
+        ("discounted", VotingConfig(), None, 0.0),
+        ("official", VotingConfig(), ballot(5, 10), 0.5),
+        ("official", VotingConfig(), None, -1.0),
+    ],
+)
+def test_what_a_vote_earns(rule: RewardRule, voting: VotingConfig, votes, expected: float):
+    reward = CHALLENGER_REWARDS[rule](votes, 0.0, ChallengerConfig(), voting)
+    assert reward == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rule", CHALLENGER_REWARDS)
+def test_every_reward_subtracts_the_weighted_repetition_share(rule: RewardRule):
+    settings = ChallengerConfig(repetition_weight=0.5)
+    plain, repeated = (
+        CHALLENGER_REWARDS[rule](ballot(5, 10), share, settings, VotingConfig())
+        for share in (0.0, 0.4)
+    )
+    assert plain - repeated == pytest.approx(0.2)
+
+
+def test_a_discounted_reward_is_never_negative():
+    assert challenger_reward_discounted(0.5, 0.6, 0.9, weight=1.0) == 0.0

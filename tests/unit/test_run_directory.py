@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rzero_ray.run import directory
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
-    keys_added_since,
+    how_it_began,
     load_stored_config,
     prepare_run_dir,
 )
@@ -45,6 +46,12 @@ def _figures(path: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(varying)} for row in rows]
 
 
+def _added(root: Path) -> Mapping[str, object]:
+    begun = how_it_began(root)
+    assert begun is not None
+    return begun.added
+
+
 def _set_stored(root: Path, key: str, value: object) -> None:
     tree = yaml.safe_load((root / "config.yaml").read_text())
     *sections, name = key.split(".")
@@ -59,7 +66,7 @@ def _set_stored(root: Path, key: str, value: object) -> None:
 
 
 def test_a_run_directory_of_the_flat_layout_goes_on_to_the_same_figures(stored: Path):
-    attempt = Attempt(load_config([*OVERRIDES, f"run_dir={stored}"]), stored)
+    attempt = Attempt(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
     attempt.go()
     assert attempt.solver.updates[0][0] == "iteration-02/solver/step-003"
     assert not attempt.challenger.updates
@@ -96,7 +103,7 @@ def test_a_key_that_was_added_resumes_at_its_default(stored: Path):
     # As if the key had come after the run began, and a preset had then set a new value.
     _set_stored(stored, "challenger.normalize_std", None)
     arguments = [*OVERRIDES, f"run_dir={stored}"]
-    assert keys_added_since(stored) == {"challenger.normalize_std": True}
+    assert _added(stored)["challenger.normalize_std"] is True
     conf = stored.parent / "later.yaml"
     conf.write_text("challenger:\n  normalize_std: false\n")
     later = ["conf=tiny," + str(conf), *arguments[1:]]
@@ -111,9 +118,24 @@ def test_a_key_that_was_added_resumes_at_its_default(stored: Path):
         check_run_dir(given, stored)
 
 
+def test_a_preset_that_says_something_else_now_counts_as_it_was(stored: Path):
+    arguments = [*OVERRIDES, f"run_dir={stored}"]
+    config = _load(arguments)
+    assert load_config(arguments).challenger.reward == "discounted"
+    assert config.challenger.reward == "paper"  # what `recommended` was when this run began
+    assert config.solver.loss.kl_estimator == "k3"
+    check_run_dir(config, stored)
+    # Another preset is another method: refused, with the key.
+    with pytest.raises(UserError, match="algorithm was recommended, now paper"):
+        check_run_dir(_load([*arguments, "algorithm=paper"]), stored)
+    # So is an argument, or an experiment, that says something else than it did.
+    with pytest.raises(UserError, match=r"solver.num_steps was 3, now 4"):
+        check_run_dir(_load([*arguments, "solver.num_steps=4"]), stored)
+
+
 def test_a_whole_section_that_was_added_resumes_at_its_defaults(stored: Path):
     _set_stored(stored, "pipeline", None)
-    assert keys_added_since(stored) == {"pipeline.staleness": 0}
+    assert _added(stored)["pipeline.staleness"] == 0
     check_run_dir(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
 
 
@@ -218,7 +240,7 @@ def test_with_shared_weights_the_role_that_learned_last_counts(tmp_path: Path):
 def test_a_new_run_directory_has_all_keys(tmp_path: Path):
     config = load_config(OVERRIDES)
     with prepare_run_dir(config, tmp_path):
-        assert keys_added_since(tmp_path) == {}
+        assert _added(tmp_path) == {}
     assert load_stored_config(tmp_path) == config
     shutil.rmtree(tmp_path)
-    assert keys_added_since(tmp_path) == {}
+    assert how_it_began(tmp_path) is None
