@@ -141,7 +141,11 @@ class Task(Protocol):
         ...
 
     def words(self, question: str) -> list[str]:
-        """Return the words over which BLEU compares questions."""
+        """Return the words over which BLEU compares questions, in whatever script they are."""
+        ...
+
+    def words_by_space(self, question: str) -> list[str]:
+        """Return the words that the official code compares: what white space parts."""
         ...
 
     def solve(self, question: str) -> str | None:

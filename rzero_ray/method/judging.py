@@ -56,7 +56,8 @@ class LocalJudge:
         self, questions: Sequence[str], threshold: float, rule: RepetitionRule
     ) -> list[float]:
         """Return per question the share of `questions` in its BLEU cluster."""
-        return REPETITION_RULES[rule](questions, threshold, self._task.words)
+        words = self._task.words_by_space if rule == "official" else self._task.words
+        return REPETITION_RULES[rule](questions, threshold, words)
 
     def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
         """Return per question the number of its BLEU cluster."""

@@ -19,6 +19,7 @@ from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
+from rzero_ray.tasks.words import split_words
 from rzero_ray.types import RepetitionRule
 
 MAX_ORDER = 4
@@ -45,14 +46,15 @@ def bleu_matrix(questions: Sequence[str], tokenize: Tokenizer = str.split) -> np
 
 
 def cluster_shares(
-    questions: Sequence[str], distance_threshold: float, tokenize: Tokenizer = str.split
+    questions: Sequence[str], distance_threshold: float, tokenize: Tokenizer = split_words
 ) -> list[float]:
     """Return for each question the share of the batch, in (0, 1], that lies in its cluster.
 
     Distance is 1 minus the mean of both BLEU directions, because BLEU is not symmetric and the
     paper does not choose; questions with equal tokens are at distance 0 whatever their length.
-    Questions without tokens are alone. Two clusters merge while their average distance is below
-    `distance_threshold` (ValueError when negative or not finite).
+    Words are those of `tasks.words` in every script. Questions without words are alone. Two
+    clusters merge while their average distance is below `distance_threshold` (ValueError when
+    negative or not finite).
     """
     return _shares(_cluster_ids(questions, distance_threshold, tokenize, _symmetric_distances))
 
@@ -63,8 +65,8 @@ def cluster_shares_official(
     """Return what `cluster_shares` does, with the official code's distance: one direction of BLEU,
     the earlier question as hypothesis.
 
-    Depends on the order of the questions, and equal questions of fewer than four tokens do not
-    count as equal.
+    Words are what white space parts. The result depends on the order of the questions, and equal
+    questions of fewer than four words do not count as equal.
     """
     return _shares(_cluster_ids(questions, distance_threshold, tokenize, _official_distances))
 
@@ -77,7 +79,7 @@ REPETITION_RULES: dict[RepetitionRule, Callable[[Sequence[str], float, Tokenizer
 
 
 def cluster_ids(
-    questions: Sequence[str], distance_threshold: float, tokenize: Tokenizer = str.split
+    questions: Sequence[str], distance_threshold: float, tokenize: Tokenizer = split_words
 ) -> list[int]:
     """Return for each question the number of its cluster, by the clusters of `cluster_shares`.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
 
 from rzero_ray.config.config import Config
 from rzero_ray.tasks import arithmetic, prompts
+from rzero_ray.tasks.words import split_words
 from rzero_ray.types import Message, Problem, UserError
-
-_SYMBOLS = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+|\S")
 
 
 class ArithmeticTask:
@@ -38,7 +36,11 @@ class ArithmeticTask:
         return arithmetic.normalize(question)
 
     def words(self, question: str) -> list[str]:
-        return tokenize_symbols(question)
+        return split_words(question)
+
+    def words_by_space(self, question: str) -> list[str]:
+        """Symbols, too: the notation has no spaces at all."""
+        return split_words(question)
 
     def solve(self, question: str) -> str | None:
         return arithmetic.solve(question)
@@ -65,6 +67,9 @@ class MathTask:
         return " ".join(question.split()).casefold()
 
     def words(self, question: str) -> list[str]:
+        return split_words(question)
+
+    def words_by_space(self, question: str) -> list[str]:
         return question.split()
 
     def solve(self, question: str) -> str | None:
@@ -86,12 +91,6 @@ def check_labels(config: Config) -> None:
             f"curriculum.labels=oracle needs a task with an oracle, which task={config.task} has "
             "not; use task=arithmetic or curriculum.labels=majority"
         )
-
-
-def tokenize_symbols(text: str) -> list[str]:
-    """Split into numbers, words and single other symbols, for text without spaces: "12+x=30" has
-    five tokens."""
-    return _SYMBOLS.findall(text)
 
 
 @cache

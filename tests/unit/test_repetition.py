@@ -2,21 +2,26 @@
 
 import random
 import time
+import unicodedata
 import warnings
 from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from sklearn.cluster import AgglomerativeClustering
 
+from rzero_ray.method.judging import LocalJudge
 from rzero_ray.method.repetition import (
     bleu_matrix,
     cluster_ids,
     cluster_shares,
     cluster_shares_official,
 )
-from rzero_ray.tasks.registry import tokenize_symbols
+from rzero_ray.tasks.registry import MathTask
+from rzero_ray.tasks.words import split_words
 
 ODD_QUESTIONS = [
     "",
@@ -131,7 +136,7 @@ def test_clusters_equal_scikit_learn(threshold: float) -> None:
             two_way[i, j] = two_way[j, i] = 1 - (forward + backward) / 2
     for distances, shares in (
         (one_way, cluster_shares_official(questions, threshold)),
-        (two_way, cluster_shares(questions, threshold)),
+        (two_way, cluster_shares(questions, threshold, str.split)),
     ):
         clustering = AgglomerativeClustering(
             n_clusters=None, distance_threshold=threshold, metric="precomputed", linkage="average"
@@ -149,12 +154,12 @@ def test_shares_do_not_depend_on_order() -> None:
     assert cluster_shares([questions[i] for i in order], 0.5) == [shares[i] for i in order]
 
 
-def test_tokenize_symbols() -> None:
-    assert tokenize_symbols("12+x=30") == ["12", "+", "x", "=", "30"]
-    assert tokenize_symbols("3.14 * (a_b)") == ["3.14", "*", "(", "a", "_", "b", ")"]
-    assert tokenize_symbols("求 x!") == ["求", "x", "!"]
-    assert tokenize_symbols(" \n") == []
-    assert cluster_shares(["1+2*3=?", "1+2*3=?", "9-8/7<6"], 0.5, tokenize_symbols)[0] == 2 / 3
+def test_words_of_formulas() -> None:
+    assert split_words("12+x=30") == ["12", "+", "x", "=", "30"]
+    assert split_words("3.14 * (a_b)") == ["3.14", "*", "(", "a", "_", "b", ")"]
+    assert split_words("求 x!") == ["求", "x", "!"]
+    assert split_words(" \n") == []
+    assert cluster_shares(["1+2*3=?", "1+2*3=?", "9-8/7<6"], 0.5, split_words)[0] == 2 / 3
 
 
 def test_paper_size_batch_is_fast() -> None:
@@ -164,3 +169,66 @@ def test_paper_size_batch_is_fast() -> None:
     assert time.perf_counter() - start < BATCH_TIME_LIMIT_S
     assert len(shares) == 2_048
     assert max(shares) > 1 / 2_048
+
+
+TEMPLATES = {
+    "English": "Tom has {} apples and Ann gives him {} more apples, how many does Tom have now?",
+    "Korean": "톰은 사과 {}개를 가지고 있고 앤이 {}개를 더 주었습니다. 톰은 사과가 몇 개입니까?",
+    "Hindi": "टॉम के पास {} सेब हैं और ऐन उसे {} सेब और देती है, अब टॉम के पास कितने सेब हैं?",
+    "Arabic": "لدى توم {} تفاحات وأعطته آن {} تفاحات أخرى، كم تفاحة لدى توم الآن؟",
+    "Chinese": "小明有{}个苹果，小红又给了他{}个苹果，小明现在一共有多少个苹果？",
+    "Japanese": "太郎はりんごを{}個持っています。花子が{}個くれました。今いくつありますか。",
+    "Thai": "ทอมมีแอปเปิ้ล{}ผล แอนให้เขาอีก{}ผล ตอนนี้ทอมมีแอปเปิ้ลกี่ผล",
+    "Lao": "ທອມມີໝາກແອັບເປີ້ນ{}ໜ່ວຍ ແອນໃຫ້ລາວອີກ{}ໜ່ວຍ ດຽວນີ້ທອມມີຈັກໜ່ວຍ",
+    "Khmer": "ថមមានផ្លែប៉ោម{}ផ្លែ អាន់ឱ្យគាត់{}ផ្លែទៀត ឥឡូវថមមានប៉ុន្មានផ្លែ",
+    "Burmese": "တွမ်တွင်ပန်းသီး{}လုံးရှိသည်။ အန်ကသူ့ကိုနောက်ထပ်{}လုံးပေးသည်။ ယခုဘယ်နှစ်လုံးရှိသနည်း။",
+    "a formula": "Solve $x^2+{}x+{}=0$",
+    "a formula alone": "$\\frac{{x}}{{{}}}+{}=7$",
+}
+# The same English in the full-width letters of East Asian keyboards.
+TEMPLATES["full-width"] = "".join(
+    chr(ord(char) + 0xFEE0) if char.isascii() and char.isalpha() else char
+    for char in TEMPLATES["English"]
+)
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_one_template_with_other_numbers_is_one_cluster_in_every_script(template: str) -> None:
+    questions = [template.format(3 + k, 5 + 2 * k) for k in range(20)]
+    assert cluster_shares(questions, 0.5) == [1.0] * 20
+    task = MathTask()
+    assert cluster_shares(questions, 0.5, task.words) == [1.0] * 20
+    assert len(set(cluster_ids(questions, 0.5))) == 1
+
+
+def test_different_questions_are_different_clusters_in_scripts_without_spaces() -> None:
+    questions = [
+        "小明有3个苹果，小红又给了他5个苹果，小明现在一共有多少个苹果？",
+        "一个三角形的三边分别是三、四、五，求它的面积。",
+        "解方程：二次函数的顶点在原点，求系数之和。",
+    ]
+    assert cluster_shares(questions, 0.5) == [1 / 3] * 3
+
+
+def test_the_official_rule_keeps_white_space() -> None:
+    questions = [TEMPLATES["Chinese"].format(k, k + 2) for k in range(4)]
+    assert cluster_shares_official(questions, 0.5) == [1 / 4] * 4
+    judge = LocalJudge(MathTask())
+    assert judge.repetition_shares(questions, 0.5, "official") == [1 / 4] * 4
+    assert judge.repetition_shares(questions, 0.5, "symmetric") == [1.0] * 4
+
+
+def test_words_of_each_kind() -> None:
+    assert split_words("2+2?") == split_words("2 + 2 ?") == ["2", "+", "2", "?"]
+    assert split_words("Don’t stop") == ["Don’t", "stop"]
+    assert split_words("किताब में") == ["किताब", "में"]  # vowel signs stay with their letters
+    assert split_words("多少个？") == ["多", "少", "个", "?"]
+    assert split_words(r"\frac{1}{2}") == [r"\frac", "{", "1", "}", "{", "2", "}"]
+    assert split_words("½ ² ﬁ") == ["1", "⁄", "2", "2", "fi"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=200))
+def test_no_text_but_white_space_is_lost(text: str) -> None:
+    normal = unicodedata.normalize("NFKC", text)
+    assert "".join(split_words(text)) == "".join(normal.split())
