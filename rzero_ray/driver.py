@@ -26,8 +26,8 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
-from rzero_ray.evaluation.answering import evaluate
 from rzero_ray.evaluation.drift.monitor import monitor_drift
+from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
 from rzero_ray.phases.challenger import train_challenger
 from rzero_ray.phases.curriculum import build_curriculum

@@ -32,9 +32,10 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.method import LABELLED_METHODS
-from rzero_ray.evaluation.answering import ProblemScore
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.statistics import bootstrap_interval
-from rzero_ray.run.parquet import read_records, write_text_durably
+from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError
 
@@ -136,8 +137,7 @@ def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
         "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
     }
     problems = {
-        arm: read_records(folder / "evaluation.parquet", ProblemScore)
-        for arm, folder in evaluations.items()
+        arm: read_answered(folder / "evaluation.parquet") for arm, folder in evaluations.items()
     }
     base = np.array([mean(p.correct) for p in problems["base"]])
     budget = config.num_iterations * config.solver.num_steps * _updates_per_step(config)
@@ -152,7 +152,7 @@ def _updates_per_step(config: Config) -> int:
 
 
 def _score(
-    arm: str, seed: int, num_updates: int, scored: Sequence[ProblemScore], base: np.ndarray
+    arm: str, seed: int, num_updates: int, scored: Sequence[AnsweredProblem], base: np.ndarray
 ) -> ArmScore:
     per_problem = np.array([mean(p.correct) for p in scored])
     return ArmScore(

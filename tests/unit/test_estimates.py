@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.benchmarks.scores import powers_of_two, score
 from rzero_ray.evaluation.statistics import bootstrap_interval, exact_interval, pass_at_k
+from tests.unit.builders import answered
 
 NUM_BENCHMARKS = 2000
 
@@ -56,27 +56,6 @@ def test_pass_at_k_is_exact_for_many_samples():
     from math import comb
 
     assert pass_at_k([100], 1000, 100)[0] == pytest.approx(1 - comb(900, 100) / comb(1000, 100))
-
-
-def answered(
-    greedy: str | None, answers: tuple[str | None, ...], majority: str | None
-) -> AnsweredProblem:
-    k = len(answers)
-    return AnsweredProblem(
-        question="q",
-        reference="5",
-        options=(),
-        category="",
-        greedy_text="",
-        greedy_answer=greedy,
-        greedy_truncated=greedy is None,
-        greedy_num_tokens=10,
-        texts=("",) * k,
-        answers=answers,
-        truncated=(False,) * (k - 1) + (True,),
-        num_tokens=np.arange(k, dtype=np.int32),
-        majority=majority,
-    )
 
 
 def test_scores_count_what_they_say():

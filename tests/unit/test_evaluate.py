@@ -16,7 +16,7 @@ from rzero_ray.config.evaluation import (
     load_evaluation_config,
     resolve_output_dir,
 )
-from rzero_ray.evaluation.answering import AnsweredProblem, evaluate
+from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.benchmarks.command import (
     Job,
     Subject,
@@ -35,6 +35,7 @@ from rzero_ray.evaluation.benchmarks.command import (
     run_evaluation,
 )
 from rzero_ray.evaluation.benchmarks.sources import Benchmark
+from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
