@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -32,9 +31,9 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.method import LABELLED_METHODS
-from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
-from rzero_ray.evaluation.statistics import bootstrap_interval
+from rzero_ray.evaluation.scores import difference, score
 from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError
@@ -139,11 +138,10 @@ def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
     problems = {
         arm: read_answered(folder / "evaluation.parquet") for arm, folder in evaluations.items()
     }
-    base = np.array([mean(p.correct) for p in problems["base"]])
     budget = config.num_iterations * config.solver.num_steps * _updates_per_step(config)
     return [
-        _score(arm, seed, 0 if arm == "base" else budget, scored, base)
-        for arm, scored in problems.items()
+        _score(arm, seed, 0 if arm == "base" else budget, answered, problems["base"])
+        for arm, answered in problems.items()
     ]
 
 
@@ -152,18 +150,23 @@ def _updates_per_step(config: Config) -> int:
 
 
 def _score(
-    arm: str, seed: int, num_updates: int, scored: Sequence[AnsweredProblem], base: np.ndarray
+    arm: str,
+    seed: int,
+    num_updates: int,
+    answered: Sequence[AnsweredProblem],
+    base: Sequence[AnsweredProblem],
 ) -> ArmScore:
-    per_problem = np.array([mean(p.correct) for p in scored])
+    of = score(HELDOUT, answered, seed)
+    gain = difference(HELDOUT, answered, base, seed).mean_at_k
     return ArmScore(
         arm=arm,
         seed=seed,
         num_updates=num_updates,
-        greedy=mean([p.greedy_correct for p in scored]),
-        mean=float(per_problem.mean()),
-        interval=bootstrap_interval(per_problem.tolist(), seed=0),
-        gain=float((per_problem - base).mean()),
-        gain_interval=bootstrap_interval((per_problem - base).tolist(), seed=0),
+        greedy=of.greedy.value,
+        mean=of.mean_at_k.value,
+        interval=(of.mean_at_k.low, of.mean_at_k.high),
+        gain=gain.value,
+        gain_interval=(gain.low, gain.high),
     )
 
 

@@ -19,7 +19,7 @@ from rzero_ray.evaluation.answering import (
     problem_messages,
     problem_seed,
 )
-from rzero_ray.evaluation.statistics import bootstrap_interval
+from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Cast
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.parquet import read_records
@@ -49,32 +49,41 @@ async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> Row:
         for index, problem in enumerate(heldout_problems(cast.task))
     )
     run.write(f"iteration-{iteration:02d}/evaluation", answered, AnsweredProblem)
-    return summarize(iteration, answered)
+    return heldout_row(iteration, answered, config.seed)
 
 
-def summarize(iteration: int, answered: Sequence[AnsweredProblem]) -> Row:
+def heldout_row(iteration: int, answered: Sequence[AnsweredProblem], seed: int) -> Row:
     """Return the row of `summary.json`; `iteration` 0 is the base model.
 
-    `mean@k` is over sampled answers, its interval a bootstrap over problems; `cot_share` and
-    `accuracy_given_cot` are over the same sampled answers.
+    Figures and interval are those of the command `evaluate suite=heldout seed=...` with the same
+    seed. Whether an answer has a chain of thought, and how right it is then, is counted over the
+    sampled answers, except for `greedy_cot_share`.
     """
-    k = len(answered[0].answers) if answered else 0
-    per_problem = [mean(problem.correct) for problem in answered]
     cot = [has_chain_of_thought(text) for problem in answered for text in problem.texts]
     correct = [right for problem in answered for right in problem.correct]
     samples = list(zip(correct, cot, strict=True))
-    interval = bootstrap_interval(per_problem, seed=0) if answered else (0.0, 0.0)
     return {
         "iteration": iteration,
         "num_problems": len(answered),
-        "greedy": mean([problem.greedy_correct for problem in answered]),
-        f"mean@{k}": mean(per_problem),
-        f"mean@{k}_ci95": list(interval),
-        f"maj@{k}": mean([problem.majority_correct for problem in answered]),
+        **_accuracy(answered, seed),
         "cot_share": mean(cot),
         "greedy_cot_share": mean([has_chain_of_thought(p.greedy_text) for p in answered]),
         "accuracy_given_cot": mean([right for right, has_cot in samples if has_cot]),
         "accuracy_given_direct": mean([right for right, has_cot in samples if not has_cot]),
+    }
+
+
+def _accuracy(answered: Sequence[AnsweredProblem], seed: int) -> Row:
+    """Return the row's accuracies, which are all 0 for a task without held-out problems."""
+    if not answered:
+        return {"greedy": 0.0, "mean@0": 0.0, "mean@0_ci95": [0.0, 0.0], "maj@0": 0.0}
+    of = score(HELDOUT, answered, seed)
+    k = of.num_samples
+    return {
+        "greedy": of.greedy.value,
+        f"mean@{k}": of.mean_at_k.value,
+        f"mean@{k}_ci95": [of.mean_at_k.low, of.mean_at_k.high],
+        f"maj@{k}": of.maj_at_k.value,
     }
 
 

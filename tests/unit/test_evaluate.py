@@ -35,7 +35,8 @@ from rzero_ray.evaluation.benchmarks.command import (
     run_evaluation,
 )
 from rzero_ray.evaluation.benchmarks.sources import Benchmark
-from rzero_ray.evaluation.heldout import evaluate
+from rzero_ray.evaluation.heldout import evaluate, read_answered
+from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
@@ -200,7 +201,7 @@ def test_records_survive_the_disk(tmp_path: Path):
         assert getattr(again, name) == getattr(rows[0], name)
 
 
-def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Path):
+def test_heldout_is_asked_and_scored_as_in_the_drivers_own_evaluation(tmp_path: Path):
     from rzero_ray.config.load import load_config
 
     config = load_config(["conf=tiny", "seed=7"])
@@ -208,9 +209,9 @@ def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Pat
     prepare_run_dir(config, tmp_path)
     run = Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
     cast = Cast(FakePolicy("challenger"), policies[0], FakeJudge(), ArithmeticTask())
-    asyncio.run(evaluate(config, 0, cast, run))
+    row = asyncio.run(evaluate(config, 0, cast, run))
     (job,) = load_jobs(load_evaluation_config(["model=tiny", "suite=heldout", "seed=7"]))
-    asyncio.run(
+    rows = asyncio.run(
         answer_benchmark(
             job,
             policies[1],
@@ -223,6 +224,11 @@ def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Pat
     )
     asked = [{(r.messages[-1]["content"], r.seed) for r in p.requests} for p in policies]
     assert asked[0] == asked[1] and len(asked[0]) == 360
+    of = score("heldout", rows, seed=7)  # as the command scores them
+    assert (row["greedy"], row["mean@8"]) == (of.greedy.value, of.mean_at_k.value)
+    assert row["mean@8_ci95"] == [of.mean_at_k.low, of.mean_at_k.high]
+    kept = read_answered(tmp_path / "iteration-00/evaluation.parquet")
+    assert [problem.texts for problem in kept] == [problem.texts for problem in rows]
 
 
 def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):

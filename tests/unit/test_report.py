@@ -12,7 +12,7 @@ import pytest
 from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.config import Config
 from rzero_ray.evaluation.answering import AnsweredProblem
-from rzero_ray.evaluation.heldout import summarize
+from rzero_ray.evaluation.heldout import heldout_row
 from rzero_ray.run.clock import Lap, StageClock
 from rzero_ray.run.report.page import write_report
 from rzero_ray.run.report.summary import reading, write_summary
@@ -115,7 +115,7 @@ def iterate(run: Run, iteration: int, scores: list[AnsweredProblem]) -> None:
             | (oracle if run.config.task == "arithmetic" else {}),
         )
     learn(run, iteration, "solver", (0.5, 0.6))
-    run.finish_iteration(iteration, summarize(iteration, scores))
+    run.finish_iteration(iteration, heldout_row(iteration, scores, run.config.seed))
 
 
 def write_candidates(run: Run, step: Step, candidates: list[Candidate]) -> None:
@@ -132,7 +132,7 @@ BETTER = [score((True, True), (True, True)), score((False, False), (False, False
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = make_run(tmp_path / "run")
-    run.finish_iteration(0, summarize(0, BASE))
+    run.finish_iteration(0, heldout_row(0, BASE, seed=0))
     iterate(run, 1, BETTER)
     return run
 
@@ -238,7 +238,7 @@ def test_a_run_that_stopped_half_way(run: Run) -> None:
 
 def test_without_an_oracle_and_without_heldout_problems(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", task="math")
-    run.finish_iteration(0, summarize(0, []))
+    run.finish_iteration(0, heldout_row(0, [], seed=0))
     iterate(run, 1, [])
     summary = write_summary(run)
     assert summary["label_accuracy"] == [None]

@@ -49,13 +49,6 @@ from rzero_ray.evaluation.answering import (
 )
 from rzero_ray.evaluation.benchmarks.judge_model import Opinion, ask_judge, summarize_opinions
 from rzero_ray.evaluation.benchmarks.published import rows_for
-from rzero_ray.evaluation.benchmarks.scores import (
-    BenchmarkScore,
-    Difference,
-    compare,
-    score,
-    to_plain,
-)
 from rzero_ray.evaluation.benchmarks.sources import (
     Benchmark,
     find_suite,
@@ -70,6 +63,7 @@ from rzero_ray.evaluation.benchmarks.tables import (
     score_grid,
 )
 from rzero_ray.evaluation.endpoint import Endpoint
+from rzero_ray.evaluation.scores import BenchmarkScore, Difference, difference, score, to_plain
 from rzero_ray.protocols import Judge, Sampler, Task
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
@@ -234,7 +228,9 @@ def make_report(
     differences: dict[str, Difference] = {}
     if len(subjects) == 2:
         base, model = (answered[subject.label] for subject in subjects)
-        differences = {name: compare(name, model[name], base[name], config.seed) for name in model}
+        differences = {
+            name: difference(name, model[name], base[name], config.seed) for name in model
+        }
     opinions = {
         (job.benchmark.title, subject.label): summarize_opinions(
             read_records(_opinions(subject, job), Opinion)

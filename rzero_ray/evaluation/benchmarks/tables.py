@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rzero_ray.evaluation.benchmarks.published import PublishedRow
-from rzero_ray.evaluation.benchmarks.scores import BenchmarkScore, Difference, Estimate
 from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS, Benchmark
+from rzero_ray.evaluation.scores import BenchmarkScore, Difference
+from rzero_ray.evaluation.statistics import Estimate
 
 Scores = Mapping[str, BenchmarkScore]
 """By benchmark."""

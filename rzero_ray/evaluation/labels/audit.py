@@ -54,7 +54,7 @@ async def audit_labels(
                 AuditedLabel,
                 lambda: ask_oracle(settings, sample, cast.task, cast.judge.grade),
             )
-            figures = audit_figures(settings.oracle, records)
+            figures = audit_figures(settings.oracle, records, config.seed)
         run.finish_step(step, figures)
     _judge(settings, iteration, run)
 
@@ -101,16 +101,17 @@ async def ask_oracle(
     ]
 
 
-def audit_figures(oracle: str, records: Sequence[AuditedLabel]) -> dict[str, Any]:
-    """Return the oracle's part of a row of `metrics.jsonl`."""
-    found = label_accuracy(records)
+def audit_figures(oracle: str, records: Sequence[AuditedLabel], seed: int) -> dict[str, Any]:
+    """Return the oracle's part of a row of `metrics.jsonl`; `seed` is the run's."""
+    found = label_accuracy(records, seed)
+    accuracy = found.accuracy
     return {
         "oracle": oracle,
         "num_questions": len(records),
         "num_right": found.num_right,
         "num_wrong": found.num_wrong,
-        "accuracy": found.accuracy,
-        "accuracy_ci95": None if found.interval is None else list(found.interval),
+        "accuracy": None if accuracy is None else accuracy.value,
+        "accuracy_ci95": None if accuracy is None else [accuracy.low, accuracy.high],
         "unknown_share": found.unknown_share,
     }
 

@@ -19,6 +19,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from rzero_ray.answers.equality import equivalent
@@ -64,11 +65,14 @@ def _audit_run(arguments: list[str]) -> None:
     root, iteration, config = _parse(arguments)
     for number, items in _curricula(root, iteration).items():
         asyncio.run(_audit(config, root, number, items))
-    print("\n".join(tables(root, config.audit.min_accuracy)))
+    print("\n".join(tables(root, config.audit.min_accuracy, config.seed)))
 
 
-def tables(root: Path, min_accuracy: float) -> list[str]:
-    """Return the lines that say what all oracles found in a run, and how far they agree."""
+def tables(root: Path, min_accuracy: float, seed: int) -> list[str]:
+    """Return the lines that say what all oracles found in a run, and how far they agree.
+
+    `seed` is the run's: the intervals are then those of its own audit.
+    """
     found = {oracle: verdicts for oracle in ORACLES if (verdicts := read_verdicts(root, oracle))}
     lines = ["oracle   iteration   right   wrong   unknown   accuracy [95 %]"]
     for oracle, verdicts in found.items():
@@ -76,13 +80,12 @@ def tables(root: Path, min_accuracy: float) -> list[str]:
         if len(rows) > 1:
             rows.append(("all", [record for _, records in rows for record in records]))
         for name, records in rows:
-            accuracy = label_accuracy(records)
-            low, high = accuracy.interval or (None, None)
-            is_low = accuracy.accuracy is not None and accuracy.accuracy < min_accuracy
+            of = label_accuracy(records, seed)
+            value, low, high = (None,) * 3 if of.accuracy is None else astuple(of.accuracy)
+            is_low = value is not None and value < min_accuracy
             lines.append(
-                f"{oracle:<8} {name:>9} {accuracy.num_right:7,} {accuracy.num_wrong:7,} "
-                f"{accuracy.num_unknown:9,}   {decimals(accuracy.accuracy)} "
-                f"[{decimals(low)}, {decimals(high)}]"
+                f"{oracle:<8} {name:>9} {of.num_right:7,} {of.num_wrong:7,} "
+                f"{of.num_unknown:9,}   {decimals(value)} [{decimals(low)}, {decimals(high)}]"
                 f"{f'   warning: below {min_accuracy:g}' if is_low else ''}"
             )
     pairs = list(itertools.combinations(found, 2))
