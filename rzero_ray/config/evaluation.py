@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +22,9 @@ from rzero_ray.config.cluster import (
     ModelConfig,
     RewardConfig,
     SamplerConfig,
+    SamplingSettings,
 )
-from rzero_ray.config.config import Config, resolve_folder
+from rzero_ray.config.config import resolve_folder
 from rzero_ray.config.sources import (
     build,
     check_keys,
@@ -108,12 +109,11 @@ def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
     return config
 
 
-def cluster_config(config: EvaluationConfig, model: str) -> Config:
-    """Return what the cluster needs to know: engines for one model, and reward workers."""
-    return Config(
+def sampling_settings(config: EvaluationConfig, model: str) -> SamplingSettings:
+    """Return what it takes to sample from `model`, which is one of the two that are measured."""
+    return SamplingSettings(
         name="evaluation",
         task=config.task,
-        seed=config.seed,
         model=ModelConfig(
             path=model,
             dtype=config.dtype,
@@ -121,7 +121,7 @@ def cluster_config(config: EvaluationConfig, model: str) -> Config:
             cache_dir=config.cache_dir,
             tiny_seed=config.tiny_seed,
         ),
-        sampler=replace(config.sampler, num_challenger=0),
+        sampler=config.sampler,
         reward=config.reward,
         deadline=config.deadline,
     )

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
-    cluster_config,
     load_evaluation_config,
     resolve_output_dir,
+    sampling_settings,
 )
 from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.benchmarks.command import (
@@ -81,7 +81,7 @@ def test_the_tiny_model_gets_the_settings_of_a_cpu_and_others_those_of_one_gpu()
     )
     real = load_evaluation_config(["model=Qwen/Qwen3-4B-Base"])
     assert (real.task, real.sampler.gpus_per_engine, real.sampler.num_solver) == ("math", 1.0, 1)
-    of_cluster = cluster_config(real, real.model)
+    of_cluster = sampling_settings(real, real.model)
     assert of_cluster.sampler.num_challenger == 0
     assert of_cluster.model.max_model_len == real.max_model_len
     assert resolve_output_dir(real).name == "Qwen-Qwen3-4B-Base-seed0"

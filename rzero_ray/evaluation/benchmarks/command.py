@@ -37,9 +37,9 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import to_yaml
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
-    cluster_config,
     load_evaluation_config,
     resolve_output_dir,
+    sampling_settings,
 )
 from rzero_ray.evaluation.answering import (
     AnsweredProblem,
@@ -141,7 +141,8 @@ def run_evaluation(config: EvaluationConfig, console: Console) -> Report:
     jobs = load_jobs(config)
     subjects = _subjects(config, output)
     for subject in subjects:
-        _check_same_settings(config, subject, find_model(cluster_config(config, subject.path)))
+        found = find_model(sampling_settings(config, subject.path).model)
+        _check_same_settings(config, subject, found)
     write_output_config(config, output)
     _say(console, f"output folder {output}")
     for subject in subjects:
@@ -322,19 +323,19 @@ async def _measure(
     """Have a model answer benchmarks on engines of its own, one benchmark after the other."""
     from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
-    needed = cluster_config(config, subject.path)
+    settings = sampling_settings(config, subject.path)
     if os.environ.get("RAY_ADDRESS") == "local":
-        cluster.check_machine_for_sampling(needed)
+        cluster.check_machine_for_sampling(settings)
     address = cluster.connect_ray()
-    cluster.check_machine_for_sampling(needed)
-    model = obtain_model(needed)
+    cluster.check_machine_for_sampling(settings)
+    model = obtain_model(settings.model)
     _check_same_settings(config, subject, model)
     subject.folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(_settings(config, subject, model), indent=1)
-    write_text_durably(subject.folder / ".settings.json", settings)
+    known = json.dumps(_settings(config, subject, model), indent=1)
+    write_text_durably(subject.folder / ".settings.json", known)
     _say(console, f"{subject.label}: starting engines (Ray at {address})")
     task = make_task(config.task)
-    running = await cluster.start_sampling(needed, model, StageClock())
+    running = await cluster.start_sampling(settings, model, StageClock())
     try:
         for job in jobs:
             await _check_prompts(config, running.prompt_lengths, task, job)
