@@ -1,16 +1,7 @@
-"""What labelled data adds: `python -m rzero_ray compare conf=tiny labelled.path=tiny seeds=0,1,2`.
+"""The command `python -m rzero_ray compare`: what co-evolution and labelled data each add.
 
-Four arms with the same number of Solver updates, each a run of the driver with a run directory of
-its own under `root=` (default `runs/compare-CONF`):
-
-    base                  the model that all start from
-    rzero                 N iterations of co-evolution
-    labelled              N x as many steps on the labelled data as an iteration has
-    rzero_then_labelled   N - 1 iterations of the rzero run, then one's steps on the labels
-
-The last arm starts from a checkpoint of the rzero run, so the comparison costs two runs and a part
-a seed. `method=labelled_sft` imitates the solutions instead of reinforcing the answers. Other
-`key.path=value` arguments go to every arm. Arms that are finished are read, not repeated.
+The arms have the same number of Solver updates. The last one starts from a checkpoint of the
+co-evolution run, so a comparison costs two runs and a part for each seed.
 
 Source: R-Zero, Fig. 4 and Table 4 ("performance amplifier"), where the arms have different budgets.
 """
@@ -38,7 +29,28 @@ from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError
 
-USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1,2] [root=FOLDER] ..."
+HELP = """\
+usage: python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]
+
+Compares R-Zero with learning from labels, with the same number of Solver updates in every arm:
+
+  base                  the model that all arms start from
+  rzero                 N iterations of co-evolution
+  labelled              N times as many steps on the labelled data as an iteration has
+  rzero_then_labelled   N - 1 iterations of the rzero run, then one iteration's steps on the labels
+
+Each arm is a run with a run directory of its own; one that is finished is read, not repeated.
+
+  conf=NAME             preset of the runs
+  labelled.path=FILE    the labelled problems, or tiny for those of task=arithmetic
+  seeds=0,1,2           one comparison for each seed; 0 without it
+  root=FOLDER           where the run directories are, instead of runs/compare-NAME
+  method=labelled_sft   imitate the solutions; labelled_grpo, the default, reinforces the answers
+  num_iterations=N      at least 2, as every other key of a run: it goes to each arm
+
+All keys and their defaults: rzero_ray/config/config.py.
+Output: comparison.md and comparison.json in the root folder.
+Exit codes: 0 done, 1 an arm did not finish, 2 the command or the configuration is wrong."""
 
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 
@@ -66,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     return run_command(
         arguments,
-        lambda: f"usage: {USAGE}\n\n{__doc__}",
+        lambda: HELP,
         lambda given: print_scores(*compare(given)),
         "the same command goes on",
     )

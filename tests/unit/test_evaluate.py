@@ -28,7 +28,6 @@ from rzero_ray.evaluation.benchmarks.command import (
     _subjects,
     _unfinished,
     answer_benchmark,
-    help_text,
     load_jobs,
     main,
     make_report,
@@ -85,14 +84,6 @@ def test_the_tiny_model_gets_the_settings_of_a_cpu_and_others_those_of_one_gpu()
     assert of_cluster.sampler.num_challenger == 0
     assert of_cluster.model.max_model_len == real.max_model_len
     assert resolve_output_dir(real).name == "Qwen-Qwen3-4B-Base-seed0"
-
-
-def test_help_explains_every_key():
-    text = help_text()
-    for key in EvaluationConfig.__dataclass_fields__:
-        assert f"\n  {key}" in text
-    assert "Draw" not in text and "None\n" not in text
-    assert "k of mean@k" in text and "sampler. num_challenger" in text
 
 
 def test_a_mistake_ends_with_code_2_before_anything_starts(

@@ -1,28 +1,13 @@
-"""Measures models on benchmarks: `python -m rzero_ray evaluate model=... suite=... [key=value]`.
-
-Greedy, mean@k by sampling with a seed for each sample, pass@k and maj@k, with 95 % intervals over
-problems; a second model under base= is measured by the same code, and the difference printed. Every
-answer is kept in the output folder, and finished benchmarks there are not repeated:
-
-    config.yaml  summary.json  table.md
-    model/NAME.parquet, base/NAME.parquet     each problem's answers and their marks
-    model/NAME.judge.parquet                  the judge model's verdicts, with endpoint.url=...
-
-Exit codes: 0 done, 1 the evaluation failed, 2 the command, the configuration or a file is wrong.
-"""
+"""The command `python -m rzero_ray evaluate`: measures models on benchmarks. `HELP` says how."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import dataclasses
 import hashlib
-import inspect
 import json
 import logging
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -73,7 +58,29 @@ from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import BenchmarkProblem, SampleRequest, Sampling, UserError
 
-USAGE = "python -m rzero_ray evaluate model=PATH [suite=math] [key=value ...]"
+HELP = """\
+usage: python -m rzero_ray evaluate model=PATH [suite=math] [key=value ...]
+
+Measures a model on benchmarks: greedy, mean@k, pass@k and maj@k, with 95 % intervals over problems.
+Every answer is kept in the output folder, and benchmarks that are finished there are not repeated.
+
+  model=PATH             a folder in Hugging Face format, a hub name, or tiny (the built-in model)
+  base=PATH              a second model, measured by the same code; differences are model minus base
+  suite=math             or general, all, heldout, names with commas between, or a path to a .jsonl
+  task=arithmetic        for a model that was trained from tiny; the others have task=math
+  data_dir=FOLDER        where the benchmarks' files are: NAME.jsonl, .json, .csv or .parquet
+  download=true          fetch a benchmark that is missing from the hub
+  output_dir=FOLDER      instead of evaluations/MODEL-seedN
+  seed=N                 the seed of the sampled answers
+  num_samples=K          sampled answers per problem instead of each benchmark's own number
+  max_problems=N         measure a part of each benchmark, drawn by the seed
+  max_tokens=N           the longest answer
+  sampler.num_solver=N   the number of engines, each on sampler.gpus_per_engine=1.0 GPUs
+  endpoint.url=URL       with endpoint.model=NAME: a judge model's opinion of every greedy answer
+
+All keys and their defaults: rzero_ray/config/evaluation.py. conf=NAME is one of conf/evaluation/.
+Output: table.md, summary.json, config.yaml, and the answers in model/NAME.parquet (and base/).
+Exit codes: 0 done, 1 the evaluation failed, 2 the command, the configuration or a file is wrong."""
 
 _LOG_WIDTH = 170
 """Columns of the tables where no terminal says how wide it is."""
@@ -125,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     return run_command(
         arguments,
-        help_text,
+        lambda: HELP,
         lambda given: run_evaluation(load_evaluation_config(given), make_console(_LOG_WIDTH)),
         "the same command goes on",
     )
@@ -250,42 +257,6 @@ def make_report(
         grids.append(published_grid(benchmarks, scores, published))
     grids += [judge_grid(opinions)] if opinions else []
     return Report(scores, differences, opinions, tuple(grids))
-
-
-def help_text() -> str:
-    """Return what `--help` prints: the keys are read from the configuration itself."""
-    lines = [f"usage: {USAGE}", "", (__doc__ or "").strip(), "", "Keys:"]
-    for field in dataclasses.fields(EvaluationConfig):
-        default = "" if field.default is dataclasses.MISSING else f"={field.default}"
-        if dataclasses.is_dataclass(_default_section(field)):
-            section = type(_default_section(field))
-            keys = ", ".join(key.name for key in dataclasses.fields(section))
-            lines += textwrap.wrap(f"  {field.name}. {keys}", 98, subsequent_indent=" " * 6)
-        else:
-            lines.append(f"  {field.name}{default}")
-        text = _field_docs().get(field.name, "")
-        lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
-
-
-def _default_section(field: dataclasses.Field[Any]) -> Any:
-    factory = field.default_factory
-    return None if factory is dataclasses.MISSING else factory()
-
-
-def _field_docs() -> dict[str, str]:
-    """Return the text under each field of the configuration class."""
-    (tree,) = ast.parse(inspect.getsource(EvaluationConfig)).body
-    assert isinstance(tree, ast.ClassDef)
-    texts: dict[str, str] = {}
-    for node, after in zip(tree.body, tree.body[1:], strict=False):
-        match node, after:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(text))),
-            ):
-                texts[name] = " ".join(text.split())
-    return texts
 
 
 def _subjects(config: EvaluationConfig, output: Path) -> list[Subject]:

@@ -1,16 +1,7 @@
-"""Audit the labels of a run: `python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human`.
+"""The command `python -m rzero_ray audit`: has an oracle judge the labels of a run.
 
-    iteration=N           one iteration; all of them without it
-    num_questions=N       sample per iteration; what the run's configuration says without it
-    min_accuracy=SHARE    below it a line warns
-    endpoint.url=URL endpoint.model=NAME ...   for oracle=openai; the keys of config.EndpointConfig
-
-Works on a finished or a running run; needs no cluster and changes nothing but the audit's own
-files. oracle=human writes the sheets to fill in and, where they exist, reads them back. What an
-oracle has judged is not asked again. Ends with the accuracies of all oracles that have judged this
-run, and how far each two agree.
-
-Exit codes: 0 done, 2 the command or a sheet is wrong.
+It works on a finished or a running run, needs no cluster, and changes nothing but the audit's own
+files. `HELP` says how it is called.
 """
 
 from __future__ import annotations
@@ -51,6 +42,24 @@ from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, UserError
 
 USAGE = "python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"
+HELP = f"""\
+usage: {USAGE}
+
+Has an oracle judge a sample of the questions that a run has kept, and prints how many labels are
+right by each oracle that has judged this run, and how far each two agree. It works on a finished or
+a running run, and changes nothing but the audit's own files. No verdict is asked for twice.
+
+  run_dir=DIR           the run directory
+  oracle=exact          the task's own solver (task=arithmetic)
+  oracle=openai         the model behind endpoint.url=URL, known there as endpoint.model=NAME
+  oracle=human          a person: the first call writes sheets, the next reads them back
+  iteration=N           one iteration instead of all
+  num_questions=N       the sample's size, instead of what the run's config.yaml says
+  min_accuracy=SHARE    warn of an iteration whose share of right labels is lower
+
+All keys and their defaults: AuditConfig and EndpointConfig in rzero_ray/config/audits.py.
+Output: iteration-NN/audit-ORACLE.parquet, and iteration-NN/audit-human.csv for a person.
+Exit codes: 0 done, 2 the command or a sheet is wrong."""
 ORACLES = ("exact", "openai", "human")
 Verdicts = dict[int, list[AuditedLabel]]
 """An oracle's records by iteration."""
@@ -58,7 +67,7 @@ Verdicts = dict[int, list[AuditedLabel]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return run_command(arguments, lambda: f"usage: {USAGE}\n\n{__doc__}", _audit_run)
+    return run_command(arguments, lambda: HELP, _audit_run)
 
 
 def _audit_run(arguments: list[str]) -> None:
