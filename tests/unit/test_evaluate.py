@@ -17,23 +17,19 @@ from rzero_ray.config.evaluation import (
     sampling_settings,
 )
 from rzero_ray.evaluation.answering import AnsweredProblem
-from rzero_ray.evaluation.benchmarks.command import (
+from rzero_ray.evaluation.benchmarks.catalogue import Benchmark
+from rzero_ray.evaluation.benchmarks.command import main, run_evaluation
+from rzero_ray.evaluation.benchmarks.jobs import (
     Job,
     Subject,
-    _check_prompts,
-    _check_same_settings,
-    _done,
-    _records,
-    _settings,
-    _subjects,
-    _unfinished,
-    answer_benchmark,
+    answer_settings,
+    check_same_settings,
     load_jobs,
-    main,
-    make_report,
-    run_evaluation,
+    make_subjects,
+    unfinished,
 )
-from rzero_ray.evaluation.benchmarks.sources import Benchmark
+from rzero_ray.evaluation.benchmarks.measuring import answer_benchmark, check_prompts
+from rzero_ray.evaluation.benchmarks.report import make_report
 from rzero_ray.evaluation.heldout import evaluate, read_answered
 from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Cast
@@ -121,42 +117,43 @@ def _answer(job: Job, skill: float, seed: int = 0) -> list[AnsweredProblem]:
 
 
 def _finish(subject: Subject, job: Job, skill: float) -> None:
-    write_records(_records(subject, job), _answer(job, skill), AnsweredProblem)
-    _done(subject, job).write_text(json.dumps({"problems": job.fingerprint()}))
+    subject.write_answers(job, _answer(job, skill), seconds=1.0)
 
 
 def test_finished_benchmarks_are_not_repeated_and_changed_ones_are_refused(tmp_path: Path):
     config = _config(tmp_path, "suite=amc,bbeh")
-    (subject,) = _subjects(config, resolve_output_dir(config))
+    (subject,) = make_subjects(config, resolve_output_dir(config))
     amc, bbeh = load_jobs(config)
     _finish(subject, amc, 1.0)
-    assert _unfinished(config, subject, [amc, bbeh]) == [bbeh]
+    assert unfinished(subject, [amc, bbeh]) == [bbeh]
     with pytest.raises(UserError, match="are to other problems or of another k"):
-        _unfinished(config, subject, [replace(amc, num_samples=8)])
+        unfinished(subject, [replace(amc, num_samples=8)])
     with pytest.raises(UserError, match="are to other problems"):
-        _unfinished(config, subject, [replace(amc, problems=amc.problems[:2])])
+        unfinished(subject, [replace(amc, problems=amc.problems[:2])])
 
 
 def test_answers_of_other_weights_or_settings_are_refused(tmp_path: Path):
     config = _config(tmp_path)
-    (subject,) = _subjects(config, resolve_output_dir(config))
+    (subject,) = make_subjects(config, resolve_output_dir(config))
     weights = tmp_path / "model.safetensors"
     weights.write_text("1")
-    _check_same_settings(config, subject, tmp_path)  # nothing is there yet
+    check_same_settings(config, subject, tmp_path)  # nothing is there yet
     subject.folder.mkdir(parents=True)
-    (subject.folder / ".settings.json").write_text(json.dumps(_settings(config, subject, tmp_path)))
-    _check_same_settings(config, subject, tmp_path)
-    _check_same_settings(config, subject, None)  # the model is not on this machine
+    (subject.folder / ".settings.json").write_text(
+        json.dumps(answer_settings(config, subject, tmp_path))
+    )
+    check_same_settings(config, subject, tmp_path)
+    check_same_settings(config, subject, None)  # the model is not on this machine
     with pytest.raises(UserError, match="holds answers with seed=0, not 1"):
-        _check_same_settings(replace(config, seed=1), subject, tmp_path)
+        check_same_settings(replace(config, seed=1), subject, tmp_path)
     weights.write_text("22")
     with pytest.raises(UserError, match="holds answers with weights="):
-        _check_same_settings(config, subject, tmp_path)
+        check_same_settings(config, subject, tmp_path)
 
 
 def test_the_report_compares_model_and_base_on_the_same_problems(tmp_path: Path):
     config = _config(tmp_path, "suite=math", "base=Qwen/Qwen3-4B-Base")
-    base, model = _subjects(config, resolve_output_dir(config))
+    base, model = make_subjects(config, resolve_output_dir(config))
     jobs = load_jobs(config)
     for job in jobs:
         _finish(base, job, 0.3)
@@ -230,7 +227,7 @@ def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):
         return [5] * (len(requests) - 1) + [config.max_model_len]
 
     with pytest.raises(UserError, match=r"amc: 1 of 6 prompts fill max_model_len=192; the longest"):
-        asyncio.run(_check_prompts(config, lengths, ArithmeticTask(), job))
+        asyncio.run(check_prompts(config, lengths, ArithmeticTask(), job))
 
 
 def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
@@ -244,7 +241,7 @@ def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
 
 
 def test_benchmark_names_are_plain_file_names():
-    from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS
+    from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS
 
     assert all(isinstance(b, Benchmark) and name == b.name for name, b in BENCHMARKS.items())
 
@@ -297,7 +294,7 @@ def test_the_judge_model_reads_finished_records_once_and_is_reported_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = _config(tmp_path, "suite=amc", "endpoint.url=http://x/v1", "endpoint.model=reader")
-    (subject,) = _subjects(config, resolve_output_dir(config))
+    (subject,) = make_subjects(config, resolve_output_dir(config))
     (job,) = load_jobs(config)
     _finish(subject, job, 1.0)  # all six are right by rule; two of them are 5
     reader = _Reader()

@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark
 from rzero_ray.evaluation.benchmarks.published import PublishedRow
-from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS, Benchmark
 from rzero_ray.evaluation.scores import BenchmarkScore, Difference
 from rzero_ray.evaluation.statistics import Estimate
 
