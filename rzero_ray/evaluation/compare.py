@@ -46,13 +46,14 @@ Each arm is a run with a run directory of its own; one that is finished is read,
   seeds=0,1,2           one comparison for each seed; 0 without it
   root=FOLDER           where the run directories are, instead of runs/compare-NAME
   method=labelled_sft   imitate the solutions; labelled_grpo, the default, reinforces the answers
-  num_iterations=N      at least 2, as every other key of a run: it goes to each arm
+  num_iterations=N      at least 2; like every other key of a run it goes to each arm
 
 All keys and their defaults: rzero_ray/config/config.py.
 Output: comparison.md and comparison.json in the root folder.
 Exit codes: 0 done, 1 an arm did not finish, 2 the command or the configuration is wrong."""
 
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
+"""What is compared; `HELP` says what each of them is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +61,20 @@ class ArmScore:
     """The held-out accuracy of one arm and seed."""
 
     arm: str
+    """One of `ARMS`."""
     seed: int
     num_updates: int
-    """Optimizer steps of the Solver, from the base model on."""
+    """How many optimizer steps the Solver has had since the base model."""
     greedy: float
+    """The accuracy of the greedy answers."""
     mean: float
-    """mean@k."""
+    """The accuracy of the k sampled answers, mean@k."""
     interval: tuple[float, float]
-    """95 %, bootstrap over problems."""
+    """The 95 % interval of `mean`, as the arm's own run reports it."""
     gain: float
-    """mean@k less the base's."""
+    """How far `mean` lies above that of the base."""
     gain_interval: tuple[float, float]
-    """95 %, paired: bootstrap over the problems' differences."""
+    """The 95 % interval of `gain`, over the paired differences of the problems."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
-    """Run what is not finished, write `comparison.{json,md}`; return the scores and k."""
+    """Run what is not finished and write `comparison.{json,md}`; return the scores and k."""
     own, passed = _split(arguments)
     config = load_config(["method=labelled_grpo", *passed])
     if config.num_iterations < 2:

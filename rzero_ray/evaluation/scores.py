@@ -15,7 +15,7 @@ from rzero_ray.run.rows import mean
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkScore:
-    """One model on one benchmark. All shares are in [0, 1]."""
+    """What one model reaches on one benchmark; all shares are in [0, 1]."""
 
     benchmark: str
     num_problems: int

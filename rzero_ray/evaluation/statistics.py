@@ -51,7 +51,7 @@ def estimate_difference(model_P: Sequence[float], base_P: Sequence[float], seed:
 def bootstrap_interval(
     scores_P: Sequence[float], seed: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Return the bootstrap confidence interval of the mean over problems: BCa, with t quantiles.
+    """Return the bootstrap confidence interval of the mean over problems.
 
     `scores_P` holds one mean per problem: samples of one problem are not independent, so whole
     problems are resampled. The mean is that of the population from which the problems are drawn.
@@ -85,7 +85,7 @@ def _resampled_means(scores: NDArray[np.float64], seed: int) -> NDArray[np.float
 
 
 def exact_interval(num_right: int, num: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Clopper-Pearson interval of a share: where a bootstrap sees no spread at all."""
+    """Return the Clopper-Pearson interval of a share; it holds where a bootstrap sees no spread."""
     tail = (1 - confidence) / 2
     low = special.betaincinv(num_right, num - num_right + 1, tail) if num_right else 0.0
     high = special.betaincinv(num_right + 1, num - num_right, 1 - tail) if num_right < num else 1.0

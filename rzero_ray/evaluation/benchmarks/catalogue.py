@@ -29,18 +29,22 @@ Group = Literal["math", "general", "own"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """One benchmark."""
+    """A set of problems, and how they are asked and reported."""
 
     name: str
+    """The name in commands and of files."""
     title: str
+    """The name in tables."""
     group: Group
     read_row: Callable[[Row], BenchmarkProblem]
+    """Makes a problem of a row of the data set."""
     num_samples: int
-    """k where the configuration does not say: enough for a mean of small sets, few for large."""
+    """How many answers are sampled per problem where the configuration does not say: many for small
+    sets, whose mean would else be noise, few for large ones."""
     headline: Literal["greedy", "mean"] = "greedy"
-    """What published tables report of it, and averages are taken over."""
+    """The figure that published tables report of it, and that averages are taken over."""
     hub: tuple[str, str | None, str] = ("", None, "")
-    """(data set, configuration, split) on the hub."""
+    """Where the data set is on the hub: its name, its configuration, and the split."""
 
 
 BENCHMARKS = {
@@ -131,4 +135,4 @@ BENCHMARKS = {
         ),
     )
 }
-"""By name, in the order of tables."""
+"""The benchmarks by name, in the order in which tables show them."""

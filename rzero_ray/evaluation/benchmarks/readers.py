@@ -19,24 +19,27 @@ Row = Mapping[str, Any]
 
 
 class MissingColumnError(Exception):
-    """A row lacks a column; the text names the column and what is there."""
+    """Raised for a row that lacks a column; the text names the column and what is there."""
 
 
 def read_amc(row: Row) -> BenchmarkProblem:
-    """`zwhe99/amc23`: id, question, answer (a float), url."""
+    """Read a row of `zwhe99/amc23`: id, question, answer (a float), url."""
     return _math(
         _text(row, "question", "problem"), _number(_value(row, "answer", "expected_answer"))
     )
 
 
 def read_minerva(row: Row) -> BenchmarkProblem:
-    """`zwhe99/simplerl-minerva-math`: problem, solution, answer, type, idx."""
+    """Read a row of `zwhe99/simplerl-minerva-math`: problem, solution, answer, type, idx."""
     return _math(_text(row, "problem", "question"), _text(row, "answer"))
 
 
 def read_math500(row: Row) -> BenchmarkProblem:
-    """`HuggingFaceH4/MATH-500`: problem, solution, answer, subject, level, unique_id; or the CSV of
-    simple-evals: Question and Answer, of which the second may be a solution with a box."""
+    """Read a row of `HuggingFaceH4/MATH-500`: problem, solution, answer, subject, level, unique_id.
+
+    The CSV of simple-evals has Question and Answer, of which the second may be a solution with a
+    box.
+    """
     answer = _text(row, "answer", "Answer")
     return _math(
         _text(row, "problem", "Question", "question"),
@@ -46,13 +49,13 @@ def read_math500(row: Row) -> BenchmarkProblem:
 
 
 def read_gsm8k(row: Row) -> BenchmarkProblem:
-    """`openai/gsm8k` main: question, answer (a solution, then `#### 1,234`)."""
+    """Read a row of `openai/gsm8k` main: question, answer (a solution, then `#### 1,234`)."""
     answer = _text(row, "answer").rpartition("####")[2].strip().replace(",", "")
     return _math(_text(row, "question"), answer)
 
 
 def read_olympiad(row: Row) -> BenchmarkProblem:
-    """`zwhe99/simplerl-OlympiadBench`: question, final_answer (a list), subfield and others."""
+    """Read a row of `zwhe99/simplerl-OlympiadBench`: question, final_answer (a list), subfield."""
     answers = _list(row, "final_answer")
     if not answers:
         raise MissingColumnError("the column final_answer is empty")
@@ -64,15 +67,20 @@ def read_olympiad(row: Row) -> BenchmarkProblem:
 
 
 def read_aime(row: Row) -> BenchmarkProblem:
-    """`HuggingFaceH4/aime_2024`, `yentinglin/aime_2025`: id, problem, solution, answer, url,
-    year."""
+    """Read a row of `HuggingFaceH4/aime_2024` or `yentinglin/aime_2025`.
+
+    The columns are id, problem, solution, answer, url and year.
+    """
     question = _text(row, "problem", "Problem", "question")
     return _math(question, _number(_value(row, "answer", "Answer", "expected_answer")))
 
 
 def read_mmlu_pro(row: Row) -> BenchmarkProblem:
-    """`TIGER-Lab/MMLU-Pro`: question_id, question, options, answer (a letter), answer_index,
-    cot_content, category, src. Options `N/A` at the end only fill up."""
+    """Read a row of `TIGER-Lab/MMLU-Pro`.
+
+    The columns are question_id, question, options, answer (a letter), answer_index, cot_content,
+    category and src. Options `N/A` at the end only fill up.
+    """
     options = [str(option) for option in _list(row, "options")]
     while options and options[-1] == "N/A":
         options.pop()
@@ -84,8 +92,11 @@ def read_mmlu_pro(row: Row) -> BenchmarkProblem:
 
 
 def read_supergpqa(row: Row) -> BenchmarkProblem:
-    """`m-a-p/SuperGPQA`: uuid, question, options, answer (a text), answer_letter, discipline,
-    field, subfield, difficulty, is_calculation."""
+    """Read a row of `m-a-p/SuperGPQA`.
+
+    The columns are uuid, question, options, answer (a text), answer_letter, discipline, field,
+    subfield, difficulty and is_calculation.
+    """
     options = [str(option) for option in _list(row, "options")]
     if row.get("answer_letter") is None and str(row.get("answer")) in options:
         letter = string.ascii_uppercase[options.index(str(row["answer"]))]
@@ -95,7 +106,7 @@ def read_supergpqa(row: Row) -> BenchmarkProblem:
 
 
 def read_bbeh(row: Row) -> BenchmarkProblem:
-    """`MrLight/bbeh-eval`: question, answer, task; BBEH's own files: input, target."""
+    """Read a row of `MrLight/bbeh-eval`: question, answer, task; BBEH's own have input, target."""
     return BenchmarkProblem(
         question=_text(row, "question", "input"),
         answer=_text(row, "answer", "target"),
@@ -105,7 +116,7 @@ def read_bbeh(row: Row) -> BenchmarkProblem:
 
 
 def read_own(row: Row) -> BenchmarkProblem:
-    """A row of a user's file: question, answer, and options where one is to be chosen.
+    """Read a row of a user's file: question, answer, and options where one is to be chosen.
 
     The answer to a choice is its letter, or the text of one option.
     """
@@ -125,6 +136,7 @@ def _math(question: str, answer: str, category: str = "") -> BenchmarkProblem:
 def _choice(
     question: str, options: Sequence[str], letter: str, category: object
 ) -> BenchmarkProblem:
+    """Return a problem whose answer is the letter of one of its options."""
     letter = letter.strip("() .").upper()
     if len(options) > len(string.ascii_uppercase):
         raise MissingColumnError(f"{len(options)} options are more than there are letters")
@@ -154,6 +166,7 @@ def _value(row: Row, name: str, *aliases: str) -> Any:
 
 
 def _text(row: Row, name: str, *aliases: str) -> str:
+    """Return the column's text, by the first of its names that the row has."""
     return str(_value(row, name, *aliases)).strip()
 
 

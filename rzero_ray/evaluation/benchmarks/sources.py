@@ -27,7 +27,7 @@ _MAX_CSV_FIELD = 10_000_000
 
 
 def find_suite(suite: str) -> list[Benchmark]:
-    """Return the benchmarks of `suite=`. UserError for a name that there is not."""
+    """Return the benchmarks of `suite=`; UserError for a name that no benchmark has."""
     if suite == "all":
         return list(BENCHMARKS.values())
     if suite in ("math", "general"):
@@ -97,7 +97,7 @@ def find_files(benchmark: Benchmark, data_dir: str) -> list[Path]:
 
 
 def read_rows(benchmark: Benchmark, rows: Iterable[Row], source: str) -> list[BenchmarkProblem]:
-    """Return the problems of raw rows. UserError for a row that lacks what it should hold."""
+    """Return the problems of raw rows; UserError for a row that lacks what it should hold."""
     problems = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -110,10 +110,12 @@ def read_rows(benchmark: Benchmark, rows: Iterable[Row], source: str) -> list[Be
 
 
 def _own(name: str, title: str) -> Benchmark:
+    """Return a benchmark that is in no catalogue: the task's problems, or a user's file."""
     return Benchmark(name=name, title=title, group="own", read_row=read_own, num_samples=8)
 
 
 def _read_file(path: Path) -> list[Row]:
+    """Return the rows of a file; UserError when it cannot be read, or holds something else."""
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -138,6 +140,7 @@ def _read_file(path: Path) -> list[Row]:
 
 
 def _read_hub(benchmark: Benchmark, data_dir: str, download: bool) -> Iterable[Row]:
+    """Return the rows of the hub's data set, or of its cache; UserError when there are none."""
     name, configuration, split = benchmark.hub
     # Read once, when the library is imported: offline, it opens no connection at all.
     os.environ["HF_DATASETS_OFFLINE"] = "0" if download else "1"

@@ -10,6 +10,7 @@ from rzero_ray.evaluation.statistics import Estimate, estimate
 from rzero_ray.types import AuditedLabel
 
 RIGHT, WRONG, UNKNOWN = "right", "wrong", "unknown"
+"""The verdicts on a label; it is unknown where the oracle gave no answer that can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +33,19 @@ class LabelAccuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Two oracles on the labels that both judged."""
+    """How two oracles agree on the labels that both could judge."""
 
     counts: Mapping[tuple[str, str], int]
-    """Labels per (first oracle's verdict, second's), the four of `right` and `wrong`."""
+    """How many labels have each pair of verdicts: (the first oracle's, the second's)."""
 
     @property
     def num_labels(self) -> int:
-        """Labels that both judged."""
+        """How many labels both oracles could judge."""
         return sum(self.counts.values())
 
     @property
     def share(self) -> float | None:
-        """Share of equal verdicts."""
+        """The share of labels on which both verdicts are equal."""
         same = self.counts[RIGHT, RIGHT] + self.counts[WRONG, WRONG]
         return same / self.num_labels if self.num_labels else None
 

@@ -62,7 +62,7 @@ Output: iteration-NN/audit-ORACLE.parquet, and iteration-NN/audit-human.csv for 
 Exit codes: 0 done, 2 the command or a sheet is wrong."""
 ORACLES = ("exact", "openai", "human")
 Verdicts = dict[int, list[AuditedLabel]]
-"""An oracle's records by iteration."""
+"""What an oracle has said of a run, by iteration."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,6 +171,7 @@ def _curricula(root: Path, iteration: int | None) -> dict[int, list[CurriculumIt
 async def _audit(
     config: Config, root: Path, iteration: int, items: Sequence[CurriculumItem]
 ) -> None:
+    """Have the oracle judge the labels of one iteration, and keep its verdicts."""
     path = root / record_name(iteration, config.audit.oracle)
     if config.audit.oracle == "human":
         records = await _read_human(config, root, iteration, items)
@@ -217,7 +218,10 @@ async def _judge_row(row: SheetRow) -> AuditedLabel:
 
 
 async def _grade(responses: Sequence[str], reference: str) -> list[str | None]:
-    """As `protocols.Judge.grade`, in this process; LaTeX goes through the killable child."""
+    """Do in this process what `protocols.Judge.grade` does.
+
+    LaTeX is compared in a child process that can be killed.
+    """
     answers = [parse_answer(response) for response in responses]
     return [
         reference if answer is not None and equivalent(answer, reference) else answer
