@@ -37,8 +37,9 @@ from actors.sampling.pool import Engine, SamplerPool
 from actors.sampling.sampler import Sampler
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
-from rzero_ray.config.config import Config
-from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
+from rzero_ray.config.cluster import SamplingSettings
+from rzero_ray.config.config import Config, sampling_settings
+from rzero_ray.config.layout import Layout, engines_alone, resolve_layout
 from rzero_ray.config.method import ChallengerConfig, SolverConfig
 from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
@@ -165,25 +166,25 @@ def check_machine(config: Config, layout: Layout) -> None:
     check_resources(demands(config, layout), _has())
 
 
-def check_machine_for_sampling(config: Config) -> None:
+def check_machine_for_sampling(settings: SamplingSettings) -> None:
     """Raise UserError when engines and reward workers do not fit, as `check_machine` does."""
-    check_resources(sampling_demands(config, disaggregated(config)), _has())
+    check_resources(sampling_demands(settings, engines_alone(settings.sampler)), _has())
 
 
 def _has() -> Mapping[str, float]:
     return ray.cluster_resources() if ray.is_initialized() else local_resources()
 
 
-async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingCluster:
+async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) -> SamplingCluster:
     """Place and start the Solver's engines with the weights of the folder `model`, and the reward
     workers; no learner, so these weights stay."""
-    layout = disaggregated(config)  # without a learner nobody takes turns
-    needed = sampling_demands(config, layout)
-    placement = reserve(needed, config.deadline.placement)
-    launcher = _Launcher(config, layout, placement, needed)
-    workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
+    layout = engines_alone(settings.sampler)
+    needed = sampling_demands(settings, layout)
+    placement = reserve(needed, settings.deadline.placement)
+    launcher = _Launcher(settings, layout, placement, needed)
+    workers = [launcher.reward_worker(k) for k in range(settings.reward.num_workers)]
     engines, _ = await within(
-        config.deadline.start,
+        settings.deadline.start,
         "engines and reward workers to start",
         asyncio.gather(
             launcher.start_engines({"challenger": model, "solver": model}),
@@ -191,10 +192,10 @@ async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingC
         ),
     )
     return SamplingCluster(
-        judge=ClusterJudge(workers, config.deadline.grade, clock),
-        pool=SamplerPool(engines, config.deadline.sample),
+        judge=ClusterJudge(workers, settings.deadline.grade, clock),
+        pool=SamplerPool(engines, settings.deadline.sample),
         num_engines=len(engines),
-        _start_deadline_s=config.deadline.start,
+        _start_deadline_s=settings.deadline.start,
         _actors=[*(engine.actor for engine in engines), *workers],
         _placement=placement,
     )
@@ -215,8 +216,8 @@ async def start_cluster(
     """
     needed = demands(config, layout)
     placement = reserve(needed, config.deadline.placement)
-    launcher = _Launcher(config, layout, placement, needed)
-    learners = [launcher.learner(rank) for rank in range(layout.num_ranks)]
+    launcher = _Launcher(sampling_settings(config), layout, placement, needed)
+    learners = [launcher.learner(rank, config) for rank in range(layout.num_ranks)]
     workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
     engines, *_ = await within(
         config.deadline.start,
@@ -257,15 +258,19 @@ class _Launcher:
     """Creates the actors of one run, each in its reserved bundle, with its name."""
 
     def __init__(
-        self, config: Config, layout: Layout, placement: PlacementGroup, needed: Sequence[Demand]
+        self,
+        settings: SamplingSettings,
+        layout: Layout,
+        placement: PlacementGroup,
+        needed: Sequence[Demand],
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._layout = layout
         self._placement = placement
         self._index = {place: index for index, place in enumerate(bundles(needed))}
         self._demand = {demand.actor: demand for demand in needed}
         # Names are unique to this attempt: actors of one that was killed may still be dying.
-        self._namespace = f"rzero-{config.name}-{uuid.uuid4().hex[:8]}"
+        self._namespace = f"rzero-{settings.name}-{uuid.uuid4().hex[:8]}"
 
     async def start_engines(self, models: Mapping[Role, Path]) -> list[Engine]:
         """Start an engine per demand for one, with its role's model; the caller holds the deadline.
@@ -294,13 +299,13 @@ class _Launcher:
         return engines
 
     def sampler(self, name: str, model: Path) -> ActorHandle:
-        settings = self._config.sampler
+        settings = self._settings.sampler
         on_cpu = settings.gpus_per_engine == 0
         kv_bytes = int(settings.kv_cache_gib * 2**30)
         options = EngineOptions(
             model=str(model),
-            dtype=self._config.model.dtype,
-            max_model_len=self._config.model.max_model_len,
+            dtype=self._settings.model.dtype,
+            max_model_len=self._settings.model.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             kv_cache_bytes=kv_bytes or None,
             gpu_memory_utilization=self._layout.gpu_memory_utilization,
@@ -319,15 +324,15 @@ class _Launcher:
         )
         return cast(ActorHandle, actor.remote(name, options))
 
-    def learner(self, rank: int) -> ActorHandle:
-        settings = self._config.learner
+    def learner(self, rank: int, config: Config) -> ActorHandle:
+        settings = config.learner
         name = f"learner/rank-{rank}"
         on_cpu = settings.gpus_per_rank == 0
         options = LearnerOptions(
             rank=rank,
             world_size=self._layout.num_ranks,
             device="cpu" if on_cpu else "cuda",
-            dtype=self._config.model.dtype,
+            dtype=self._settings.model.dtype,
             zero_stage=settings.zero_stage,
             tokens_per_micro_batch=settings.tokens_per_micro_batch,
             num_threads=settings.threads_per_rank,
@@ -340,13 +345,13 @@ class _Launcher:
         if on_cpu:
             environment["DS_ACCELERATOR"] = "cpu"
         actor = ray.remote(Learner).options(**self._options(name, environment))
-        handle = actor.remote(name, options, self._config.weights, self._config.deadline.sync)
+        handle = actor.remote(name, options, config.weights, config.deadline.sync)
         return cast(ActorHandle, handle)
 
     def reward_worker(self, index: int) -> ActorHandle:
         name = f"reward/worker-{index}"
         actor = ray.remote(RewardWorker).options(**self._options(name, {"OMP_NUM_THREADS": "1"}))
-        return cast(ActorHandle, actor.remote(name, self._config.task))
+        return cast(ActorHandle, actor.remote(name, self._settings.task))
 
     def _options(self, name: str, environment: dict[str, str]) -> dict[str, Any]:
         demand = self._demand[name]

@@ -18,6 +18,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors.waiting import DeadlineError, get_within
+from rzero_ray.config.cluster import RewardConfig, SamplerConfig, SamplingSettings
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout
 from rzero_ray.types import UserError
@@ -54,12 +55,12 @@ def demands(config: Config, layout: Layout) -> list[Demand]:
         )
         for k in range(layout.num_ranks)
     ]
-    return [*_engine_demands(config, layout), *ranks, *_reward_demands(config)]
+    return [*_engine_demands(config.sampler, layout), *ranks, *_reward_demands(config.reward)]
 
 
-def sampling_demands(config: Config, layout: Layout) -> list[Demand]:
+def sampling_demands(settings: SamplingSettings, layout: Layout) -> list[Demand]:
     """Return one entry per actor of an evaluation: engines and reward workers, no learner."""
-    return [*_engine_demands(config, layout), *_reward_demands(config)]
+    return [*_engine_demands(settings.sampler, layout), *_reward_demands(settings.reward)]
 
 
 def bundles(needed: Sequence[Demand]) -> dict[str, dict[str, float]]:
@@ -86,8 +87,7 @@ def _place(layout: Layout, actor: str) -> str:
     return f"device-{actor.rpartition('-')[2]}" if layout.takes_turns else actor
 
 
-def _engine_demands(config: Config, layout: Layout) -> list[Demand]:
-    sampler = config.sampler
+def _engine_demands(sampler: SamplerConfig, layout: Layout) -> list[Demand]:
     on_cpu = sampler.gpus_per_engine == 0
     kv_bytes = int(sampler.kv_cache_gib * 2**30)
     engine_memory = MEMORY_PER_CPU_ENGINE + kv_bytes if on_cpu else 0
@@ -105,8 +105,7 @@ def _engine_demands(config: Config, layout: Layout) -> list[Demand]:
     ]
 
 
-def _reward_demands(config: Config) -> list[Demand]:
-    reward = config.reward
+def _reward_demands(reward: RewardConfig) -> list[Demand]:
     return [
         Demand(actor=name, cpus=reward.cpus_per_worker, gpus=0.0, memory=0, place=name)
         for name in (f"reward/worker-{k}" for k in range(reward.num_workers))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rzero_ray.config.cluster import LayoutKind, WeightBackend
+from rzero_ray.config.cluster import LayoutKind, SamplerConfig, WeightBackend
 from rzero_ray.config.config import Config
 from rzero_ray.types import UserError
 
@@ -94,6 +94,21 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
         gpu_memory_utilization=config.sampler.gpu_memory_utilization,
         weight_backend=backend_of(config, "disaggregated"),
         reason=reason,
+    )
+
+
+def engines_alone(sampler: SamplerConfig) -> Layout:
+    """Return the layout of an evaluation: engines that share with nobody, and no learner."""
+    return Layout(
+        kind="disaggregated",
+        num_challenger=sampler.num_challenger,
+        num_solver=sampler.num_solver,
+        num_ranks=0,
+        gpus_per_engine=sampler.gpus_per_engine,
+        gpus_per_rank=0.0,
+        gpu_memory_utilization=sampler.gpu_memory_utilization,
+        weight_backend="object_store",
+        reason="nothing learns",
     )
 
 

@@ -59,7 +59,7 @@ def run() -> list[Figure]:
 
 def _step_figures() -> list[Figure]:
     config = load_config(["conf=tiny"])
-    model = obtain_model(config)
+    model = obtain_model(config.model)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         seconds = asyncio.run(_step_seconds(config, model))

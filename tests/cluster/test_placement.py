@@ -11,6 +11,7 @@ from ray.cluster_utils import Cluster as Nodes
 
 from actors import cluster
 from actors.placement import demands, reserve
+from rzero_ray.config.config import sampling_settings
 from rzero_ray.config.load import load_config
 
 
@@ -46,7 +47,8 @@ def test_each_gpu_gets_a_rank_and_an_engine_of_each_role(two_nodes: None):
     layout = cluster.choose_layout(config)
     assert layout.describe().startswith("layout colocated: 2 GPUs, the roles on their own would")
     needed = demands(config, layout)
-    launcher = cluster._Launcher(config, layout, reserve(needed, 30.0), needed)
+    settings = sampling_settings(config)
+    launcher = cluster._Launcher(settings, layout, reserve(needed, 30.0), needed)
     actor: Any = ray.remote(Where)
     names = [demand.actor for demand in needed]
     actors = [actor.options(**launcher._options(name, {})).remote() for name in names]

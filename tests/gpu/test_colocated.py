@@ -56,7 +56,7 @@ def test_turns_on_one_gpu(tmp_path: Path):
 
     free: list[tuple[str, int]] = []
     syncs: list[tuple[SyncReport, ProbeReport]] = []
-    base_model = obtain_model(CONFIG)
+    base_model = obtain_model(CONFIG.model)
     models: dict[Role, Path] = {"challenger": base_model, "solver": base_model}
     phase = Phase(
         iteration=1,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.placement import bundles, check_resources, demands, sampling_demands
-from rzero_ray.config.config import Config
-from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
+from rzero_ray.config.config import Config, sampling_settings
+from rzero_ray.config.layout import Layout, disaggregated, engines_alone, resolve_layout
 from rzero_ray.config.load import load_config
 from rzero_ray.types import UserError
 
@@ -132,5 +132,6 @@ def test_a_layout_that_does_not_fit_is_an_error_with_the_table(layout_key: str):
 
 def test_an_evaluation_has_engines_alone():
     config = load_config(["conf=tiny", "layout=colocated"])
-    names = [d.actor for d in sampling_demands(config, disaggregated(config))]
+    layout = engines_alone(config.sampler)
+    names = [d.actor for d in sampling_demands(sampling_settings(config), layout)]
     assert names == ["challenger/sampler-0", "solver/sampler-0", "reward/worker-0"]

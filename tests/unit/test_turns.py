@@ -13,6 +13,7 @@ from actors import cluster
 from actors.placement import demands
 from actors.sampling.pool import Engine
 from actors.turns import NoTurns, SharedDevices
+from rzero_ray.config.config import sampling_settings
 from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
@@ -150,7 +151,8 @@ def test_engines_of_one_gpu_start_one_after_the_other(
     layout = resolve_layout(config, {"GPU": 2.0}) if takes_turns else disaggregated(config)
     log: list[tuple[str, str]] = []
     group: Any = None
-    launcher = cluster._Launcher(config, layout, group, demands(config, layout))
+    settings = sampling_settings(config)
+    launcher = cluster._Launcher(settings, layout, group, demands(config, layout))
 
     def create(name: str, model: Path) -> _Actor:
         log.append((name, "created"))  # the engine itself starts with its actor
