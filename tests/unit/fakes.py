@@ -171,15 +171,16 @@ class FakeJudge:
 
 
 class SilentObserver:
-    """An observer that keeps what it is told."""
+    """An observer that shows nothing and keeps what it is told."""
 
     def __init__(self) -> None:
+        self.phases: list[tuple[int, str, int, int]] = []
         self.rows: list[dict] = []
         self.evaluations: list[dict] = []
         self.notes: list[str] = []
 
     def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        pass
+        self.phases.append((iteration, phase, num_steps, num_done))
 
     def finish_step(self, row: dict) -> None:
         self.rows.append(row)

@@ -20,17 +20,9 @@ from rzero_ray.run.report.summary import reading, write_summary
 from rzero_ray.run.run import Run
 from rzero_ray.types import Candidate, PhaseName, Step
 from tests.unit.builders import answered
+from tests.unit.fakes import SilentObserver
 
 EVIL = "<script>alert(1)</script><img src=https://evil.example/x.png>\u202e\x1b[31m"
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None: ...
-    def finish_step(self, row: dict[str, Any]) -> None: ...
-    def finish_iteration(self, row: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 class FixedClock(StageClock):
@@ -53,7 +45,7 @@ def make_run(root: Path, task: str = "arithmetic") -> Run:
         name="fake", task=task, run_dir=str(root), num_iterations=2, eval=EvalConfig(num_samples=2)
     )
     prepare_run_dir(config, root)
-    return Run(config, root, Path("/models/base"), FixedClock(), Silent())
+    return Run(config, root, Path("/models/base"), FixedClock(), SilentObserver())
 
 
 def score(correct: tuple[bool, bool], cot: tuple[bool, bool]) -> AnsweredProblem:
