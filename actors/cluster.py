@@ -32,6 +32,7 @@ from actors.placement import (
     sampling_demands,
 )
 from actors.policy import ClusterPolicy
+from actors.process import engine_environment
 from actors.sampling.options import EngineOptions, LearnerOptions, PhaseOptions
 from actors.sampling.pool import Engine, SamplerPool
 from actors.sampling.sampler import Sampler
@@ -369,26 +370,6 @@ def _engine_names(layout: Layout) -> list[tuple[Role, str]]:
         ("challenger", f"challenger/sampler-{k}") for k in range(layout.num_challenger)
     ]
     return challengers + [("solver", f"solver/sampler-{k}") for k in range(layout.num_solver)]
-
-
-def engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:
-    """Return what an engine's processes find in their environment from the start."""
-    environment = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if on_cpu:
-        environment |= {
-            # vLLM would pin every engine of a machine to the same core.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # One process beside the actor instead of two.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": str(num_threads),
-            # Huge pages: half of a reload is page faults otherwise.
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        }
-    return environment
 
 
 def _probe_requests(task: Task) -> list[SampleRequest]:

@@ -12,8 +12,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.imports import large_imports
-from actors.ports import free_port
+from actors.process import free_port, large_imports
 from actors.sampling.options import LearnerOptions, PhaseOptions
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport

@@ -12,7 +12,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.imports import large_imports
+from actors.process import large_imports
 from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import PackedCompletions, pack
 from actors.weights.buckets import BucketLayout

@@ -28,7 +28,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from actors.ports import free_port
+from actors.process import free_port
 from actors.waiting import get_within
 from actors.weights.transport import WeightSource, WeightTransport
 from rzero_ray.types import SyncReport

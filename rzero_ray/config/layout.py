@@ -136,7 +136,6 @@ def uses_gpus(config: Config) -> bool:
     return min(config.learner.gpus_per_rank, config.sampler.gpus_per_engine) > 0
 
 
-
 def backend_of(config: Config, layout: LayoutKind) -> WeightBackend:
     """Return the weight backend that `weights.backend` stands for, or raise UserError.
 

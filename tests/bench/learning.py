@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
     os.environ["DS_ACCELERATOR"] = "cpu"
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
-from actors.ports import free_port
+from actors.process import free_port
 from actors.sampling.options import LearnerOptions, PhaseOptions
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
