@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.judge import ClusterJudge, RewardWorker
 from actors.learning.learner import Learner
+from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.placement import (
     Demand,
     bundles,
@@ -33,7 +34,7 @@ from actors.placement import (
 )
 from actors.policy import ClusterPolicy
 from actors.process import engine_environment
-from actors.sampling.options import EngineOptions, LearnerOptions, PhaseOptions
+from actors.sampling.options import EngineOptions
 from actors.sampling.pool import Engine, SamplerPool
 from actors.sampling.sampler import Sampler
 from actors.turns import Holder, NoTurns, SharedDevices, Turns

@@ -12,7 +12,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.sampling.options import PhaseOptions
+from actors.learning.options import PhaseOptions
 from actors.sampling.pool import Engine, SamplerPool
 from actors.turns import Turns
 from actors.waiting import within

@@ -12,8 +12,8 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
+from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.process import free_port, large_imports
-from actors.sampling.options import LearnerOptions, PhaseOptions
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
@@ -111,7 +111,7 @@ def _make_transport(
 ) -> WeightTransport:
     """Return a learner rank's end of a backend."""
     if backend == "object_store":
-        from actors.weights.transport import ObjectStoreTransport
+        from actors.weights.object_store import ObjectStoreTransport
 
         return ObjectStoreTransport(rank, dtype, bucket_bytes, deadline_s)
     # Imports vLLM, which a learner without GPUs does not need: it takes seconds.

@@ -16,7 +16,7 @@ import ray
 import torch
 
 from actors.sampling.options import EngineOptions
-from actors.weights.transport import ObjectStoreTransport
+from actors.weights.object_store import ObjectStoreTransport
 from rzero_ray.types import SyncReport
 from tests.bench import engines
 from tests.bench.harness import Figure, dtype, median_seconds, tiny_model

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
-from actors.sampling.options import PhaseOptions
 from actors.sampling.pool import Engine, SamplerPool
 from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config
