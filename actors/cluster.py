@@ -20,6 +20,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.judge import ClusterJudge, RewardWorker
+from actors.learning.group import LearnerGroup
 from actors.learning.learner import Learner
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.placement import (
@@ -70,6 +71,7 @@ class Cluster:
     challenger: ClusterPolicy
     solver: ClusterPolicy
     judge: ClusterJudge
+    learner: LearnerGroup
     pool: SamplerPool
     _actors: list[ActorHandle]
     _placement: PlacementGroup
@@ -218,7 +220,9 @@ async def start_cluster(
     needed = demands(config, layout)
     placement = reserve(needed, config.deadline.placement)
     launcher = _Launcher(config, layout, placement, needed)
-    learners = [launcher.learner(rank) for rank in range(layout.num_ranks)]
+    learner = LearnerGroup(
+        [launcher.learner(rank) for rank in range(layout.num_ranks)], config.deadline
+    )
     workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
     engines, *_ = await within(
         config.deadline.start,
@@ -226,10 +230,10 @@ async def start_cluster(
         asyncio.gather(
             launcher.start_engines(models),
             asyncio.gather(*(worker.start.remote() for worker in workers)),
-            _join_learners(learners),
+            learner.join(),
         ),
     )
-    actors = [engine.actor for engine in engines] + learners + workers
+    actors = [engine.actor for engine in engines] + learner.ranks + workers
     pool = SamplerPool(engines, config.deadline.sample)
     probes: list[NDArray[np.int32]] = await within(
         config.deadline.start,
@@ -239,16 +243,17 @@ async def start_cluster(
 
     turns: Turns = NoTurns()
     if layout.takes_turns:
-        turns = SharedDevices(engines, learners, config.deadline.sync, clock, on_turn)
+        turns = SharedDevices(engines, learner, config.deadline.sync, clock, on_turn)
 
     def policy(role: Role, settings: ChallengerConfig | SolverConfig) -> ClusterPolicy:
         options = PhaseOptions.of(settings)
-        return ClusterPolicy(role, config, options, pool, learners, turns, probes, clock, on_sync)
+        return ClusterPolicy(role, config, options, pool, learner, turns, probes, clock, on_sync)
 
     return Cluster(
         challenger=policy("challenger", config.challenger),
         solver=policy("solver", config.solver),
         judge=ClusterJudge(workers, config.deadline.grade, clock),
+        learner=learner,
         pool=pool,
         _actors=actors,
         _placement=placement,
@@ -382,11 +387,3 @@ def _probe_requests(task: Task) -> list[SampleRequest]:
     return [
         SampleRequest(messages=chat, num_samples=1, seed=0, sampling=sampling) for chat in chats
     ]
-
-
-async def _join_learners(learners: Sequence[ActorHandle]) -> None:
-    """Have the ranks meet at rank 0; the caller holds the deadline."""
-    meeting_point: Any = learners[0].address.remote()
-    address, port = await meeting_point
-    joined: list[Any] = [learner.join.remote(address, port) for learner in learners]
-    await asyncio.gather(*joined)

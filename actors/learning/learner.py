@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """One rank. Every rank gets the same calls in the same order."""
+    """One rank. Every rank gets the same calls in the same order (`actors.learning.group`)."""
 
     def __init__(
         self, name: str, options: LearnerOptions, weights: WeightSyncConfig, deadline_s: float
@@ -54,12 +54,9 @@ class Learner:
         self._learner = DeepSpeedLearner(self._options, master_address, master_port)
         return os.getpid()
 
-    def start_phase(
-        self, phase: Phase, options: PhaseOptions, engines: Sequence[ActorHandle]
-    ) -> None:
-        """Take up a role, whose weights go to `engines` from now on."""
+    def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
+        """Take up a role."""
         self._ready().start_phase(phase, options)
-        self._transport.connect(engines)
 
     def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
         """Learn from one step's rollouts."""
@@ -69,9 +66,9 @@ class Learner:
         """Learn from one step's demonstrations."""
         return self._ready().imitate(demonstrations)
 
-    def publish(self, version: str) -> SyncReport | None:
-        """Load the weights into the connected engines; a report on rank 0."""
-        return self._transport.publish(self._ready(), version)
+    def publish(self, version: str, engines: Sequence[ActorHandle]) -> SyncReport | None:
+        """Load the weights into `engines`; a report on rank 0."""
+        return self._transport.publish(self._ready(), version, engines)
 
     def prompt_logprobs(self, prompts: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first."""

@@ -33,28 +33,19 @@ class ObjectStoreTransport(WeightTransport):
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._bucket_bytes = bucket_bytes
         self._deadline_s = deadline_s
-        self._nodes: dict[str, list[ActorHandle]] = {}
-        """The samplers of each node; the first stages for the others."""
+        self._nodes: dict[ActorHandle, str] = {}
+        """Where each sampler of the last publication runs."""
 
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
-        self._nodes = {}
-        if self._rank == 0:
-            for engine in engines:
-                self.add_engine(engine)
-
-    def add_engine(self, engine: ActorHandle) -> None:
-        (node,) = get_within(self._deadline_s, "a sampler's node", [engine.node_id.remote()])
-        self._nodes.setdefault(node, []).append(engine)
-
-    def publish(self, source: WeightSource, version: str) -> SyncReport | None:
+    def publish(
+        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+    ) -> SyncReport | None:
         start = time.monotonic()
         if self._rank != 0:
             for _ in source:
                 pass
             return None
-        deliveries = [_Delivery(engines) for engines in self._nodes.values()]
-        num_engines = sum(map(len, self._nodes.values()))
-        what = f"{num_engines} engines to load weights {version}"
+        deliveries = [_Delivery(neighbours) for neighbours in self._by_node(engines)]
+        what = f"{len(engines)} engines to load weights {version}"
         num_bytes = 0
         for layout, tensors in cut_buckets(source, self._dtype, self._bucket_bytes):
             # The slot that this bucket will take must have been loaded by all.
@@ -69,13 +60,22 @@ class ObjectStoreTransport(WeightTransport):
         return SyncReport(
             version=version,
             num_bytes=num_bytes,
-            num_engines=num_engines,
+            num_engines=len(engines),
             seconds=time.monotonic() - start,
             seconds_engines_paused=max(paused, default=0.0),
         )
 
-    def close(self) -> None:
-        self._nodes = {}
+    def _by_node(self, engines: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
+        """Return the samplers of each node; the first of a node stages for the others."""
+        new = [engine for engine in engines if engine not in self._nodes]
+        asked = [engine.node_id.remote() for engine in new]
+        nodes = get_within(self._deadline_s, "the samplers' nodes", asked)
+        known = self._nodes | dict(zip(new, nodes, strict=True))
+        self._nodes = {engine: known[engine] for engine in engines}
+        neighbours: dict[str, list[ActorHandle]] = {}
+        for engine, node in self._nodes.items():
+            neighbours.setdefault(node, []).append(engine)
+        return list(neighbours.values())
 
 
 class _Delivery:

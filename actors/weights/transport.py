@@ -34,17 +34,11 @@ class WeightTransport(ABC):
     """Learner side; every rank owns one and makes the same calls in the same order."""
 
     @abstractmethod
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
-        """Set which samplers the next publications go to; idempotent."""
+    def publish(
+        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+    ) -> SyncReport | None:
+        """Load the weights into `engines`; a report on rank 0, None elsewhere.
 
-    @abstractmethod
-    def add_engine(self, engine: ActorHandle) -> None:
-        """Add a sampler, which may have started late."""
-
-    @abstractmethod
-    def publish(self, source: WeightSource, version: str) -> SyncReport | None:
-        """Load the weights into every connected engine; a report on rank 0, None elsewhere."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of everything held."""
+        Samplers may be others than the time before; what a transport keeps of those it knows is its
+        own affair.
+        """

@@ -118,16 +118,13 @@ class _VllmTransport(WeightTransport):
         self._trainers: list[tuple[SamplerClient, TrainerWeightTransferEngine[Any]]] = []
         """One per group of engines that take one transfer together."""
 
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
-        if list(engines) != self._engines:
-            self.close()
-            self._engines = list(engines)
-
-    def add_engine(self, engine: ActorHandle) -> None:
-        self.connect([*self._engines, engine])
-
-    def publish(self, source: WeightSource, version: str) -> SyncReport | None:
+    def publish(
+        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+    ) -> SyncReport | None:
         start = time.monotonic()
+        if list(engines) != self._engines:
+            self._leave()
+            self._engines = list(engines)
         self._source.source = source
         try:
             if not self._trainers:
@@ -150,12 +147,12 @@ class _VllmTransport(WeightTransport):
             seconds_engines_paused=max(client.seconds_paused for client, _ in self._trainers),
         )
 
-    def close(self) -> None:
+    def _leave(self) -> None:
+        """Dissolve the groups with the samplers of the last publication."""
         if self._rank == 0:
             for client, _ in self._trainers:
                 client.shutdown_weight_transfer_engine()
         self._trainers = []
-        self._engines = []
 
     def _join(
         self, engines: Sequence[ActorHandle]

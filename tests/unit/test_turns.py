@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from actors import cluster
+from actors.learning.group import LearnerGroup
 from actors.placement import demands
 from actors.sampling.pool import Engine
 from actors.turns import NoTurns, SharedDevices
+from rzero_ray.config.cluster import DeadlineConfig
 from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
@@ -56,9 +58,10 @@ class _Shared:
         self.turns: list[str] = []
         self.challenger = _engine("C", "challenger", self.calls)
         self.solver = _engine("S", "solver", self.calls)
-        learner: Any = _Actor("L", self.calls)
+        rank: Any = _Actor("L", self.calls)
+        learner = LearnerGroup([rank], DeadlineConfig())
         engines = [self.challenger, self.solver]
-        self.shared = SharedDevices(engines, [learner], 5.0, StageClock(), self.turns.append)
+        self.shared = SharedDevices(engines, learner, 5.0, StageClock(), self.turns.append)
 
     @property
     def log(self) -> list[tuple[str, str]]:
