@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors import cluster
+from actors.fleet import Fleet
 from actors.learning.group import LearnerGroup
 from actors.placement import demands
 from actors.sampling.pool import Engine
@@ -153,14 +153,14 @@ def test_engines_of_one_gpu_start_one_after_the_other(
     layout = resolve_layout(config, {"GPU": 2.0}) if takes_turns else disaggregated(config)
     log: list[tuple[str, str]] = []
     group: Any = None
-    launcher = cluster._Launcher(config, layout, group, demands(config, layout))
+    fleet = Fleet(config, layout, group, demands(config, layout))
 
     def create(name: str, model: Path) -> _Actor:
         log.append((name, "created"))  # the engine itself starts with its actor
         return _Actor(name, log)
 
-    monkeypatch.setattr(launcher, "sampler", create)
-    engines = asyncio.run(launcher.start_engines(MODELS))
+    monkeypatch.setattr(fleet, "sampler", create)
+    engines = asyncio.run(fleet.start_engines(MODELS))
     assert {(e.name.partition("/")[0], e.home, e.model) for e in engines} == {
         (role, role, model) for role, model in MODELS.items()
     }
