@@ -32,7 +32,7 @@ from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
-from rzero_ray.config.method import ChallengerConfig, SolverConfig
+from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
     Completion,
@@ -55,12 +55,22 @@ _OBJECT_STORE_BYTES = 512 << 20
 class Cluster:
     """The running roles."""
 
-    challenger: ClusterPolicy
-    solver: ClusterPolicy
+    policies: Mapping[Role, ClusterPolicy]
+    """Every role that learns."""
     judge: ClusterJudge
     learner: LearnerGroup
     pool: SamplerPool
     fleet: Fleet
+
+    @property
+    def challenger(self) -> ClusterPolicy:
+        """The role that poses questions."""
+        return self.policies["challenger"]
+
+    @property
+    def solver(self) -> ClusterPolicy:
+        """The role that answers them."""
+        return self.policies["solver"]
 
     async def close(self) -> None:
         """End all actors and give their places back."""
@@ -163,7 +173,7 @@ async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingC
         config.deadline.start,
         "engines and reward workers to start",
         asyncio.gather(
-            fleet.start_engines({"challenger": model, "solver": model}),
+            fleet.start_engines({role.name: model for role in ROLES}),
             asyncio.gather(*(worker.start.remote() for worker in workers)),
         ),
     )
@@ -179,7 +189,7 @@ async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingC
 async def start_cluster(
     config: Config,
     layout: Layout,
-    models: dict[Role, Path],
+    models: Mapping[Role, Path],
     task: Task,
     clock: Clock,
     on_sync: Callable[[SyncReport, ProbeReport], None],
@@ -214,14 +224,23 @@ async def start_cluster(
     turns: Turns = NoTurns()
     if layout.takes_turns:
         turns = SharedDevices(engines, learner, config.deadline.sync, clock, on_turn)
-
-    def policy(role: Role, settings: ChallengerConfig | SolverConfig) -> ClusterPolicy:
-        options = PhaseOptions.of(settings)
-        return ClusterPolicy(role, config, options, pool, learner, turns, probes, clock, on_sync)
-
+    policies: dict[Role, ClusterPolicy] = {
+        role.name: ClusterPolicy(
+            role.name,
+            config,
+            PhaseOptions.of(role.learns(config)),
+            pool,
+            learner,
+            turns,
+            probes,
+            clock,
+            on_sync,
+        )
+        for role in ROLES
+        if role.learns is not None
+    }
     return Cluster(
-        challenger=policy("challenger", config.challenger),
-        solver=policy("solver", config.solver),
+        policies=policies,
         judge=ClusterJudge(workers, config.deadline.grade, clock),
         learner=learner,
         pool=pool,

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.judge import RewardWorker
 from actors.learning.learner import Learner
 from actors.learning.options import LearnerOptions
-from actors.placement import Demand, bundles
+from actors.placement import Demand, bundles, sampler_names
 from actors.process import engine_environment
 from actors.sampling.options import EngineOptions
 from actors.sampling.pool import Engine
@@ -60,7 +60,7 @@ class Fleet:
         and would take another's growth for its own.
         """
         by_place: dict[str, list[tuple[Role, str]]] = {}
-        for role, name in _engine_names(self._layout):
+        for role, name in sampler_names(self._layout):
             by_place.setdefault(self._demand[name].place, []).append((role, name))
         started = await asyncio.gather(
             *(self._start_in_turn(names, models) for names in by_place.values())
@@ -167,10 +167,3 @@ class Fleet:
         handle = cast(ActorHandle, actor)
         self._actors[name] = handle
         return handle
-
-
-def _engine_names(layout: Layout) -> list[tuple[Role, str]]:
-    challengers: list[tuple[Role, str]] = [
-        ("challenger", f"challenger/sampler-{k}") for k in range(layout.num_challenger)
-    ]
-    return challengers + [("solver", f"solver/sampler-{k}") for k in range(layout.num_solver)]
