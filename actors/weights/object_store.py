@@ -68,8 +68,9 @@ class ObjectStoreTransport(WeightTransport):
     def _by_node(self, engines: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
         """Return the samplers of each node; the first of a node stages for the others."""
         new = [engine for engine in engines if engine not in self._nodes]
-        asked = [engine.node_id.remote() for engine in new]
-        nodes = get_within(self._deadline_s, "the samplers' nodes", asked)
+        asked = [engine.device.remote() for engine in new]
+        devices = get_within(self._deadline_s, "the samplers' nodes", asked)
+        nodes = [node for node, _ in devices]
         known = self._nodes | dict(zip(new, nodes, strict=True))
         self._nodes = {engine: known[engine] for engine in engines}
         neighbours: dict[str, list[ActorHandle]] = {}
@@ -92,13 +93,13 @@ class _Delivery:
     def send(self, layout: BucketLayout, bucket: ray.ObjectRef) -> None:
         """Have the bucket staged and loaded."""
         slot = len(self._loads) % NUM_SLOTS
-        path = self._engines[0].stage_bucket.remote(slot, layout, bucket)
+        staged = self._engines[0].stage_bucket.remote(slot, layout, bucket)
         if self._loads:
             before = self._loads[-1]
         else:
-            before = [engine.begin_weights.remote(path) for engine in self._engines]
+            before = [engine.start_weight_update.remote(staged) for engine in self._engines]
         loads: list[ray.ObjectRef] = [
-            engine.load_bucket.remote(layout, path, last)
+            engine.update_weights.remote(staged, last)
             for engine, last in zip(self._engines, before, strict=True)
         ]
         self._loads.append(loads)
@@ -110,7 +111,7 @@ class _Delivery:
     def finish(self, version: str) -> list[ray.ObjectRef]:
         """Return, per engine, the seconds that it stood still, once it samples `version`."""
         return [
-            engine.finish_weights.remote(version, last)
+            engine.finish_weight_update.remote(version, last)
             for engine, last in zip(self._engines, self._loads[-1], strict=True)
         ]
 

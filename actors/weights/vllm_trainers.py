@@ -50,6 +50,7 @@ class SamplerClient:
         self.version = ""
         """What the samplers will record for the tokens they sample from then on."""
         self.seconds_paused = 0.0
+        """The longest time that a sampler stood still."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Connect every engine; with NCCL each is a rank of its own, after the sender's 0."""
@@ -67,7 +68,6 @@ class SamplerClient:
 
     def start_weight_update(self) -> None:
         """Stop sampling and begin a reload."""
-        self._started = time.monotonic()
         self._all("to start a reload", [e.start_weight_update.remote() for e in self._engines])
 
     def update_weights(self, update_info: Any) -> None:
@@ -77,11 +77,13 @@ class SamplerClient:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """End the reload and sample on."""
         version = weight_version or self.version
-        self._all("to finish", [e.finish_weight_update.remote(version) for e in self._engines])
-        self.seconds_paused = time.monotonic() - self._started
+        paused = self._all(
+            "to finish", [e.finish_weight_update.remote(version) for e in self._engines]
+        )
+        self.seconds_paused = max(paused)
 
-    def _all(self, what: str, refs: Sequence[ray.ObjectRef]) -> None:
-        get_within(self._deadline_s, f"{len(self._engines)} engines {what}", refs)
+    def _all(self, what: str, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+        return get_within(self._deadline_s, f"{len(self._engines)} engines {what}", refs)
 
 
 class VllmSource(VllmWeightSource):
