@@ -19,6 +19,7 @@ from rzero_ray.config.config import Config, probe_bound
 from rzero_ray.protocols import Clock
 from rzero_ray.types import (
     Completion,
+    FinishedModel,
     LearningReport,
     Message,
     Phase,
@@ -29,6 +30,7 @@ from rzero_ray.types import (
     Step,
     SyncReport,
     UpdateReport,
+    Weights,
 )
 
 
@@ -135,7 +137,7 @@ class ClusterPolicy:
             final_model=model,
         )
         await self._load(phase, engines)
-        await self._publish(model.name, engines)
+        await self._publish(FinishedModel(folder=model), engines)
         for engine in engines:
             engine.model = model
 
@@ -167,7 +169,7 @@ class ClusterPolicy:
             await self._learner.start_phase(phase, self._options)
 
     async def _publish(
-        self, version: str, engines: Sequence[Engine]
+        self, version: Weights, engines: Sequence[Engine]
     ) -> tuple[SyncReport, ProbeReport]:
         """Publish the learner's weights into `engines` and verify them there."""
         await self._turns.handover(engines)
@@ -177,13 +179,13 @@ class ClusterPolicy:
         self._on_sync(report, probe)
         return report, probe
 
-    async def _verify(self, version: str, engines: Sequence[Engine]) -> ProbeReport:
+    async def _verify(self, version: Weights, engines: Sequence[Engine]) -> ProbeReport:
         """Compare the learner, while it holds its parameters, with the engines after it."""
         expected = await self._learner.prompt_logprobs(version, self._probes)
         await self._turns.samplers()
         found = await within(
             self._config.deadline.sync,
-            f"the probe of weights {version}",
+            f"the probe of weights {version.name}",
             asyncio.gather(*(e.actor.prompt_logprobs.remote(self._probes) for e in engines)),
         )
         names = [engine.name for engine in engines]

@@ -182,7 +182,7 @@ async def _run_on_cluster(
     def on_sync(sync: SyncReport, probe: ProbeReport) -> None:
         run.add_event(
             "weight sync",
-            version=sync.version,
+            version=sync.version.name,
             bytes=sync.num_bytes,
             engines=sync.num_engines,
             seconds=sync.seconds,

@@ -68,6 +68,37 @@ class SampleRequest:
     sampling: Sampling
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightVersion:
+    """The weights of a role while it learns."""
+
+    role: Role
+    iteration: int
+    num_steps: int
+    """The steps of its phase that they have learned from."""
+
+    @property
+    def name(self) -> str:
+        """Return the name by which logs, events and vLLM know them: `solver-01-003`."""
+        return f"{self.role}-{self.iteration:02d}-{self.num_steps:03d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedModel:
+    """The weights of a folder in Hugging Face format, which nothing trains now."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return the name by which logs, events and vLLM know them: that of the folder."""
+        return self.folder.name
+
+
+Weights = WeightVersion | FinishedModel
+"""What is published into an engine; the name tells one from another."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Completion:
     """One sampled answer."""
@@ -82,8 +113,9 @@ class Completion:
     """The completion as text, special tokens left out."""
     finished: bool
     """False when the length limit cut it."""
-    weight_versions: tuple[tuple[str, int, int], ...]
-    """(version, start, end) spans over T: which weights sampled which tokens."""
+    weight_versions: tuple[tuple[Weights | None, int, int], ...]
+    """(weights, start, end) spans over T: which weights sampled which tokens. None stands for those
+    that an engine started with, before anything was published into it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,7 +134,7 @@ class Rollout:
 class SyncReport:
     """One publication of weights into one or more engines."""
 
-    version: str
+    version: Weights
     num_bytes: int
     num_engines: int
     seconds: float
@@ -154,8 +186,8 @@ class LearningReport:
 class UpdateReport:
     """One step of learning, and how its weights reached the engines."""
 
-    version: str
-    """Version of the weights that the update made and published."""
+    version: WeightVersion
+    """The weights that the update made and published."""
     learning: LearningReport
     sync: SyncReport
     probe: ProbeReport
@@ -253,6 +285,9 @@ class ChallengerSample:
     logprobs: NDArray[np.float32]
     text: str
     weight_version: str
+    """The name of the weights that sampled the last token."""
+    weight_num_steps: int | None = None
+    """The steps of the phase that these had learned from; None where that was not recorded."""
     question: str | None
     """None when malformed."""
     answers: tuple[str | None, ...]
@@ -278,6 +313,9 @@ class SolverSample:
     logprobs: NDArray[np.float32]
     text: str
     weight_version: str
+    """The name of the weights that sampled the last token."""
+    weight_num_steps: int | None = None
+    """The steps of the phase that these had learned from; None where that was not recorded."""
     answer: str | None
     reward: float
     advantage: float
@@ -352,9 +390,9 @@ class Phase:
     final_model: Path
     """Where the policy goes at the end of the phase."""
 
-    def version(self, num_steps: int) -> str:
-        """Return the name of the weights after `num_steps` steps of this phase."""
-        return f"{self.role}-{self.iteration:02d}-{num_steps:03d}"
+    def version(self, num_steps: int) -> WeightVersion:
+        """Return the version of the weights after `num_steps` steps of this phase."""
+        return WeightVersion(role=self.role, iteration=self.iteration, num_steps=num_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

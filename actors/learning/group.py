@@ -16,7 +16,7 @@ from actors.learning.options import PhaseOptions
 from actors.sampling.pool import Engine
 from actors.waiting import within
 from rzero_ray.config.cluster import DeadlineConfig
-from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
+from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport, Weights
 
 
 class LearnerGroup:
@@ -71,25 +71,25 @@ class LearnerGroup:
         )
         return reports[0]
 
-    async def publish(self, version: str, engines: Sequence[Engine]) -> SyncReport:
+    async def publish(self, version: Weights, engines: Sequence[Engine]) -> SyncReport:
         """Load the weights into `engines`, which sample with them from then on."""
         actors = [engine.actor for engine in engines]
         reports = await self._all_ranks(
-            f"to publish weights {version}",
+            f"to publish weights {version.name}",
             self._deadlines.sync,
             [rank.publish.remote(version, actors) for rank in self.ranks],
         )
         return reports[0]
 
     async def prompt_logprobs(
-        self, version: str, prompts: Sequence[NDArray[np.int32]]
+        self, version: Weights, prompts: Sequence[NDArray[np.int32]]
     ) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first.
 
         They are those of the weights that the learner holds; `version` is for the error.
         """
         scores = await self._all_ranks(
-            f"to score the probe of weights {version}",
+            f"to score the probe of weights {version.name}",
             self._deadlines.sync,
             [rank.prompt_logprobs.remote(prompts) for rank in self.ranks],
         )

@@ -17,7 +17,7 @@ from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
-from rzero_ray.types import Completion, Message, RunError, SampleRequest
+from rzero_ray.types import Completion, Message, RunError, SampleRequest, Weights
 
 
 class Sampler:
@@ -165,7 +165,7 @@ class Sampler:
         """Load one part of the weights; `update_info` is the backend's."""
         await self._engine.update_weights(update_info)
 
-    async def finish_weight_update(self, version: str, after: object = None) -> float:
+    async def finish_weight_update(self, version: Weights, after: object = None) -> float:
         """End the reload and sample on, with the new version; returns the seconds stood still."""
         await self._engine.finish_weight_update(version)
         await self._engine.resume()

@@ -23,7 +23,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.sampling.options import EngineOptions
 from actors.weights.vllm_backend import BACKEND
-from rzero_ray.types import RunError, Sampling
+from rzero_ray.types import RunError, Sampling, Weights
 
 _CPU_BATCHED_TOKENS = 4096
 """Tokens of one engine step on a CPU."""
@@ -40,7 +40,7 @@ class EngineOutput:
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     finished: bool
-    weight_versions: tuple[tuple[str, int, int], ...]
+    weight_versions: tuple[tuple[Weights | None, int, int], ...]
 
 
 class VllmEngine:
@@ -79,7 +79,9 @@ class VllmEngine:
             )
         )
         self._request_ids = itertools.count()
-        self._version = "initial"
+        self._published: dict[str, Weights] = {}
+        """What was published into the engine, by the name that vLLM knows it by."""
+        self._salt = "initial"
 
     async def connect(self, init_info: dict[str, Any]) -> None:
         """Make the engine ready to take weights; `init_info` is the backend's."""
@@ -113,7 +115,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         final = await self._run(prompt_ids, params)
-        return [_to_output(output) for output in sorted(final.outputs, key=lambda o: o.index)]
+        return [self._to_output(output) for output in sorted(final.outputs, key=lambda o: o.index)]
 
     async def prompt_logprobs(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return [len - 1] log-probabilities of each prompt token after the first."""
@@ -156,10 +158,11 @@ class VllmEngine:
         """Load one bucket, in the form of the backend's update info."""
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info=bucket))
 
-    async def finish_weight_update(self, version: str) -> None:
+    async def finish_weight_update(self, version: Weights) -> None:
         """End the reload: from now on the engine samples `version`."""
-        await self._engine.finish_weight_update(weight_version=version)
-        self._version = version
+        await self._engine.finish_weight_update(weight_version=version.name)
+        self._published[version.name] = version
+        self._salt = version.name
 
     def num_unfinished(self) -> int:
         """Return how many sequences are being sampled or wait to be."""
@@ -171,7 +174,7 @@ class VllmEngine:
 
     async def _run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Any:
         # The salt keeps prefixes computed with other weights apart.
-        prompt = {"prompt_token_ids": list(prompt_ids), "cache_salt": self._version}
+        prompt = {"prompt_token_ids": list(prompt_ids), "cache_salt": self._salt}
         final = None
         request_id = str(next(self._request_ids))
         try:
@@ -185,16 +188,16 @@ class VllmEngine:
         assert final is not None
         return final
 
-
-def _to_output(output: CompletionOutput) -> EngineOutput:
-    rows: Any = output.logprobs  # one position per token, in each the sampled token alone
-    token_ids = np.asarray(output.token_ids, dtype=np.int32)
-    assert len(rows.logprobs) == len(token_ids)
-    return EngineOutput(
-        token_ids=token_ids,
-        logprobs=np.asarray(rows.logprobs, dtype=np.float32),
-        finished=output.finish_reason == "stop",
-        weight_versions=tuple(
-            (span.version, span.start, span.end) for span in output.weight_versions or ()
-        ),
-    )
+    def _to_output(self, output: CompletionOutput) -> EngineOutput:
+        rows: Any = output.logprobs  # one position per token, in each the sampled token alone
+        token_ids = np.asarray(output.token_ids, dtype=np.int32)
+        assert len(rows.logprobs) == len(token_ids)
+        return EngineOutput(
+            token_ids=token_ids,
+            logprobs=np.asarray(rows.logprobs, dtype=np.float32),
+            finished=output.finish_reason == "stop",
+            weight_versions=tuple(
+                (self._published.get(span.version), span.start, span.end)
+                for span in output.weight_versions or ()
+            ),
+        )

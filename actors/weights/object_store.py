@@ -16,7 +16,7 @@ from actors.waiting import get_within
 from actors.weights.buckets import BucketLayout, layer_of
 from actors.weights.staging import NUM_SLOTS
 from actors.weights.transport import WeightSource, WeightTransport
-from rzero_ray.types import SyncReport
+from rzero_ray.types import SyncReport, Weights
 
 
 class ObjectStoreTransport(WeightTransport):
@@ -37,7 +37,7 @@ class ObjectStoreTransport(WeightTransport):
         """Where each sampler of the last publication runs."""
 
     def publish(
-        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+        self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
     ) -> SyncReport | None:
         start = time.monotonic()
         if self._rank != 0:
@@ -45,7 +45,7 @@ class ObjectStoreTransport(WeightTransport):
                 pass
             return None
         deliveries = [_Delivery(neighbours) for neighbours in self._by_node(engines)]
-        what = f"{len(engines)} engines to load weights {version}"
+        what = f"{len(engines)} engines to load weights {version.name}"
         num_bytes = 0
         for layout, tensors in cut_buckets(source, self._dtype, self._bucket_bytes):
             # The slot that this bucket will take must have been loaded by all.
@@ -108,7 +108,7 @@ class _Delivery:
         """Return the loads of the bucket whose place the next one takes."""
         return self._loads[-NUM_SLOTS] if len(self._loads) >= NUM_SLOTS else []
 
-    def finish(self, version: str) -> list[ray.ObjectRef]:
+    def finish(self, version: Weights) -> list[ray.ObjectRef]:
         """Return, per engine, the seconds that it stood still, once it samples `version`."""
         return [
             engine.finish_weight_update.remote(version, last)

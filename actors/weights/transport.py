@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from ray.actor import ActorHandle
 
-from rzero_ray.types import SyncReport
+from rzero_ray.types import SyncReport, Weights
 
 
 class WeightSource(Protocol):
@@ -35,7 +35,7 @@ class WeightTransport(ABC):
 
     @abstractmethod
     def publish(
-        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+        self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
     ) -> SyncReport | None:
         """Load the weights into `engines`; a report on rank 0, None elsewhere.
 

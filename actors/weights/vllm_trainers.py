@@ -31,7 +31,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from actors.process import free_port
 from actors.waiting import get_within
 from actors.weights.transport import WeightSource, WeightTransport
-from rzero_ray.types import SyncReport
+from rzero_ray.types import SyncReport, Weights
 
 _IPC_HEADROOM = 1.05
 """The packed buffer of CUDA IPC over the largest tensor, which must fit it whole."""
@@ -47,8 +47,8 @@ class SamplerClient:
     def __init__(self, engines: Sequence[ActorHandle], deadline_s: float) -> None:
         self._engines = list(engines)
         self._deadline_s = deadline_s
-        self.version = ""
-        """What the samplers will record for the tokens they sample from then on."""
+        self.version: Weights | None = None
+        """What is sent next; the samplers record it for every token that they then sample."""
         self.seconds_paused = 0.0
         """The longest time that a sampler stood still."""
 
@@ -75,8 +75,9 @@ class SamplerClient:
         self._all("to load", [e.update_weights.remote(update_info) for e in self._engines])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """End the reload and sample on."""
-        version = weight_version or self.version
+        """End the reload and sample on; vLLM knows nothing of our versions, and gives none."""
+        version = self.version
+        assert version is not None
         paused = self._all(
             "to finish", [e.finish_weight_update.remote(version) for e in self._engines]
         )
@@ -121,7 +122,7 @@ class _VllmTransport(WeightTransport):
         """One per group of engines that take one transfer together."""
 
     def publish(
-        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+        self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
     ) -> SyncReport | None:
         start = time.monotonic()
         if list(engines) != self._engines:

@@ -17,7 +17,7 @@ import torch
 
 from actors.sampling.options import EngineOptions
 from actors.weights.object_store import ObjectStoreTransport
-from rzero_ray.types import SyncReport
+from rzero_ray.types import SyncReport, WeightVersion
 from tests.bench import engines
 from tests.bench.harness import Figure, dtype, median_seconds, tiny_model
 
@@ -69,10 +69,14 @@ def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[S
     transport = ObjectStoreTransport(0, options.dtype, _BUCKET_BYTES, _DEADLINE_S)
     samplers, _ = engines.start_samplers(options, count=2)
     reports = [
-        transport.publish(StateSource(tensors), f"bench-{index}", samplers)
+        transport.publish(StateSource(tensors), _version(index), samplers)
         for index in range(_WARM_UP + _REPEATS)
     ]
     return [report for report in reports[_WARM_UP:] if report is not None]
+
+
+def _version(index: int) -> WeightVersion:
+    return WeightVersion(role="solver", iteration=0, num_steps=index)
 
 
 def _copy_seconds(tensors: dict[str, torch.Tensor]) -> float:

@@ -34,6 +34,7 @@ from rzero_ray.types import (
     SyncReport,
     UpdateReport,
     VotingRule,
+    WeightVersion,
 )
 
 
@@ -84,7 +85,7 @@ class FakePolicy:
         self.weights = step.key
         if step.checkpoint is not None:
             step.checkpoint.mkdir(parents=True, exist_ok=True)
-        return fake_report(step.key, sum(len(r.token_ids) for r in rollouts))
+        return fake_report(self._version(), sum(len(r.token_ids) for r in rollouts))
 
     async def tokenize(
         self, exchanges: Sequence[tuple[tuple[Message, ...], str]]
@@ -129,8 +130,11 @@ class FakePolicy:
             logprobs=np.full(len(text), -1.0, dtype=np.float32),
             text=text,
             finished=True,
-            weight_versions=((f"{self.role}-01-{self._num_steps:03d}", 0, len(text)),),
+            weight_versions=((self._version(), 0, len(text)),),
         )
+
+    def _version(self) -> WeightVersion:
+        return WeightVersion(role=self.role, iteration=1, num_steps=self._num_steps)
 
     def _pose(self, rng: random.Random) -> str:
         if rng.random() < 0.1:
@@ -191,7 +195,7 @@ class SilentObserver:
         self.notes.append(text)
 
 
-def fake_report(version: str, num_tokens: int) -> UpdateReport:
+def fake_report(version: WeightVersion, num_tokens: int) -> UpdateReport:
     learning = LearningReport(
         num_updates=1,
         num_tokens=num_tokens,

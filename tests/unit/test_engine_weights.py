@@ -18,7 +18,7 @@ from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
-from rzero_ray.types import Phase, Role, SyncReport
+from rzero_ray.types import Phase, Role, SyncReport, Weights
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
 
@@ -51,8 +51,8 @@ class FakeLearner(FakeActor):
         self.publish = Remote(self._publish)
         self.save_model = Remote(lambda path: None)
 
-    def _publish(self, version: str, engines: list[Any]) -> SyncReport:
-        self.published.append((version, engines))
+    def _publish(self, version: Weights, engines: list[Any]) -> SyncReport:
+        self.published.append((version.name, engines))
         return SyncReport(
             version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
         )
