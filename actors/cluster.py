@@ -36,7 +36,6 @@ from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
     Completion,
-    ProbeReport,
     Role,
     SampleRequest,
     Sampling,
@@ -192,12 +191,13 @@ async def start_cluster(
     models: Mapping[Role, Path],
     task: Task,
     clock: Clock,
-    on_sync: Callable[[SyncReport, ProbeReport], None],
+    on_sync: Callable[[SyncReport], None],
     on_turn: Callable[[Holder], None] = lambda holder: None,
 ) -> Cluster:
     """Place and start every role; `models` are the folders the engines start from.
 
-    `on_turn` is told who has the devices, each time that changes (`actors.turns`).
+    `on_sync` is told of each publication of weights once it is verified, `on_turn` who has the
+    devices each time that changes (`actors.turns`).
     """
     needed = demands(config, layout)
     fleet = Fleet(config, layout, reserve(needed, config.deadline.placement), needed)

@@ -47,7 +47,7 @@ class ClusterPolicy:
         turns: Turns,
         probes: Sequence[NDArray[np.int32]],
         clock: Clock,
-        on_sync: Callable[[SyncReport, ProbeReport], None],
+        on_sync: Callable[[SyncReport], None],
     ) -> None:
         """`probes` are token ids of the prompts by which a weight sync is verified."""
         self._role: Role = role
@@ -111,8 +111,8 @@ class ClusterPolicy:
             with self._clock.stage("checkpoint"):
                 await self._learner.save_checkpoint(step.checkpoint)
         version = self._phase.version(step.index)
-        sync, probe = await self._publish(version, self._pool.engines_of(self._role))
-        return UpdateReport(version=version, learning=learning, sync=sync, probe=probe)
+        sync = await self._publish(version, self._pool.engines_of(self._role))
+        return UpdateReport(learning=learning, sync=sync)
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
@@ -168,16 +168,15 @@ class ClusterPolicy:
         with self._clock.stage("learner_start"):
             await self._learner.start_phase(phase, self._options)
 
-    async def _publish(
-        self, version: Weights, engines: Sequence[Engine]
-    ) -> tuple[SyncReport, ProbeReport]:
+    async def _publish(self, version: Weights, engines: Sequence[Engine]) -> SyncReport:
         """Publish the learner's weights into `engines` and verify them there."""
         await self._turns.handover(engines)
         with self._clock.stage("weight_sync"):
-            report = await self._learner.publish(version, engines)
+            transfer = await self._learner.publish(version, engines)
             probe = await self._verify(version, engines)
-        self._on_sync(report, probe)
-        return report, probe
+        report = SyncReport(version=version, transfer=transfer, probe=probe)
+        self._on_sync(report)
+        return report
 
     async def _verify(self, version: Weights, engines: Sequence[Engine]) -> ProbeReport:
         """Compare the learner, while it holds its parameters, with the engines after it."""

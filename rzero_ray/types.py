@@ -131,10 +131,9 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SyncReport:
-    """One publication of weights into one or more engines."""
+class TransferReport:
+    """How weights have travelled into one or more engines."""
 
-    version: Weights
     num_bytes: int
     num_engines: int
     seconds: float
@@ -149,6 +148,15 @@ class ProbeReport:
     max_difference: float
     """Largest absolute difference over probe tokens and engines, in nats."""
     mean_difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """One publication of weights: how they travelled, and that they arrived."""
+
+    version: Weights
+    transfer: TransferReport
+    probe: ProbeReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,11 +194,8 @@ class LearningReport:
 class UpdateReport:
     """One step of learning, and how its weights reached the engines."""
 
-    version: WeightVersion
-    """The weights that the update made and published."""
     learning: LearningReport
     sync: SyncReport
-    probe: ProbeReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

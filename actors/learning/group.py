@@ -16,7 +16,7 @@ from actors.learning.options import PhaseOptions
 from actors.sampling.pool import Engine
 from actors.waiting import within
 from rzero_ray.config.cluster import DeadlineConfig
-from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport, Weights
+from rzero_ray.types import LearningReport, Phase, Rollout, TransferReport, Weights
 
 
 class LearnerGroup:
@@ -71,7 +71,7 @@ class LearnerGroup:
         )
         return reports[0]
 
-    async def publish(self, version: Weights, engines: Sequence[Engine]) -> SyncReport:
+    async def publish(self, version: Weights, engines: Sequence[Engine]) -> TransferReport:
         """Load the weights into `engines`, which sample with them from then on."""
         actors = [engine.actor for engine in engines]
         reports = await self._all_ranks(

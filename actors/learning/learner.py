@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.process import free_port, large_imports
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
-from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport, Weights
+from rzero_ray.types import LearningReport, Phase, Rollout, TransferReport, Weights
 
 if TYPE_CHECKING:
     from actors.learning.deepspeed_rank import DeepSpeedLearner
@@ -66,7 +66,7 @@ class Learner:
         """Learn from one step's demonstrations."""
         return self._ready().imitate(demonstrations)
 
-    def publish(self, version: Weights, engines: Sequence[ActorHandle]) -> SyncReport | None:
+    def publish(self, version: Weights, engines: Sequence[ActorHandle]) -> TransferReport | None:
         """Load the weights into `engines`; a report on rank 0."""
         return self._transport.publish(self._ready(), version, engines)
 

@@ -16,7 +16,7 @@ from actors.waiting import get_within
 from actors.weights.buckets import BucketLayout, layer_of
 from actors.weights.staging import NUM_SLOTS
 from actors.weights.transport import WeightSource, WeightTransport
-from rzero_ray.types import SyncReport, Weights
+from rzero_ray.types import TransferReport, Weights
 
 
 class ObjectStoreTransport(WeightTransport):
@@ -38,7 +38,7 @@ class ObjectStoreTransport(WeightTransport):
 
     def publish(
         self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
-    ) -> SyncReport | None:
+    ) -> TransferReport | None:
         start = time.monotonic()
         if self._rank != 0:
             for _ in source:
@@ -57,8 +57,7 @@ class ObjectStoreTransport(WeightTransport):
             num_bytes += layout.num_bytes
         ends = [ref for delivery in deliveries for ref in delivery.finish(version)]
         paused = get_within(self._deadline_s, what, ends)
-        return SyncReport(
-            version=version,
+        return TransferReport(
             num_bytes=num_bytes,
             num_engines=len(engines),
             seconds=time.monotonic() - start,

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from ray.actor import ActorHandle
 
-from rzero_ray.types import SyncReport, Weights
+from rzero_ray.types import TransferReport, Weights
 
 
 class WeightSource(Protocol):
@@ -36,7 +36,7 @@ class WeightTransport(ABC):
     @abstractmethod
     def publish(
         self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
-    ) -> SyncReport | None:
+    ) -> TransferReport | None:
         """Load the weights into `engines`; a report on rank 0, None elsewhere.
 
         Samplers may be others than the time before; what a transport keeps of those it knows is its

@@ -31,7 +31,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from actors.process import free_port
 from actors.waiting import get_within
 from actors.weights.transport import WeightSource, WeightTransport
-from rzero_ray.types import SyncReport, Weights
+from rzero_ray.types import TransferReport, Weights
 
 _IPC_HEADROOM = 1.05
 """The packed buffer of CUDA IPC over the largest tensor, which must fit it whole."""
@@ -123,7 +123,7 @@ class _VllmTransport(WeightTransport):
 
     def publish(
         self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
-    ) -> SyncReport | None:
+    ) -> TransferReport | None:
         start = time.monotonic()
         if list(engines) != self._engines:
             self._leave()
@@ -142,8 +142,7 @@ class _VllmTransport(WeightTransport):
         if self._rank != 0:
             return None
         sizes = [meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()]
-        return SyncReport(
-            version=version,
+        return TransferReport(
             num_bytes=sum(sizes),
             num_engines=len(self._engines),
             seconds=time.monotonic() - start,

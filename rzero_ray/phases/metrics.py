@@ -104,10 +104,10 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
     return {
         "trained_tokens": learning.pop("num_tokens"),
         **learning,
-        "probe_difference_max": report.probe.max_difference,
-        "probe_difference_mean": report.probe.mean_difference,
-        "sync_seconds": report.sync.seconds,
-        "sync_bytes": report.sync.num_bytes,
+        "probe_difference_max": report.sync.probe.max_difference,
+        "probe_difference_mean": report.sync.probe.mean_difference,
+        "sync_seconds": report.sync.transfer.seconds,
+        "sync_bytes": report.sync.transfer.num_bytes,
     }
 
 

@@ -79,5 +79,5 @@ async def start_roles(config: Config, model: Path) -> Cluster:
         {"challenger": model, "solver": model},
         make_task(config.task),
         StageClock(),
-        lambda sync, probe: None,
+        lambda sync: None,
     )

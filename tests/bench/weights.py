@@ -17,7 +17,7 @@ import torch
 
 from actors.sampling.options import EngineOptions
 from actors.weights.object_store import ObjectStoreTransport
-from rzero_ray.types import SyncReport, WeightVersion
+from rzero_ray.types import TransferReport, WeightVersion
 from tests.bench import engines
 from tests.bench.harness import Figure, dtype, median_seconds, tiny_model
 
@@ -65,7 +65,7 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
     return [*_figures(reports, _copy_seconds(tensors))]
 
 
-def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[SyncReport]:
+def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[TransferReport]:
     transport = ObjectStoreTransport(0, options.dtype, _BUCKET_BYTES, _DEADLINE_S)
     samplers, _ = engines.start_samplers(options, count=2)
     reports = [
@@ -86,7 +86,7 @@ def _copy_seconds(tensors: dict[str, torch.Tensor]) -> float:
     return median_seconds(lambda: np.copyto(target, flat))
 
 
-def _figures(reports: list[SyncReport], copy_s: float) -> list[Figure]:
+def _figures(reports: list[TransferReport], copy_s: float) -> list[Figure]:
     gigabytes = reports[0].num_bytes / 1e9
     took = statistics.median(report.seconds for report in reports)
     paused = statistics.median(report.seconds_engines_paused for report in reports)

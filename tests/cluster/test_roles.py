@@ -26,7 +26,6 @@ from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Completion,
     Phase,
-    ProbeReport,
     Role,
     Rollout,
     SampleRequest,
@@ -48,7 +47,7 @@ class Fixture:
     cluster: Cluster
     config: Config
     base_model: Path
-    syncs: list[tuple[SyncReport, ProbeReport]]
+    syncs: list[SyncReport]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
         ),
     )
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
-    syncs: list[tuple[SyncReport, ProbeReport]] = []
+    syncs: list[SyncReport] = []
     models: dict[Role, Path] = {"challenger": base_model, "solver": base_model}
     cluster = asyncio.run(
         start_cluster(
@@ -69,7 +68,7 @@ def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
             models,
             TASK,
             StageClock(),
-            lambda s, p: syncs.append((s, p)),
+            syncs.append,
         )
     )
     yield Fixture(cluster, config, base_model, syncs)
@@ -207,11 +206,11 @@ def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Pat
         before = await solver.sample(_request("9+8-3+6"))
         step = Step(iteration=1, phase="solver", index=1)
         report = await solver.update(_rollouts(before), step)
-        assert report.version.name == "solver-01-001"
+        assert report.sync.version.name == "solver-01-001"
         assert report.learning.logprob_difference_max < 1e-3
-        assert report.probe.max_difference < 1e-3
+        assert report.sync.probe.max_difference < 1e-3
         # Both engines hold the Solver now: the Challenger's is lent for the phase.
-        assert [sync.num_engines for sync, _ in running.syncs] == [2, 2]
+        assert [sync.transfer.num_engines for sync in running.syncs] == [2, 2]
         after = await asyncio.gather(*(solver.sample(_request("9+8-3+6")) for _ in range(2)))
         for completions in after:
             assert _weights_of(completions) == {"solver-01-001"}

@@ -32,6 +32,7 @@ from rzero_ray.types import (
     SampleRequest,
     Step,
     SyncReport,
+    TransferReport,
     UpdateReport,
     VotingRule,
     WeightVersion,
@@ -212,7 +213,10 @@ def fake_report(version: WeightVersion, num_tokens: int) -> UpdateReport:
         mismatch_kl=0.0,
     )
     sync = SyncReport(
-        version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
+        version=version,
+        transfer=TransferReport(
+            num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
+        ),
+        probe=ProbeReport(max_difference=0.0, mean_difference=0.0),
     )
-    probe = ProbeReport(max_difference=0.0, mean_difference=0.0)
-    return UpdateReport(version=version, learning=learning, sync=sync, probe=probe)
+    return UpdateReport(learning=learning, sync=sync)

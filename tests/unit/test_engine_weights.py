@@ -18,7 +18,7 @@ from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
-from rzero_ray.types import Phase, Role, SyncReport, Weights
+from rzero_ray.types import Phase, Role, SyncReport, TransferReport, Weights
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
 
@@ -51,11 +51,9 @@ class FakeLearner(FakeActor):
         self.publish = Remote(self._publish)
         self.save_model = Remote(lambda path: None)
 
-    def _publish(self, version: Weights, engines: list[Any]) -> SyncReport:
+    def _publish(self, version: Weights, engines: list[Any]) -> TransferReport:
         self.published.append((version.name, engines))
-        return SyncReport(
-            version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
-        )
+        return TransferReport(num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0)
 
 
 class Roles:
@@ -68,6 +66,7 @@ class Roles:
             for role in roles
         }
         self.learner = FakeLearner()
+        self.syncs: list[SyncReport] = []
         pool = SamplerPool(list(self.engines.values()), deadline_s=10.0)
         options = PhaseOptions(
             optimizer=config.solver.optimizer,
@@ -86,7 +85,7 @@ class Roles:
                 turns or NoTurns(),
                 [np.zeros(3, np.int32)],
                 StageClock(),
-                lambda sync, probe: None,
+                self.syncs.append,
             )
             for role in roles
         )
@@ -121,6 +120,7 @@ def test_engines_that_hold_the_model_are_left_alone(roles: Roles):
     asyncio.run(go())
     both = [roles.actor("challenger"), roles.actor("solver")]
     assert roles.learner.published == [("solver-01-000", both)]  # of the phase itself
+    assert [sync.version.name for sync in roles.syncs] == ["solver-01-000"]
 
 
 def test_lent_engines_come_home_and_get_their_roles_model_back(roles: Roles):
