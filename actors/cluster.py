@@ -95,11 +95,11 @@ class SamplingCluster:
 
     async def prompt_lengths(self, requests: Sequence[SampleRequest]) -> list[int]:
         """Return the number of tokens of each request's prompt."""
-        engine = self.pool.engines[0]
+        sampler = self.pool.samplers[0]
         prompts = await within(
             self._start_deadline_s,
-            f"{engine.name} to render {len(requests)} prompts",
-            engine.actor.render.remote(list(requests)),
+            f"{sampler.name} to render {len(requests)} prompts",
+            sampler.actor.render.remote(list(requests)),
         )
         return [len(prompt) for prompt in prompts]
 
@@ -168,18 +168,18 @@ async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingC
     needed = sampling_demands(config, layout)
     fleet = Fleet(config, layout, reserve(needed, config.deadline.placement), needed)
     workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
-    engines, _ = await within(
+    samplers, _ = await within(
         config.deadline.start,
         "engines and reward workers to start",
         asyncio.gather(
-            fleet.start_engines({role.name: model for role in ROLES}),
+            fleet.start_samplers({role.name: model for role in ROLES}),
             asyncio.gather(*(worker.start.remote() for worker in workers)),
         ),
     )
     return SamplingCluster(
         judge=ClusterJudge(workers, config.deadline.grade, clock),
-        pool=SamplerPool(engines, config.deadline.sample),
-        num_engines=len(engines),
+        pool=SamplerPool(samplers, config.deadline.sample),
+        num_engines=len(samplers),
         fleet=fleet,
         _start_deadline_s=config.deadline.start,
     )
@@ -205,25 +205,25 @@ async def start_cluster(
         [fleet.learner(rank) for rank in range(layout.num_ranks)], config.deadline
     )
     workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
-    engines, *_ = await within(
+    samplers, *_ = await within(
         config.deadline.start,
         "all actors to start",
         asyncio.gather(
-            fleet.start_engines(models),
+            fleet.start_samplers(models),
             asyncio.gather(*(worker.start.remote() for worker in workers)),
             learner.join(),
         ),
     )
-    pool = SamplerPool(engines, config.deadline.sample)
+    pool = SamplerPool(samplers, config.deadline.sample)
     probes: list[NDArray[np.int32]] = await within(
         config.deadline.start,
-        f"{engines[0].name} to render the probe prompts",
-        engines[0].actor.render.remote(_probe_requests(task)),
+        f"{samplers[0].name} to render the probe prompts",
+        samplers[0].actor.render.remote(_probe_requests(task)),
     )
 
     turns: Turns = NoTurns()
     if layout.takes_turns:
-        turns = SharedDevices(engines, learner, config.deadline.sync, clock, on_turn)
+        turns = SharedDevices(samplers, learner, config.deadline.sync, clock, on_turn)
     policies: dict[Role, ClusterPolicy] = {
         role.name: ClusterPolicy(
             role.name,

@@ -20,7 +20,7 @@ from actors.learning.options import LearnerOptions
 from actors.placement import Demand, bundles, sampler_names
 from actors.process import engine_environment
 from actors.sampling.options import EngineOptions
-from actors.sampling.pool import Engine
+from actors.sampling.pool import PooledSampler
 from actors.sampling.sampler import Sampler
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout
@@ -53,8 +53,8 @@ class Fleet:
         self._samplers: set[str] = set()
         """The names of those that have an engine to end."""
 
-    async def start_engines(self, models: Mapping[Role, Path]) -> list[Engine]:
-        """Start an engine per demand for one, with its role's model; the caller holds the deadline.
+    async def start_samplers(self, models: Mapping[Role, Path]) -> list[PooledSampler]:
+        """Start a sampler per demand for one, with its role's model; the caller holds the deadline.
 
         One after the other in each place: a starting engine measures how much of its GPU it fills,
         and would take another's growth for its own.
@@ -65,19 +65,22 @@ class Fleet:
         started = await asyncio.gather(
             *(self._start_in_turn(names, models) for names in by_place.values())
         )
-        return sorted((e for engines in started for e in engines), key=lambda e: e.home)
+        by_name = {sampler.name: sampler for in_place in started for sampler in in_place}
+        return [by_name[name] for _, name in sampler_names(self._layout)]
 
     async def _start_in_turn(
         self, names: Sequence[tuple[Role, str]], models: Mapping[Role, Path]
-    ) -> list[Engine]:
-        engines = []
+    ) -> list[PooledSampler]:
+        samplers = []
         for role, name in names:
             model = models[role]
             actor = self.sampler(name, model)
             started: Any = actor.start.remote()
             await started
-            engines.append(Engine(name=name, actor=actor, home=role, role=role, model=model))
-        return engines
+            samplers.append(
+                PooledSampler(name=name, actor=actor, home=role, role=role, model=model)
+            )
+        return samplers
 
     def sampler(self, name: str, model: Path) -> ActorHandle:
         """Create a sampler whose engine starts from the folder `model`."""

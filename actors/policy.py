@@ -1,4 +1,4 @@
-"""`protocols.Policy` on a cluster: engines sample, learner ranks learn, weights move between."""
+"""`protocols.Policy` on a cluster: samplers sample, the learner learns, weights move between."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
-from actors.sampling.pool import Engine, SamplerPool
+from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import Turns
 from actors.waiting import within
 from actors.weights.probe import compare_probes
@@ -72,9 +72,9 @@ class ClusterPolicy:
     async def start_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
         self._phase = phase
-        engines = self._pool.assign(self._role)
-        await self._load(phase, engines)
-        await self._publish(phase.version(phase.num_finished_steps), engines)
+        samplers = self._pool.assign(self._role)
+        await self._load(phase, samplers)
+        await self._publish(phase.version(phase.num_finished_steps), samplers)
 
     async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""
@@ -88,11 +88,11 @@ class ClusterPolicy:
         self, exchanges: Sequence[tuple[tuple[Message, ...], str]]
     ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """See `protocols.Policy`."""
-        engine = self._pool.engines_of(self._role)[0]
+        sampler = self._pool.samplers_of(self._role)[0]
         return await within(
             self._config.deadline.sample,
-            f"{engine.name} to tokenize",
-            engine.actor.tokenize.remote(exchanges),
+            f"{sampler.name} to tokenize",
+            sampler.actor.tokenize.remote(exchanges),
         )
 
     async def _learn(
@@ -111,7 +111,7 @@ class ClusterPolicy:
             with self._clock.stage("checkpoint"):
                 await self._learner.save_checkpoint(step.checkpoint)
         version = self._phase.version(step.index)
-        sync = await self._publish(version, self._pool.engines_of(self._role))
+        sync = await self._publish(version, self._pool.samplers_of(self._role))
         return UpdateReport(learning=learning, sync=sync)
 
     async def finish_phase(self, phase: Phase) -> None:
@@ -119,14 +119,14 @@ class ClusterPolicy:
         await self._turns.learner()
         with self._clock.stage("checkpoint"):
             await self._learner.save_model(phase.final_model)
-        for engine in self._pool.engines_of(self._role):
-            engine.model = phase.final_model
+        for sampler in self._pool.samplers_of(self._role):
+            sampler.model = phase.final_model
 
     async def hold(self, model: Path) -> None:
         """See `protocols.Policy`. The learner loads the model and publishes it as it is."""
         self._pool.send_home()
-        engines = [e for e in self._pool.engines_of(self._role) if e.model != model]
-        if not engines:
+        samplers = [s for s in self._pool.samplers_of(self._role) if s.model != model]
+        if not samplers:
             return
         phase = Phase(
             iteration=0,
@@ -136,58 +136,59 @@ class ClusterPolicy:
             num_finished_steps=0,
             final_model=model,
         )
-        await self._load(phase, engines)
-        await self._publish(FinishedModel(folder=model), engines)
-        for engine in engines:
-            engine.model = model
+        await self._load(phase, samplers)
+        await self._publish(FinishedModel(folder=model), samplers)
+        for sampler in samplers:
+            sampler.model = model
 
     async def score(
         self, sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
     ) -> list[NDArray[np.float32]]:
-        """See `protocols.Policy`. Each engine takes every n-th sequence."""
+        """See `protocols.Policy`. Each sampler takes every n-th sequence."""
         await self._turns.samplers()
-        engines = self._pool.engines_of(self._role)
+        samplers = self._pool.samplers_of(self._role)
+        names = ", ".join(sampler.name for sampler in samplers)
         with self._clock.stage("scoring"):
             parts: list[list[NDArray[np.float32]]] = await within(
                 self._config.deadline.sample,
-                f"{', '.join(engine.name for engine in engines)} to score {len(sequences)} texts",
+                f"{names} to score {len(sequences)} texts",
                 asyncio.gather(
                     *(
-                        engine.actor.score.remote(sequences[k :: len(engines)])
-                        for k, engine in enumerate(engines)
+                        sampler.actor.score.remote(sequences[k :: len(samplers)])
+                        for k, sampler in enumerate(samplers)
                     )
                 ),
             )
-        return [parts[k % len(engines)][k // len(engines)] for k in range(len(sequences))]
+        return [parts[k % len(samplers)][k // len(samplers)] for k in range(len(sequences))]
 
-    async def _load(self, phase: Phase, engines: Sequence[Engine]) -> None:
-        """Load a phase's policy into the learner, whose weights then go to `engines`."""
-        for engine in engines:
-            engine.model = None
+    async def _load(self, phase: Phase, samplers: Sequence[PooledSampler]) -> None:
+        """Load a phase's policy into the learner, whose weights then go to `samplers`."""
+        for sampler in samplers:
+            sampler.model = None
         await self._turns.learner()
         with self._clock.stage("learner_start"):
             await self._learner.start_phase(phase, self._options)
 
-    async def _publish(self, version: Weights, engines: Sequence[Engine]) -> SyncReport:
-        """Publish the learner's weights into `engines` and verify them there."""
-        await self._turns.handover(engines)
+    async def _publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> SyncReport:
+        """Publish the learner's weights into `samplers` and verify them there."""
+        await self._turns.handover(samplers)
         with self._clock.stage("weight_sync"):
-            transfer = await self._learner.publish(version, engines)
-            probe = await self._verify(version, engines)
+            transfer = await self._learner.publish(version, samplers)
+            probe = await self._verify(version, samplers)
         report = SyncReport(version=version, transfer=transfer, probe=probe)
         self._on_sync(report)
         return report
 
-    async def _verify(self, version: Weights, engines: Sequence[Engine]) -> ProbeReport:
+    async def _verify(self, version: Weights, samplers: Sequence[PooledSampler]) -> ProbeReport:
         """Compare the learner, while it holds its parameters, with the engines after it."""
         expected = await self._learner.prompt_logprobs(version, self._probes)
         await self._turns.samplers()
         found = await within(
             self._config.deadline.sync,
             f"the probe of weights {version.name}",
-            asyncio.gather(*(e.actor.prompt_logprobs.remote(self._probes) for e in engines)),
+            asyncio.gather(*(s.actor.prompt_logprobs.remote(self._probes) for s in samplers)),
         )
-        names = [engine.name for engine in engines]
+        names = [sampler.name for sampler in samplers]
         return compare_probes(
             expected,
             dict(zip(names, found, strict=True)),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from actors.learning.options import PhaseOptions
-from actors.sampling.pool import Engine
+from actors.sampling.pool import PooledSampler
 from actors.waiting import within
 from rzero_ray.config.cluster import DeadlineConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, TransferReport, Weights
@@ -71,9 +71,9 @@ class LearnerGroup:
         )
         return reports[0]
 
-    async def publish(self, version: Weights, engines: Sequence[Engine]) -> TransferReport:
-        """Load the weights into `engines`, which sample with them from then on."""
-        actors = [engine.actor for engine in engines]
+    async def publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> TransferReport:
+        """Load the weights into `samplers`, which sample with them from then on."""
+        actors = [sampler.actor for sampler in samplers]
         reports = await self._all_ranks(
             f"to publish weights {version.name}",
             self._deadlines.sync,

@@ -66,9 +66,9 @@ class Learner:
         """Learn from one step's demonstrations."""
         return self._ready().imitate(demonstrations)
 
-    def publish(self, version: Weights, engines: Sequence[ActorHandle]) -> TransferReport | None:
-        """Load the weights into `engines`; a report on rank 0."""
-        return self._transport.publish(self._ready(), version, engines)
+    def publish(self, version: Weights, samplers: Sequence[ActorHandle]) -> TransferReport | None:
+        """Load the weights into the engines of `samplers`; a report on rank 0."""
+        return self._transport.publish(self._ready(), version, samplers)
 
     def prompt_logprobs(self, prompts: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first."""

@@ -17,7 +17,7 @@ from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
-from rzero_ray.types import Completion, Message, RunError, SampleRequest, Weights
+from rzero_ray.types import Message, RunError, SampleRequest, Weights
 
 
 class Sampler:
@@ -35,7 +35,7 @@ class Sampler:
         self._max_model_len = options.max_model_len
         self._weight_backend = options.weight_backend
         self._asleep: set[str] = set()
-        """What of the engine sleeps, of `options.PARTS`."""
+        """The `PARTS` of the engine that sleep."""
         self._paused_since = 0.0
         self._staging = StagingArea()
 
@@ -62,28 +62,7 @@ class Sampler:
         """Answer one request; cancelled, the engine drops it."""
         self._check_awake()
         prompt_ids = self._tokenizer.render(request.messages)
-        outputs = await self._engine.generate(
-            prompt_ids,
-            request.num_samples,
-            request.seed,
-            request.sampling,
-            self._tokenizer.stop_token_ids,
-        )
-        prompt = np.asarray(prompt_ids, dtype=np.int32)
-        texts = self._tokenizer.decode_all([output.token_ids.tolist() for output in outputs])
-        return pack(
-            [
-                Completion(
-                    prompt_ids=prompt,
-                    token_ids=output.token_ids,
-                    logprobs=output.logprobs,
-                    text=text,
-                    finished=output.finished,
-                    weight_versions=output.weight_versions,
-                )
-                for output, text in zip(outputs, texts, strict=True)
-            ]
-        )
+        return pack(await self._engine.generate(prompt_ids, request, self._tokenizer))
 
     async def num_unfinished(self) -> int:
         """Return how many sequences the engine still has to finish."""

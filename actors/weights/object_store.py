@@ -37,15 +37,15 @@ class ObjectStoreTransport(WeightTransport):
         """Where each sampler of the last publication runs."""
 
     def publish(
-        self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
+        self, source: WeightSource, version: Weights, samplers: Sequence[ActorHandle]
     ) -> TransferReport | None:
         start = time.monotonic()
         if self._rank != 0:
             for _ in source:
                 pass
             return None
-        deliveries = [_Delivery(neighbours) for neighbours in self._by_node(engines)]
-        what = f"{len(engines)} engines to load weights {version.name}"
+        deliveries = [_Delivery(neighbours) for neighbours in self._by_node(samplers)]
+        what = f"{len(samplers)} engines to load weights {version.name}"
         num_bytes = 0
         for layout, tensors in cut_buckets(source, self._dtype, self._bucket_bytes):
             # The slot that this bucket will take must have been loaded by all.
@@ -59,47 +59,47 @@ class ObjectStoreTransport(WeightTransport):
         paused = get_within(self._deadline_s, what, ends)
         return TransferReport(
             num_bytes=num_bytes,
-            num_engines=len(engines),
+            num_engines=len(samplers),
             seconds=time.monotonic() - start,
             seconds_engines_paused=max(paused, default=0.0),
         )
 
-    def _by_node(self, engines: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
+    def _by_node(self, samplers: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
         """Return the samplers of each node; the first of a node stages for the others."""
-        new = [engine for engine in engines if engine not in self._nodes]
-        asked = [engine.device.remote() for engine in new]
+        new = [sampler for sampler in samplers if sampler not in self._nodes]
+        asked = [sampler.device.remote() for sampler in new]
         devices = get_within(self._deadline_s, "the samplers' nodes", asked)
         nodes = [node for node, _ in devices]
         known = self._nodes | dict(zip(new, nodes, strict=True))
-        self._nodes = {engine: known[engine] for engine in engines}
+        self._nodes = {sampler: known[sampler] for sampler in samplers}
         neighbours: dict[str, list[ActorHandle]] = {}
-        for engine, node in self._nodes.items():
-            neighbours.setdefault(node, []).append(engine)
+        for sampler, node in self._nodes.items():
+            neighbours.setdefault(node, []).append(sampler)
         return list(neighbours.values())
 
 
 class _Delivery:
-    """The buckets of one publication to the engines of one node.
+    """The buckets of one publication to the samplers of one node.
 
     A call is an argument of the calls that must come after it: a sampler's calls overlap otherwise.
     """
 
-    def __init__(self, engines: Sequence[ActorHandle]) -> None:
-        self._engines = engines
+    def __init__(self, samplers: Sequence[ActorHandle]) -> None:
+        self._samplers = samplers
         self._loads: list[list[ray.ObjectRef]] = []
-        """[buckets][engines]"""
+        """[buckets][samplers]"""
 
     def send(self, layout: BucketLayout, bucket: ray.ObjectRef) -> None:
         """Have the bucket staged and loaded."""
         slot = len(self._loads) % NUM_SLOTS
-        staged = self._engines[0].stage_bucket.remote(slot, layout, bucket)
+        staged = self._samplers[0].stage_bucket.remote(slot, layout, bucket)
         if self._loads:
             before = self._loads[-1]
         else:
-            before = [engine.start_weight_update.remote(staged) for engine in self._engines]
+            before = [sampler.start_weight_update.remote(staged) for sampler in self._samplers]
         loads: list[ray.ObjectRef] = [
-            engine.update_weights.remote(staged, last)
-            for engine, last in zip(self._engines, before, strict=True)
+            sampler.update_weights.remote(staged, last)
+            for sampler, last in zip(self._samplers, before, strict=True)
         ]
         self._loads.append(loads)
 
@@ -108,10 +108,10 @@ class _Delivery:
         return self._loads[-NUM_SLOTS] if len(self._loads) >= NUM_SLOTS else []
 
     def finish(self, version: Weights) -> list[ray.ObjectRef]:
-        """Return, per engine, the seconds that it stood still, once it samples `version`."""
+        """Return, per sampler, the seconds that it stood still, once it samples `version`."""
         return [
-            engine.finish_weight_update.remote(version, last)
-            for engine, last in zip(self._engines, self._loads[-1], strict=True)
+            sampler.finish_weight_update.remote(version, last)
+            for sampler, last in zip(self._samplers, self._loads[-1], strict=True)
         ]
 
 

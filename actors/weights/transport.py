@@ -35,10 +35,10 @@ class WeightTransport(ABC):
 
     @abstractmethod
     def publish(
-        self, source: WeightSource, version: Weights, engines: Sequence[ActorHandle]
+        self, source: WeightSource, version: Weights, samplers: Sequence[ActorHandle]
     ) -> TransferReport | None:
-        """Load the weights into `engines`; a report on rank 0, None elsewhere.
+        """Load the weights into the engines of `samplers`; a report on rank 0, None elsewhere.
 
-        Samplers may be others than the time before; what a transport keeps of those it knows is its
+        They may be others than the time before; what a transport keeps of those it knows is its
         own affair.
         """

@@ -46,7 +46,7 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
     """In bytes."""
 
 
-class ObjectStoreWeightEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
     """Loads buckets from shared memory through vLLM's layerwise reload."""
 
     init_info_cls = ObjectStoreInitInfo
@@ -119,4 +119,4 @@ def _tensor_at(data: torch.Tensor, offset: int, dtype: str, shape: list[int]) ->
     return data[offset : offset + size].view(kind).view(shape)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightEngine)
+WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreReceiver)

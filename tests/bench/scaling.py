@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from actors.sampling.packing import PackedCompletions, pack
-from actors.sampling.pool import Engine, SamplerPool
+from actors.sampling.pool import PooledSampler, SamplerPool
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.phases.challenger import sample_challenger
@@ -109,7 +109,7 @@ def _driver_figures() -> list[Figure]:
             for _ in range(max(_NUM_ENGINES))
         ]
         engines = [
-            Engine(name=f"fake-{k}", actor=actor, home="solver", role="solver", model=None)
+            PooledSampler(name=f"fake-{k}", actor=actor, home="solver", role="solver", model=None)
             for k, actor in enumerate(actors)
         ]
         for engine in engines:
@@ -135,7 +135,7 @@ def _driver_figures() -> list[Figure]:
     ]
 
 
-async def _cpu_seconds(engines: list[Engine], turn: int) -> float:
+async def _cpu_seconds(engines: list[PooledSampler], turn: int) -> float:
     """Return the CPU time of this process for `_NUM_REQUESTS` requests."""
     pool = SamplerPool(engines, deadline_s=600)
     asked = requests(turn, SETTINGS | {"prompts": str(_NUM_REQUESTS)})

@@ -163,7 +163,7 @@ def test_a_burst_of_prompts_beyond_one_engine_step_is_served(running: Fixture):
 
 def test_cancelled_requests_end_in_the_engine(running: Fixture):
     async def go() -> None:
-        engine = running.cluster.pool.engines_of("solver")[0]
+        engine = running.cluster.pool.samplers_of("solver")[0]
         solver, clock = running.cluster.solver, asyncio.get_running_loop().time
 
         async def start() -> list[asyncio.Task[list[Completion]]]:
@@ -235,7 +235,7 @@ def test_an_engine_with_other_weights_stops_the_run(running: Fixture, tmp_path: 
         completions = await challenger.sample(_request("7+5-6"))
         # Learn without publishing, as if the sync had silently failed.
         await running.cluster.learner.update(_rollouts(completions))
-        engines = running.cluster.pool.engines_of("challenger")
+        engines = running.cluster.pool.samplers_of("challenger")
         version = WeightVersion(role="challenger", iteration=1, num_steps=1)
         with pytest.raises(WeightMismatchError, match="challenger/sampler-0 does not sample from"):
             await challenger._verify(version, engines)

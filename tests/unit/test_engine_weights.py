@@ -13,7 +13,7 @@ import pytest
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
-from actors.sampling.pool import Engine, SamplerPool
+from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
@@ -62,7 +62,7 @@ class Roles:
     def __init__(self, config: Config, turns: Turns | None = None) -> None:
         roles: tuple[Role, Role] = ("challenger", "solver")
         self.engines = {
-            role: Engine(name=role, actor=FakeActor(), home=role, role=role, model=BASE)  # type: ignore[arg-type]
+            role: PooledSampler(name=role, actor=FakeActor(), home=role, role=role, model=BASE)  # type: ignore[arg-type]
             for role in roles
         }
         self.learner = FakeLearner()
@@ -175,7 +175,7 @@ class _Asked(Turns):
     async def learner(self) -> None:
         self._log.append("learner:")
 
-    async def handover(self, engines: Sequence[Engine]) -> None:
+    async def handover(self, engines: Sequence[PooledSampler]) -> None:
         self._log.append(f"handover to {' and '.join(engine.name for engine in engines)}:")
 
     async def samplers(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from actors.fleet import Fleet
 from actors.learning.group import LearnerGroup
 from actors.placement import demands
-from actors.sampling.pool import Engine
+from actors.sampling.pool import PooledSampler
 from actors.turns import NoTurns, SharedDevices
 from rzero_ray.config.cluster import DeadlineConfig
 from rzero_ray.config.layout import disaggregated, resolve_layout
@@ -45,9 +45,9 @@ class _Actor:
         self._log.append((self._name, f"{method} done"))
 
 
-def _engine(name: str, role: Role, log: list[tuple[str, str]]) -> Engine:
+def _engine(name: str, role: Role, log: list[tuple[str, str]]) -> PooledSampler:
     actor: Any = _Actor(name, log)
-    return Engine(name=name, actor=actor, home=role, role=role, model=None)
+    return PooledSampler(name=name, actor=actor, home=role, role=role, model=None)
 
 
 class _Shared:
@@ -160,7 +160,7 @@ def test_engines_of_one_gpu_start_one_after_the_other(
         return _Actor(name, log)
 
     monkeypatch.setattr(fleet, "sampler", create)
-    engines = asyncio.run(fleet.start_engines(MODELS))
+    engines = asyncio.run(fleet.start_samplers(MODELS))
     assert {(e.name.partition("/")[0], e.home, e.model) for e in engines} == {
         (role, role, model) for role, model in MODELS.items()
     }
