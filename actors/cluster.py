@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 
 _NUM_PROBE_QUESTIONS = 3
 _OBJECT_STORE_BYTES = 512 << 20
-"""Of a local Ray: weights and rollouts of a model that a laptop trains."""
+"""Size of the object store of a local Ray: it holds weights and rollouts of a model that a laptop
+trains."""
 
 
 @dataclass(slots=True)

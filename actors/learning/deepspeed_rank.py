@@ -106,7 +106,7 @@ class DeepSpeedLearner:
         )
 
     def imitate(self, demonstrations: Sequence[Rollout]) -> LearningReport:
-        """As `update`, with the cross-entropy of the demonstrations as the loss."""
+        """Do as `update` does, with the cross-entropy of the demonstrations as the loss."""
         losses = (
             [ImitationLosses(micro) for micro in micros]
             for batch in self._micro_batches(demonstrations)

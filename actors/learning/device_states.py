@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 _BLOCK_BYTES = 1 << 30
-"""Of a copy in page-locked memory, which PyTorch rounds up to a power of two: one copy of many
+"""Largest copy in page-locked memory, which PyTorch rounds up to a power of two: one copy of many
 gibibytes could take twice its size."""
 _NOT_STATES = (ModuleType, FunctionType, MethodType, type, str, bytes, int, float, bool, type(None))
 
 Storages = dict[int, torch.UntypedStorage]
-"""By identity: tensors that are views of one another share one."""
+"""Storages by their identity: tensors that are views of one another share one."""
 
 
 class DeviceStates:

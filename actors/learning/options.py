@@ -38,7 +38,7 @@ class PhaseOptions:
     loss: LossConfig
     prompts_per_update: int
     temperature: float
-    """At which rollouts are sampled; log-probabilities are taken at it."""
+    """Temperature at which rollouts are sampled; log-probabilities are taken at it, too."""
     max_tokens: int
     """Longest completion sampled: the divisor of `LossConfig.aggregation` fixed_length."""
 

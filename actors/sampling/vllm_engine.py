@@ -137,7 +137,7 @@ class VllmEngine:
         await self._llm.sleep(level=1)
 
     async def wake(self, parts: Sequence[str]) -> None:
-        """Take memory for `parts` (`options.PARTS`) again; once it has all, the engine samples."""
+        """Take memory for `parts` (of `PARTS`) again; once it has all, the engine samples."""
         await self._llm.wake_up(list(parts))
 
     async def start_weight_update(self) -> None:

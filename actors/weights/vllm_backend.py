@@ -43,7 +43,7 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
     """Names in the `torch` module, such as `bfloat16`."""
     shapes: list[list[int]]
     offsets: list[int]
-    """In bytes."""
+    """Where each tensor begins in the file, in bytes."""
 
 
 class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):

@@ -35,9 +35,9 @@ class Layout:
     num_ranks: int
     """Learner ranks."""
     gpus_per_engine: float
-    """As Ray counts them."""
+    """The GPUs, or the part of one, that Ray sets aside for each engine."""
     gpus_per_rank: float
-    """As Ray counts them."""
+    """The GPUs, or the part of one, that Ray sets aside for each rank."""
     gpu_memory_utilization: float
     """Share of its GPU's memory that one engine may take."""
     weight_backend: WeightBackend

@@ -72,13 +72,13 @@ class MicroBatch:
     """Position in the flattened `inputs_BT` at which each completion token is predicted."""
     tokens_N: Tensor
     weights_N: Tensor
-    """In the loss of the mini-batch; 0 for sequences that only fill up a rank's micro-batches."""
+    """Weights in the loss of the mini-batch; 0 for sequences that only make up the number."""
     sampler_logprobs_N: Tensor
     advantages_N: Tensor
     old_logprobs_N: Tensor | None = None
-    """Under the policy that the step began with; None while that is the one in training."""
+    """Scores under the policy that the step began with; None while that is the one in training."""
     reference_logprobs_N: Tensor | None = None
-    """Under the policy that the phase began with; None where the old ones stand for them."""
+    """Scores under the policy that the phase began with; None where the old ones are the same."""
 
 
 def collate(

@@ -130,7 +130,7 @@ KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "k2": k2_divergence,
     "k3": k3_divergence,
 }
-"""By the values of `LossConfig.kl_estimator`."""
+"""The estimator of each value of `LossConfig.kl_estimator`."""
 
 
 def token_mean(lengths_S: Sequence[int], max_tokens: int) -> list[float]:
@@ -160,8 +160,8 @@ AGGREGATIONS: dict[str, Callable[[Sequence[int], int], list[float]]] = {
     "sequence_mean": sequence_mean,
     "fixed_length": fixed_length,
 }
-"""By the values of `LossConfig.aggregation`: the [S] weights that each of a sequence's tokens has,
-from the completion lengths of the whole mini-batch and the longest completion allowed."""
+"""The rule of each value of `LossConfig.aggregation`: from the completion lengths of the whole
+mini-batch and the longest completion allowed to the [S] weights that a sequence's tokens have."""
 
 
 def importance_weights(trainer_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
