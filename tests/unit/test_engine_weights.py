@@ -225,3 +225,22 @@ def test_policies_ask_for_the_devices_before_anyone_works():
         "samplers:",
         "challenger prompt_logprobs",
     ]
+
+
+def test_a_role_samples_with_the_engines_of_all_that_lend_to_it(monkeypatch: pytest.MonkeyPatch):
+    lends_to = {"challenger": ("solver",), "solver": (), "judge": ("challenger", "solver")}
+    monkeypatch.setattr("actors.sampling.pool._LENDS_TO", lends_to)
+    homes: list[Any] = list(lends_to)
+    actor: Any = FakeActor()
+    pool = SamplerPool(
+        [PooledSampler(name=h, actor=actor, home=h, role=h, model=BASE) for h in homes], 10.0
+    )
+
+    def names(samplers: Sequence[PooledSampler]) -> list[str]:
+        return [sampler.name for sampler in samplers]
+
+    assert names(pool.assign("solver")) == ["challenger", "solver", "judge"]
+    assert names(pool.assign("challenger")) == ["challenger", "judge"]
+    assert names(pool.samplers_of("solver")) == ["solver"]
+    pool.send_home()
+    assert [sampler.role for sampler in pool.samplers] == homes
