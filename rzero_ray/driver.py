@@ -50,7 +50,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, ProbeReport, Role, SyncReport, iteration_key
+from rzero_ray.types import LabelledProblem, Role, SyncReport, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -193,15 +193,15 @@ async def _run_on_cluster(
 ) -> None:
     from actors.cluster import start_cluster
 
-    def on_sync(sync: SyncReport, probe: ProbeReport) -> None:
+    def on_sync(sync: SyncReport) -> None:
         run.add_event(
             "weight sync",
-            version=sync.version,
-            bytes=sync.num_bytes,
-            engines=sync.num_engines,
-            seconds=sync.seconds,
-            seconds_paused=sync.seconds_engines_paused,
-            max_logprob_difference=probe.max_difference,
+            version=sync.version.name,
+            bytes=sync.transfer.num_bytes,
+            engines=sync.transfer.num_engines,
+            seconds=sync.transfer.seconds,
+            seconds_paused=sync.transfer.seconds_engines_paused,
+            max_logprob_difference=sync.probe.max_difference,
         )
 
     def on_turn(holder: str) -> None:
