@@ -83,6 +83,10 @@ class StoredRun:
         last = self.manifest.last_learned(learners if self.config.shared_weights else (role,))
         return self.base_model if last is None else self.model_path(*last)
 
+    def checkpoint_path(self, step: Step) -> Path:
+        """Return the folder of the policy in training after a step."""
+        return self.root / "checkpoints" / step.key
+
     def model_path(self, role: Role, iteration: int) -> Path:
         """Return the folder of a role's policy after an iteration; 0 is the base model."""
         if iteration == 0:

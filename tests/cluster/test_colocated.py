@@ -22,6 +22,8 @@ from actors import cluster
 from actors.sampling.options import PARTS
 from rzero_ray import driver
 
+pytestmark = pytest.mark.slow  # a run of its own, which shares every place
+
 SHORT = [
     "conf=tiny",
     "layout=colocated",
