@@ -18,9 +18,10 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors.waiting import DeadlineError, get_within
+from rzero_ray.config.cluster import RewardConfig, SamplerConfig, SamplingSettings
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout
-from rzero_ray.types import UserError
+from rzero_ray.types import Role, UserError
 
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
 """Bytes that a vLLM engine on a CPU takes beside its KV cache, measured: two processes, each with
@@ -54,12 +55,19 @@ def demands(config: Config, layout: Layout) -> list[Demand]:
         )
         for k in range(layout.num_ranks)
     ]
-    return [*_engine_demands(config, layout), *ranks, *_reward_demands(config)]
+    return [*_engine_demands(config.sampler, layout), *ranks, *_reward_demands(config.reward)]
 
 
-def sampling_demands(config: Config, layout: Layout) -> list[Demand]:
+def sampling_demands(settings: SamplingSettings, layout: Layout) -> list[Demand]:
     """Return one entry per actor of an evaluation: engines and reward workers, no learner."""
-    return [*_engine_demands(config, layout), *_reward_demands(config)]
+    return [*_engine_demands(settings.sampler, layout), *_reward_demands(settings.reward)]
+
+
+def sampler_names(layout: Layout) -> list[tuple[Role, str]]:
+    """Return the role and the name of each sampler."""
+    return [
+        (role, f"{role}/sampler-{k}") for role, n in layout.num_engines.items() for k in range(n)
+    ]
 
 
 def bundles(needed: Sequence[Demand]) -> dict[str, dict[str, float]]:
@@ -86,13 +94,10 @@ def _place(layout: Layout, actor: str) -> str:
     return f"device-{actor.rpartition('-')[2]}" if layout.takes_turns else actor
 
 
-def _engine_demands(config: Config, layout: Layout) -> list[Demand]:
-    sampler = config.sampler
+def _engine_demands(sampler: SamplerConfig, layout: Layout) -> list[Demand]:
     on_cpu = sampler.gpus_per_engine == 0
     kv_bytes = int(sampler.kv_cache_gib * 2**30)
     engine_memory = MEMORY_PER_CPU_ENGINE + kv_bytes if on_cpu else 0
-    engines = [f"challenger/sampler-{k}" for k in range(layout.num_challenger)]
-    engines += [f"solver/sampler-{k}" for k in range(layout.num_solver)]
     return [
         Demand(
             actor=name,
@@ -101,12 +106,11 @@ def _engine_demands(config: Config, layout: Layout) -> list[Demand]:
             memory=engine_memory,
             place=_place(layout, name),
         )
-        for name in engines
+        for _, name in sampler_names(layout)
     ]
 
 
-def _reward_demands(config: Config) -> list[Demand]:
-    reward = config.reward
+def _reward_demands(reward: RewardConfig) -> list[Demand]:
     return [
         Demand(actor=name, cpus=reward.cpus_per_worker, gpus=0.0, memory=0, place=name)
         for name in (f"reward/worker-{k}" for k in range(reward.num_workers))

@@ -1,19 +1,17 @@
-"""`protocols.Policy` on a cluster: engines sample, learner ranks learn, weights move between."""
+"""`protocols.Policy` on a cluster: samplers sample, the learner learns, weights move between."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
-from ray.actor import ActorHandle
 
-from actors.sampling.options import PhaseOptions
-from actors.sampling.pool import Engine, SamplerPool
+from actors.learning.group import LearnerGroup
+from actors.learning.options import PhaseOptions
+from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import Turns
 from actors.waiting import within
 from actors.weights.probe import compare_probes
@@ -21,6 +19,7 @@ from rzero_ray.config.config import Config, probe_bound
 from rzero_ray.protocols import Clock
 from rzero_ray.types import (
     Completion,
+    FinishedModel,
     LearningReport,
     Message,
     Phase,
@@ -31,11 +30,12 @@ from rzero_ray.types import (
     Step,
     SyncReport,
     UpdateReport,
+    Weights,
 )
 
 
 class ClusterPolicy:
-    """One role. Both share the pool and the learner ranks; one is in training at a time."""
+    """One role. Both share the pool and the learner; one is in training at a time."""
 
     def __init__(
         self,
@@ -43,18 +43,18 @@ class ClusterPolicy:
         config: Config,
         options: PhaseOptions,
         pool: SamplerPool,
-        learners: Sequence[ActorHandle],
+        learner: LearnerGroup,
         turns: Turns,
         probes: Sequence[NDArray[np.int32]],
         clock: Clock,
-        on_sync: Callable[[SyncReport, ProbeReport], None],
+        on_sync: Callable[[SyncReport], None],
     ) -> None:
         """`probes` are token ids of the prompts by which a weight sync is verified."""
         self._role: Role = role
         self._config = config
         self._options = options
         self._pool = pool
-        self._learners = learners
+        self._learner = learner
         self._turns = turns
         self._probes = probes
         self._clock = clock
@@ -72,71 +72,61 @@ class ClusterPolicy:
     async def start_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
         self._phase = phase
-        engines = self._pool.assign(self._role)
-        await self._load(phase, engines)
-        await self._publish(phase.version(phase.num_finished_steps))
+        samplers = self._pool.assign(self._role)
+        await self._load(phase, samplers)
+        await self._publish(phase.version(phase.num_finished_steps), samplers)
 
     async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""
-        return await self._learn("update", rollouts, step)
+        return await self._learn(self._learner.update, rollouts, step)
 
     async def imitate(self, demonstrations: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""
-        return await self._learn("imitate", demonstrations, step)
+        return await self._learn(self._learner.imitate, demonstrations, step)
 
     async def tokenize(
         self, exchanges: Sequence[tuple[tuple[Message, ...], str]]
     ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """See `protocols.Policy`."""
-        engine = self._pool.engines_of(self._role)[0]
+        sampler = self._pool.samplers_of(self._role)[0]
         return await within(
             self._config.deadline.sample,
-            f"{engine.name} to tokenize",
-            engine.actor.tokenize.remote(exchanges),
+            f"{sampler.name} to tokenize",
+            sampler.actor.tokenize.remote(exchanges),
         )
 
     async def _learn(
-        self, method: Literal["update", "imitate"], rollouts: Sequence[Rollout], step: Step
+        self,
+        learn: Callable[[Sequence[Rollout]], Awaitable[LearningReport]],
+        rollouts: Sequence[Rollout],
+        step: Step,
     ) -> UpdateReport:
-        """Have the ranks learn, save the checkpoint of the step, publish the weights."""
+        """Have the learner learn, save the checkpoint of the step, publish the weights."""
         assert self._phase is not None
         await self._turns.learner()
-        shared = ray.put(list(rollouts))
         with self._clock.stage("learning"):
-            reports: list[LearningReport] = await self._all_ranks(
-                f"to {method}",
-                self._config.deadline.update,
-                [getattr(learner, method).remote(shared) for learner in self._learners],
-            )
+            learning = await learn(rollouts)
         # Before the weights go to the engines, which may take the learner's place on the device.
         if step.checkpoint is not None:
             with self._clock.stage("checkpoint"):
-                await self._all_ranks(
-                    "to save a checkpoint",
-                    self._config.deadline.update,
-                    [learner.save_checkpoint.remote(step.checkpoint) for learner in self._learners],
-                )
+                await self._learner.save_checkpoint(step.checkpoint)
         version = self._phase.version(step.index)
-        sync, probe = await self._publish(version)
-        return UpdateReport(version=version, learning=reports[0], sync=sync, probe=probe)
+        sync = await self._publish(version, self._pool.samplers_of(self._role))
+        return UpdateReport(learning=learning, sync=sync)
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
         await self._turns.learner()
         with self._clock.stage("checkpoint"):
-            await self._all_ranks(
-                "to save the model",
-                self._config.deadline.update,
-                [learner.save_model.remote(phase.final_model) for learner in self._learners],
-            )
-        for engine in self._pool.engines_of(self._role):
-            engine.model = phase.final_model
+            await self._learner.save_model(phase.final_model)
+        for sampler in self._pool.samplers_of(self._role):
+            sampler.model = phase.final_model
 
     async def hold(self, model: Path) -> None:
         """See `protocols.Policy`. The learner loads the model and publishes it as it is."""
         self._pool.send_home()
-        engines = [e for e in self._pool.engines_of(self._role) if e.model != model]
-        if not engines:
+        samplers = [s for s in self._pool.samplers_of(self._role) if s.model != model]
+        if not samplers:
             return
         phase = Phase(
             iteration=0,
@@ -146,83 +136,63 @@ class ClusterPolicy:
             num_finished_steps=0,
             final_model=model,
         )
-        await self._load(phase, engines)
-        await self._publish(model.name)
-        for engine in engines:
-            engine.model = model
+        await self._load(phase, samplers)
+        await self._publish(FinishedModel(folder=model), samplers)
+        for sampler in samplers:
+            sampler.model = model
 
     async def score(
         self, sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
     ) -> list[NDArray[np.float32]]:
-        """See `protocols.Policy`. Each engine takes every n-th sequence."""
+        """See `protocols.Policy`. Each sampler takes every n-th sequence."""
         await self._turns.samplers()
-        engines = self._pool.engines_of(self._role)
+        samplers = self._pool.samplers_of(self._role)
+        names = ", ".join(sampler.name for sampler in samplers)
         with self._clock.stage("scoring"):
             parts: list[list[NDArray[np.float32]]] = await within(
                 self._config.deadline.sample,
-                f"{', '.join(engine.name for engine in engines)} to score {len(sequences)} texts",
+                f"{names} to score {len(sequences)} texts",
                 asyncio.gather(
                     *(
-                        engine.actor.score.remote(sequences[k :: len(engines)])
-                        for k, engine in enumerate(engines)
+                        sampler.actor.score.remote(sequences[k :: len(samplers)])
+                        for k, sampler in enumerate(samplers)
                     )
                 ),
             )
-        return [parts[k % len(engines)][k // len(engines)] for k in range(len(sequences))]
+        return [parts[k % len(samplers)][k // len(samplers)] for k in range(len(sequences))]
 
-    async def _load(self, phase: Phase, engines: Sequence[Engine]) -> None:
-        """Load a phase's policy into the learner, which publishes into `engines` from now on."""
-        for engine in engines:
-            engine.model = None
+    async def _load(self, phase: Phase, samplers: Sequence[PooledSampler]) -> None:
+        """Load a phase's policy into the learner, whose weights then go to `samplers`."""
+        for sampler in samplers:
+            sampler.model = None
         await self._turns.learner()
         with self._clock.stage("learner_start"):
-            await self._all_ranks(
-                "to load the policy",
-                self._config.deadline.start,
-                [
-                    learner.start_phase.remote(phase, self._options, [e.actor for e in engines])
-                    for learner in self._learners
-                ],
-            )
+            await self._learner.start_phase(phase, self._options)
 
-    async def _publish(self, version: str) -> tuple[SyncReport, ProbeReport]:
-        """Publish the learner's weights into the role's engines and verify them there."""
-        await self._turns.handover(self._pool.engines_of(self._role))
+    async def _publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> SyncReport:
+        """Publish the learner's weights into `samplers` and verify them there."""
+        await self._turns.handover(samplers)
         with self._clock.stage("weight_sync"):
-            reports: list[SyncReport] = await self._all_ranks(
-                f"to publish weights {version}",
-                self._config.deadline.sync,
-                [learner.publish.remote(version) for learner in self._learners],
-            )
-            probe = await self._verify(version)
-        self._on_sync(reports[0], probe)
-        return reports[0], probe
+            transfer = await self._learner.publish(version, samplers)
+            probe = await self._verify(version, samplers)
+        report = SyncReport(version=version, transfer=transfer, probe=probe)
+        self._on_sync(report)
+        return report
 
-    async def _verify(self, version: str) -> ProbeReport:
+    async def _verify(self, version: Weights, samplers: Sequence[PooledSampler]) -> ProbeReport:
         """Compare the learner, while it holds its parameters, with the engines after it."""
-        ranks = await self._all_ranks(
-            f"to score the probe of weights {version}",
-            self._config.deadline.sync,
-            [learner.prompt_logprobs.remote(self._probes) for learner in self._learners],
-        )
+        expected = await self._learner.prompt_logprobs(version, self._probes)
         await self._turns.samplers()
-        engines = self._pool.engines_of(self._role)
-        engine_probes = await within(
+        found = await within(
             self._config.deadline.sync,
-            f"the probe of weights {version}",
-            asyncio.gather(*(e.actor.prompt_logprobs.remote(self._probes) for e in engines)),
+            f"the probe of weights {version.name}",
+            asyncio.gather(*(s.actor.prompt_logprobs.remote(self._probes) for s in samplers)),
         )
-        names = [engine.name for engine in engines]
+        names = [sampler.name for sampler in samplers]
         return compare_probes(
-            ranks[0],
-            dict(zip(names, engine_probes, strict=True)),
+            expected,
+            dict(zip(names, found, strict=True)),
             version,
             self._config.model.dtype,
             probe_bound(self._config),
         )
-
-    async def _all_ranks(
-        self, what: str, deadline_s: float, refs: Sequence[ray.ObjectRef]
-    ) -> list[Any]:
-        """Return what each rank returned; `what` completes 'waited for the learner ...'."""
-        return await within(deadline_s, f"the learner {what}", asyncio.gather(*refs))

@@ -9,7 +9,7 @@ theirs already. There are three:
 
 The host's memory holds whatever is not on the device, so a turn costs two copies over the bus.
 Nobody asks for a turn while another works: sampling and learning do not overlap without staleness,
-which a shared layout refuses (`layout.resolve_layout`).
+which a shared layout refuses (`rzero_ray.config.layout.resolve_layout`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ray.actor import ActorHandle
-
+from actors.learning.group import LearnerGroup
 from actors.sampling.options import PARTS
-from actors.sampling.pool import Engine
+from actors.sampling.pool import PooledSampler
 from actors.waiting import within
 from rzero_ray.protocols import Clock
 from rzero_ray.types import RunError
@@ -38,8 +37,8 @@ class Turns(ABC):
         """The learner is about to learn, load or save; no request is under way."""
 
     @abstractmethod
-    async def handover(self, engines: Sequence[Engine]) -> None:
-        """The learner, whose turn it is, is about to publish into `engines`."""
+    async def handover(self, samplers: Sequence[PooledSampler]) -> None:
+        """The learner, whose turn it is, is about to publish into `samplers`."""
 
     @abstractmethod
     async def samplers(self) -> None:
@@ -52,7 +51,7 @@ class NoTurns(Turns):
     async def learner(self) -> None:
         pass
 
-    async def handover(self, engines: Sequence[Engine]) -> None:
+    async def handover(self, samplers: Sequence[PooledSampler]) -> None:
         pass
 
     async def samplers(self) -> None:
@@ -64,20 +63,20 @@ class SharedDevices(Turns):
 
     def __init__(
         self,
-        engines: Sequence[Engine],
-        learners: Sequence[ActorHandle],
+        samplers: Sequence[PooledSampler],
+        learner: LearnerGroup,
         deadline_s: float,
         clock: Clock,
         on_turn: Callable[[Holder], None],
     ) -> None:
         """`on_turn` is told of each turn once it has begun."""
-        self._engines = engines
-        self._learners = learners
+        self._samplers = samplers
+        self._learner = learner
         self._deadline_s = deadline_s
         self._clock = clock
         self._on_turn = on_turn
         self._holder: Holder = "samplers"
-        self._with_weights: list[Engine] = []
+        self._with_weights: list[PooledSampler] = []
         """Engines that the handover has woken in part."""
         self._passing = asyncio.Lock()
 
@@ -85,23 +84,23 @@ class SharedDevices(Turns):
         if self._holder == "learner":
             return
         async with self._passing:
-            busy = [engine.name for engine in self._engines if engine.outstanding_tokens]
+            busy = [sampler.name for sampler in self._samplers if sampler.outstanding_tokens]
             if busy:
                 raise RunError(
                     f"{', '.join(busy)} still sample while the learner wants their devices: a bug"
                 )
             with self._clock.stage("turns"):
                 await self._sleep()
-                await self._all_ranks("to return to its devices", "return_to_device")
+                await self._learner.return_to_device()
             self._begin("learner")
 
-    async def handover(self, engines: Sequence[Engine]) -> None:
+    async def handover(self, samplers: Sequence[PooledSampler]) -> None:
         async with self._passing:
             assert self._holder == "learner", "weights come from the learner's turn"
             with self._clock.stage("turns"):
-                await self._all_ranks("to make room for weights", "leave_device", True)
-                await self._wake(engines, ["weights"])
-            self._with_weights = list(engines)
+                await self._learner.leave_device(keep_parameters=True)
+                await self._wake(samplers, ["weights"])
+            self._with_weights = list(samplers)
             self._begin("handover")
 
     async def samplers(self) -> None:
@@ -110,9 +109,9 @@ class SharedDevices(Turns):
         async with self._passing:
             if self._holder == "samplers":  # another request has asked first
                 return
-            asleep = [e for e in self._engines if e not in self._with_weights]
+            asleep = [s for s in self._samplers if s not in self._with_weights]
             with self._clock.stage("turns"):
-                await self._all_ranks("to leave its devices", "leave_device", False)
+                await self._learner.leave_device(keep_parameters=False)
                 await self._wake(asleep, PARTS)
                 await self._wake(self._with_weights, ["kv_cache"])
             self._with_weights = []
@@ -125,18 +124,14 @@ class SharedDevices(Turns):
     async def _sleep(self) -> None:
         await within(
             self._deadline_s,
-            f"{', '.join(engine.name for engine in self._engines)} to fall asleep",
-            asyncio.gather(*(engine.actor.sleep.remote() for engine in self._engines)),
+            f"{', '.join(sampler.name for sampler in self._samplers)} to fall asleep",
+            asyncio.gather(*(sampler.actor.sleep.remote() for sampler in self._samplers)),
         )
 
-    async def _wake(self, engines: Sequence[Engine], parts: Sequence[str]) -> None:
-        if engines:
+    async def _wake(self, samplers: Sequence[PooledSampler], parts: Sequence[str]) -> None:
+        if samplers:
             await within(
                 self._deadline_s,
-                f"{', '.join(engine.name for engine in engines)} to wake ({', '.join(parts)})",
-                asyncio.gather(*(engine.actor.wake.remote(list(parts)) for engine in engines)),
+                f"{', '.join(sampler.name for sampler in samplers)} to wake ({', '.join(parts)})",
+                asyncio.gather(*(sampler.actor.wake.remote(list(parts)) for sampler in samplers)),
             )
-
-    async def _all_ranks(self, what: str, method: str, *arguments: bool) -> None:
-        refs = [getattr(learner, method).remote(*arguments) for learner in self._learners]
-        await within(self._deadline_s, f"the learner {what}", asyncio.gather(*refs))

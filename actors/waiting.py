@@ -19,7 +19,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REMINDER_S = 60.0
-"""Between two log lines about one wait."""
+"""Time between two log lines about one wait."""
 
 
 class DeadlineError(RunError):

@@ -26,8 +26,8 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
-from rzero_ray.evaluation.answering import evaluate
 from rzero_ray.evaluation.drift.monitor import monitor_drift
+from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
 from rzero_ray.phases.challenger import train_challenger
 from rzero_ray.phases.curriculum import build_curriculum
@@ -50,7 +50,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, ProbeReport, Role, SyncReport, iteration_key
+from rzero_ray.types import LabelledProblem, Role, SyncReport, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -131,7 +131,7 @@ def _dry_run(config: Config) -> None:
 
     print(to_yaml(config))
     layout = cluster.choose_layout(config)
-    shape = find_shape(config.model.path, find_model(config))
+    shape = find_shape(config.model.path, find_model(config.model))
     plan = plan_iteration(config, make_task(config.task))
     memory = [] if shape is None else plan_memory(config, shape, layout)
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
@@ -142,7 +142,7 @@ def _dry_run(config: Config) -> None:
 def _run(config: Config) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
     root = resolve_run_dir(config)
-    find_model(config)
+    find_model(config.model)
     check_run_dir(config, root)
     complete = is_complete(config, root)
     joined = None if complete else _join_cluster(config)
@@ -153,13 +153,13 @@ def _run(config: Config) -> None:
         clock = StageClock()
         if joined is None:
             display.note("finished already: nothing to do; raise num_iterations to go on")
-            base_model = find_model(config) or Path(config.model.path)
+            base_model = find_model(config.model) or Path(config.model.path)
         else:
             address, layout = joined
             display.note(f"Ray at {address}")
             display.note(layout.describe())
             with clock.stage("base_model"):
-                base_model = obtain_model(config)
+                base_model = obtain_model(config.model)
         run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
         try:
             if joined is not None:
@@ -193,15 +193,15 @@ async def _run_on_cluster(
 ) -> None:
     from actors.cluster import start_cluster
 
-    def on_sync(sync: SyncReport, probe: ProbeReport) -> None:
+    def on_sync(sync: SyncReport) -> None:
         run.add_event(
             "weight sync",
-            version=sync.version,
-            bytes=sync.num_bytes,
-            engines=sync.num_engines,
-            seconds=sync.seconds,
-            seconds_paused=sync.seconds_engines_paused,
-            max_logprob_difference=probe.max_difference,
+            version=sync.version.name,
+            bytes=sync.transfer.num_bytes,
+            engines=sync.transfer.num_engines,
+            seconds=sync.transfer.seconds,
+            seconds_paused=sync.transfer.seconds_engines_paused,
+            max_logprob_difference=sync.probe.max_difference,
         )
 
     def on_turn(holder: str) -> None:

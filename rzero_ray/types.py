@@ -72,6 +72,37 @@ class SampleRequest:
     sampling: Sampling
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightVersion:
+    """The weights of a role while it learns."""
+
+    role: Role
+    iteration: int
+    num_steps: int
+    """The steps of its phase that they have learned from."""
+
+    @property
+    def name(self) -> str:
+        """Return the name by which logs, events and vLLM know them: `solver-01-003`."""
+        return f"{self.role}-{self.iteration:02d}-{self.num_steps:03d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedModel:
+    """The weights of a folder in Hugging Face format, which nothing trains now."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return the name by which logs, events and vLLM know them: that of the folder."""
+        return self.folder.name
+
+
+Weights = WeightVersion | FinishedModel
+"""What is published into an engine; the name tells one from another."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Completion:
     """One sampled answer."""
@@ -86,8 +117,9 @@ class Completion:
     """The completion as text, special tokens left out."""
     finished: bool
     """False when the length limit cut it."""
-    weight_versions: tuple[tuple[str, int, int], ...]
-    """(version, start, end) spans over T: which weights sampled which tokens."""
+    weight_versions: tuple[tuple[Weights | None, int, int], ...]
+    """(weights, start, end) spans over T: which weights sampled which tokens. None stands for those
+    that an engine started with, before anything was published into it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,10 +135,9 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SyncReport:
-    """One publication of weights into one or more engines."""
+class TransferReport:
+    """How weights have travelled into one or more engines."""
 
-    version: str
     num_bytes: int
     num_engines: int
     seconds: float
@@ -121,6 +152,15 @@ class ProbeReport:
     max_difference: float
     """Largest absolute difference over probe tokens and engines, in nats."""
     mean_difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """One publication of weights: how they travelled, and that they arrived."""
+
+    version: Weights
+    transfer: TransferReport
+    probe: ProbeReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +199,8 @@ class LearningReport:
 class UpdateReport:
     """One step of learning, and how its weights reached the engines."""
 
-    version: str
-    """Version of the weights that the update made and published."""
     learning: LearningReport
     sync: SyncReport
-    probe: ProbeReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +308,9 @@ class ChallengerSample:
     logprobs: NDArray[np.float32]
     text: str
     weight_version: str
+    """The name of the weights that sampled the last token."""
+    weight_num_steps: int | None = None
+    """The steps of the phase that these had learned from; None where that was not recorded."""
     question: str | None
     """None when malformed."""
     answers: tuple[str | None, ...]
@@ -296,6 +336,9 @@ class SolverSample:
     logprobs: NDArray[np.float32]
     text: str
     weight_version: str
+    """The name of the weights that sampled the last token."""
+    weight_num_steps: int | None = None
+    """The steps of the phase that these had learned from; None where that was not recorded."""
     answer: str | None
     reward: float
     advantage: float
@@ -372,9 +415,9 @@ class Phase:
     final_model: Path
     """Where the policy goes at the end of the phase."""
 
-    def version(self, num_steps: int) -> str:
-        """Return the name of the weights after `num_steps` steps of this phase."""
-        return f"{self.role}-{self.iteration:02d}-{num_steps:03d}"
+    def version(self, num_steps: int) -> WeightVersion:
+        """Return the version of the weights after `num_steps` steps of this phase."""
+        return WeightVersion(role=self.role, iteration=self.iteration, num_steps=num_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

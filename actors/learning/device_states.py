@@ -10,7 +10,8 @@ DeepSpeed needs to know, under any ZeRO stage.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -18,12 +19,12 @@ import torch
 from torch import Tensor
 
 _BLOCK_BYTES = 1 << 30
-"""Of a copy in page-locked memory, which PyTorch rounds up to a power of two: one copy of many
+"""Largest copy in page-locked memory, which PyTorch rounds up to a power of two: one copy of many
 gibibytes could take twice its size."""
 _NOT_STATES = (ModuleType, FunctionType, MethodType, type, str, bytes, int, float, bool, type(None))
 
 Storages = dict[int, torch.UntypedStorage]
-"""By identity: tensors that are views of one another share one."""
+"""Storages by their identity: tensors that are views of one another share one."""
 
 
 class DeviceStates:
@@ -106,6 +107,20 @@ def storages_under(roots: Iterable[object], device: torch.device) -> Storages:
             waiting.extend(item)
         waiting.extend(getattr(item, "__dict__", {}).values())
     return found
+
+
+@contextmanager
+def lent(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Lend `model` to `device`; at the end what lay elsewhere is there again, uncopied."""
+    tensors = [*model.parameters(), *model.buffers()]
+    homes = [tensor.data for tensor in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.data.to(device)
+    try:
+        yield
+    finally:
+        for tensor, home in zip(tensors, homes, strict=True):
+            tensor.data = home
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> Tensor:

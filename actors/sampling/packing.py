@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.types import Completion
+from rzero_ray.types import Completion, Weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,7 +26,7 @@ class PackedCompletions:
     lengths: tuple[int, ...]
     texts: tuple[str, ...]
     finished: tuple[bool, ...]
-    weight_versions: tuple[tuple[tuple[str, int, int], ...], ...]
+    weight_versions: tuple[tuple[tuple[Weights | None, int, int], ...], ...]
 
 
 def pack(completions: Sequence[Completion]) -> PackedCompletions:

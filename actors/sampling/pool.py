@@ -1,15 +1,17 @@
-"""All engines, which role each one holds, and where a request goes.
+"""All samplers, which role each one holds, and where a request goes.
+
+A sampler is an actor, an engine what runs in it: vLLM with one set of weights.
 
 How an engine gets its weights:
 
 - It starts from a folder: the model that its home role has when the driver starts.
 - In a phase of learning the learner publishes into the engines of the role that learns: at the
-  start and after every update. The Solver borrows the Challenger's engines for its phase.
+  start and after every update. A role may have another's engines for its phase (`config.roles`).
 - Outside, `ClusterPolicy.hold` sends every engine home and publishes a finished model into those of
   the role that hold another one: borrowed engines of a frozen Challenger, or the Solver's when both
   roles are one model, which the Challenger's phase has changed.
 
-`Engine.model` is what this comes to: the folder whose weights an engine holds.
+`PooledSampler.model` is what this comes to: the folder whose weights an engine holds.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from ray.actor import ActorHandle
 
 from actors.sampling.packing import unpack
 from actors.waiting import DeadlineError, within
+from rzero_ray.config.roles import ROLES
 from rzero_ray.types import Completion, Role, SampleRequest
+
+_LENDS_TO = {role.name: role.lends_to for role in ROLES}
 
 
 @dataclass(slots=True)
-class Engine:
-    """A sampler actor as the driver sees it."""
+class PooledSampler:
+    """A sampler as the driver knows it."""
 
     name: str
     actor: ActorHandle
@@ -44,47 +49,47 @@ class Engine:
 
 
 class SamplerPool:
-    """Routes each request to the engine of the role with the fewest outstanding tokens."""
+    """Routes each request to the sampler of the role with the fewest outstanding tokens."""
 
-    def __init__(self, engines: list[Engine], deadline_s: float) -> None:
-        self.engines = engines
+    def __init__(self, samplers: list[PooledSampler], deadline_s: float) -> None:
+        self.samplers = samplers
         self._deadline_s = deadline_s
 
-    def engines_of(self, role: Role) -> list[Engine]:
-        """Return the engines that sample for the role."""
-        return [engine for engine in self.engines if engine.role == role]
+    def samplers_of(self, role: Role) -> list[PooledSampler]:
+        """Return those that sample for the role."""
+        return [sampler for sampler in self.samplers if sampler.role == role]
 
-    def assign(self, training: Role) -> list[Engine]:
-        """Give engines their roles for a learning phase; return those that need its weights.
+    def assign(self, training: Role) -> list[PooledSampler]:
+        """Give samplers their roles for a learning phase; return those that need its weights.
 
-        While the Solver learns nothing asks the Challenger, so its engines join the Solver's.
-        While the Challenger learns, every engine is in its home role.
+        Each is in its home role, unless that lends its engines to the role that learns
+        (`RoleSpec.lends_to`): while the Solver learns, nothing asks the Challenger.
         """
         self.send_home()
-        if training == "solver":
-            for engine in self.engines:
-                engine.role = "solver"
-        return self.engines_of(training)
+        for sampler in self.samplers:
+            if training in _LENDS_TO[sampler.home]:
+                sampler.role = training
+        return self.samplers_of(training)
 
     def send_home(self) -> None:
-        """Give every engine its home role; what it holds may be another role's weights."""
-        for engine in self.engines:
-            engine.role = engine.home
+        """Give each its home role; what it holds may be another role's weights."""
+        for sampler in self.samplers:
+            sampler.role = sampler.home
 
     async def sample(self, role: Role, request: SampleRequest) -> list[Completion]:
-        """Have one engine of the role answer the request, all its samples together.
+        """Have one sampler of the role answer the request, all its samples together.
 
-        Nothing waits for its turn here: an engine gets every request at once and keeps its own
+        Nothing waits for its turn here: a sampler gets every request at once and keeps its own
         queue. When the caller is cancelled, or out of time, the engine ends the request.
         """
-        engine = min(self.engines_of(role), key=lambda engine: engine.outstanding_tokens)
+        sampler = min(self.samplers_of(role), key=lambda sampler: sampler.outstanding_tokens)
         cost = request.num_samples * request.sampling.max_tokens
-        engine.outstanding_tokens += cost
-        answer: Any = engine.actor.sample.remote(request)
+        sampler.outstanding_tokens += cost
+        answer: Any = sampler.actor.sample.remote(request)
         try:
-            return unpack(await within(self._deadline_s, f"{engine.name} to sample", answer))
+            return unpack(await within(self._deadline_s, f"{sampler.name} to sample", answer))
         except (asyncio.CancelledError, DeadlineError):
             ray.cancel(answer)
             raise
         finally:
-            engine.outstanding_tokens -= cost
+            sampler.outstanding_tokens -= cost

@@ -1,10 +1,9 @@
-"""The only module, besides the backend that runs inside the engine, that knows vLLM's API."""
+"""The only module that knows how vLLM samples; how weights reach it is in `actors.weights`."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,32 +21,22 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.sampling.options import EngineOptions
+from actors.sampling.tokenization import ChatTokenizer
 from actors.weights.vllm_backend import BACKEND
-from rzero_ray.types import RunError, Sampling
+from rzero_ray.types import Completion, RunError, SampleRequest, Weights
 
 _CPU_BATCHED_TOKENS = 4096
 """Tokens of one engine step on a CPU."""
-
 
 _VLLM_BACKENDS = {"object_store": BACKEND, "nccl": "nccl", "cuda_ipc": "ipc"}
 """vLLM's name of each value of `EngineOptions.weight_backend`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EngineOutput:
-    """One sampled sequence."""
-
-    token_ids: NDArray[np.int32]
-    logprobs: NDArray[np.float32]
-    finished: bool
-    weight_versions: tuple[tuple[str, int, int], ...]
-
-
 class VllmEngine:
-    """vLLM's `AsyncLLM` on token ids: samples, scores, and takes new weights while it runs."""
+    """An engine: vLLM's `AsyncLLM`, which samples, scores, and takes new weights while it runs."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self._engine = AsyncLLM.from_engine_args(
+        self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=options.model,
                 skip_tokenizer_init=True,
@@ -79,41 +68,44 @@ class VllmEngine:
             )
         )
         self._request_ids = itertools.count()
-        self._version = "initial"
+        self._published: dict[str, Weights] = {}
+        """What was published into the engine, by the name that vLLM knows it by."""
+        self._salt = "initial"
 
     async def connect(self, init_info: dict[str, Any]) -> None:
         """Make the engine ready to take weights; `init_info` is the backend's."""
         request = WeightTransferInitRequest(init_info=init_info)
-        await self._engine.init_weight_transfer_engine(request)
+        await self._llm.init_weight_transfer_engine(request)
 
     async def disconnect(self) -> None:
         """Leave the learner's group; sampling goes on."""
-        await self._engine.shutdown_weight_transfer_engine()
+        await self._llm.shutdown_weight_transfer_engine()
 
     async def generate(
-        self,
-        prompt_ids: Sequence[int],
-        num_samples: int,
-        seed: int,
-        sampling: Sampling,
-        stop_token_ids: Sequence[int],
-    ) -> list[EngineOutput]:
-        """Sample `num_samples` sequences; number k is drawn with `seed + k`."""
+        self, prompt_ids: Sequence[int], request: SampleRequest, tokenizer: ChatTokenizer
+    ) -> list[Completion]:
+        """Answer a request whose prompt is `prompt_ids`; sample k is drawn with `seed + k`."""
         params = SamplingParams(
-            n=num_samples,
-            seed=seed,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=sampling.max_tokens,
-            stop_token_ids=list(stop_token_ids),
+            n=request.num_samples,
+            seed=request.seed,
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            top_k=request.sampling.top_k,
+            max_tokens=request.sampling.max_tokens,
+            stop_token_ids=list(tokenizer.stop_token_ids),
             logprobs=0,
             flat_logprobs=True,  # lists of numbers, not a dictionary and an object per token
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         final = await self._run(prompt_ids, params)
-        return [_to_output(output) for output in sorted(final.outputs, key=lambda o: o.index)]
+        outputs = sorted(final.outputs, key=lambda output: output.index)
+        texts = tokenizer.decode_all([output.token_ids for output in outputs])
+        prompt = np.asarray(prompt_ids, dtype=np.int32)
+        return [
+            self._completion(prompt, output, text)
+            for output, text in zip(outputs, texts, strict=True)
+        ]
 
     async def prompt_logprobs(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return [len - 1] log-probabilities of each prompt token after the first."""
@@ -134,48 +126,49 @@ class VllmEngine:
         """Freeze running requests; they go on, with the weights they find, after `resume`."""
         # Not `pause_generation`: it sleeps 20 ms after the same call, so that outputs of aborted
         # requests come first. Here none is aborted, and a small model reloads in twice that time.
-        await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
+        await self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
 
     async def resume(self) -> None:
         """Go on with frozen requests."""
-        await self._engine.resume_generation()
+        await self._llm.resume_generation()
 
     async def sleep(self) -> None:
         """Move the weights to the host's memory and drop the KV cache with all its prefixes."""
-        await self._engine.sleep(level=1)
+        await self._llm.sleep(level=1)
 
     async def wake(self, parts: Sequence[str]) -> None:
-        """Take memory for `parts` (`options.PARTS`) again; once it has all, the engine samples."""
-        await self._engine.wake_up(list(parts))
+        """Take memory for `parts` (of `PARTS`) again; once it has all, the engine samples."""
+        await self._llm.wake_up(list(parts))
 
     async def start_weight_update(self) -> None:
         """Begin a reload."""
-        await self._engine.start_weight_update()
+        await self._llm.start_weight_update()
 
     async def update_weights(self, bucket: dict[str, Any]) -> None:
         """Load one bucket, in the form of the backend's update info."""
-        await self._engine.update_weights(WeightTransferUpdateRequest(update_info=bucket))
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=bucket))
 
-    async def finish_weight_update(self, version: str) -> None:
+    async def finish_weight_update(self, version: Weights) -> None:
         """End the reload: from now on the engine samples `version`."""
-        await self._engine.finish_weight_update(weight_version=version)
-        self._version = version
+        await self._llm.finish_weight_update(weight_version=version.name)
+        self._published[version.name] = version
+        self._salt = version.name
 
     def num_unfinished(self) -> int:
         """Return how many sequences are being sampled or wait to be."""
-        return self._engine.output_processor.get_num_unfinished_requests()
+        return self._llm.output_processor.get_num_unfinished_requests()
 
     def shutdown(self) -> None:
         """End the engine's process."""
-        self._engine.shutdown()
+        self._llm.shutdown()
 
     async def _run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Any:
         # The salt keeps prefixes computed with other weights apart.
-        prompt = {"prompt_token_ids": list(prompt_ids), "cache_salt": self._version}
+        prompt = {"prompt_token_ids": list(prompt_ids), "cache_salt": self._salt}
         final = None
         request_id = str(next(self._request_ids))
         try:
-            async for output in self._engine.generate(prompt, params, request_id):  # type: ignore[arg-type]
+            async for output in self._llm.generate(prompt, params, request_id):  # type: ignore[arg-type]
                 final = output
         except EngineDeadError:
             raise RunError(
@@ -185,16 +178,20 @@ class VllmEngine:
         assert final is not None
         return final
 
-
-def _to_output(output: CompletionOutput) -> EngineOutput:
-    rows: Any = output.logprobs  # one position per token, in each the sampled token alone
-    token_ids = np.asarray(output.token_ids, dtype=np.int32)
-    assert len(rows.logprobs) == len(token_ids)
-    return EngineOutput(
-        token_ids=token_ids,
-        logprobs=np.asarray(rows.logprobs, dtype=np.float32),
-        finished=output.finish_reason == "stop",
-        weight_versions=tuple(
-            (span.version, span.start, span.end) for span in output.weight_versions or ()
-        ),
-    )
+    def _completion(
+        self, prompt_ids: NDArray[np.int32], output: CompletionOutput, text: str
+    ) -> Completion:
+        rows: Any = output.logprobs  # one position per token, in each the sampled token alone
+        token_ids = np.asarray(output.token_ids, dtype=np.int32)
+        assert len(rows.logprobs) == len(token_ids)
+        return Completion(
+            prompt_ids=prompt_ids,
+            token_ids=token_ids,
+            logprobs=np.asarray(rows.logprobs, dtype=np.float32),
+            text=text,
+            finished=output.finish_reason == "stop",
+            weight_versions=tuple(
+                (self._published.get(span.version), span.start, span.end)
+                for span in output.weight_versions or ()
+            ),
+        )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.types import ProbeReport, RunError
+from rzero_ray.types import ProbeReport, RunError, Weights
 
 
 class WeightMismatchError(RunError):
@@ -21,7 +21,7 @@ class WeightMismatchError(RunError):
 def compare_probes(
     learner: Sequence[NDArray[np.float32]],
     engines: Mapping[str, Sequence[NDArray[np.float32]]],
-    version: str,
+    version: Weights,
     dtype: str,
     bound: float,
 ) -> ProbeReport:
@@ -38,7 +38,7 @@ def compare_probes(
         figure = float(difference.max() if dtype == "float32" else difference.mean())
         if not figure <= bound:
             raise WeightMismatchError(
-                f"{name} does not sample from weights {version}: its log-probabilities of the "
+                f"{name} does not sample from weights {version.name}: its log-probabilities of the "
                 f"probe prompts differ from the learner's by {figure:.3g} nats, allowed "
                 f"{bound:g} (weights.max_probe_difference); the run stops because it would learn "
                 "from another policy's samples"

@@ -28,7 +28,7 @@ NUM_SLOTS = 2
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "rzero-"
 _MIN_AGE_S = 60.0
-"""Of a file that may be removed: a younger one may be about to be locked by its owner."""
+"""Age from which a file may be removed: a younger one may be about to be locked by its owner."""
 
 
 class StagingArea:

@@ -43,10 +43,10 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
     """Names in the `torch` module, such as `bfloat16`."""
     shapes: list[list[int]]
     offsets: list[int]
-    """In bytes."""
+    """Where each tensor begins in the file, in bytes."""
 
 
-class ObjectStoreWeightEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
     """Loads buckets from shared memory through vLLM's layerwise reload."""
 
     init_info_cls = ObjectStoreInitInfo
@@ -119,4 +119,4 @@ def _tensor_at(data: torch.Tensor, offset: int, dtype: str, shape: list[int]) ->
     return data[offset : offset + size].view(kind).view(shape)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightEngine)
+WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreReceiver)

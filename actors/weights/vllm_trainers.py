@@ -1,8 +1,8 @@
-"""Weights between GPUs: vLLM's own `nccl` and `ipc` weight-transfer engines, behind our interface.
+"""Weights between GPUs: vLLM's own `nccl` and `ipc` backends, behind our interface.
 
-vLLM's trainer engines move the bytes; what is ours is the client through which they drive the
-sampler actors. vLLM's own Ray client tells every engine the same rank, and independent engines
-would collide; and it does not stop and resume sampling.
+What moves the bytes is vLLM's trainer engine, here called a trainer; what is ours is the client
+through which it drives the samplers. vLLM's own Ray client tells every engine the same rank, and
+independent engines would collide; and it does not stop and resume sampling.
 
 Needs GPUs: on a CPU only the client and the choice of the backend can be, and are, tested.
 """
@@ -28,10 +28,10 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from actors.ports import free_port
+from actors.process import free_port
 from actors.waiting import get_within
 from actors.weights.transport import WeightSource, WeightTransport
-from rzero_ray.types import SyncReport
+from rzero_ray.types import TransferReport, Weights
 
 _IPC_HEADROOM = 1.05
 """The packed buffer of CUDA IPC over the largest tensor, which must fit it whole."""
@@ -44,44 +44,47 @@ class SamplerClient:
     `finish_weight_update` lets it go on.
     """
 
-    def __init__(self, engines: Sequence[ActorHandle], deadline_s: float) -> None:
-        self._engines = list(engines)
+    def __init__(self, samplers: Sequence[ActorHandle], deadline_s: float) -> None:
+        self._samplers = list(samplers)
         self._deadline_s = deadline_s
-        self.version = ""
-        """What the samplers will record for the tokens they sample from then on."""
+        self.version: Weights | None = None
+        """What is sent next; the samplers record it for every token that they then sample."""
         self.seconds_paused = 0.0
+        """The longest time that a sampler stood still."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Connect every engine; with NCCL each is a rank of its own, after the sender's 0."""
         self._all(
             "to connect for weights",
             [
-                engine.connect_weights.remote(_of_engine(init_info, index))
-                for index, engine in enumerate(self._engines)
+                sampler.connect_weights.remote(_of_engine(init_info, index))
+                for index, sampler in enumerate(self._samplers)
             ],
         )
 
     def shutdown_weight_transfer_engine(self) -> None:
         """Leave the group; the engines go on sampling."""
-        self._all("to disconnect", [e.disconnect_weights.remote() for e in self._engines])
+        self._all("to disconnect", [s.disconnect_weights.remote() for s in self._samplers])
 
     def start_weight_update(self) -> None:
         """Stop sampling and begin a reload."""
-        self._started = time.monotonic()
-        self._all("to start a reload", [e.start_weight_update.remote() for e in self._engines])
+        self._all("to start a reload", [s.start_weight_update.remote() for s in self._samplers])
 
     def update_weights(self, update_info: Any) -> None:
         """Receive one round of weights."""
-        self._all("to load", [e.update_weights.remote(update_info) for e in self._engines])
+        self._all("to load", [s.update_weights.remote(update_info) for s in self._samplers])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """End the reload and sample on."""
-        version = weight_version or self.version
-        self._all("to finish", [e.finish_weight_update.remote(version) for e in self._engines])
-        self.seconds_paused = time.monotonic() - self._started
+        """End the reload and sample on; vLLM knows nothing of our versions, and gives none."""
+        version = self.version
+        assert version is not None
+        paused = self._all(
+            "to finish", [s.finish_weight_update.remote(version) for s in self._samplers]
+        )
+        self.seconds_paused = max(paused)
 
-    def _all(self, what: str, refs: Sequence[ray.ObjectRef]) -> None:
-        get_within(self._deadline_s, f"{len(self._engines)} engines {what}", refs)
+    def _all(self, what: str, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+        return get_within(self._deadline_s, f"{len(self._samplers)} engines {what}", refs)
 
 
 class VllmSource(VllmWeightSource):
@@ -90,7 +93,7 @@ class VllmSource(VllmWeightSource):
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self.source: WeightSource | None = None
-        """Set before each publication: the learner makes a new engine in each phase."""
+        """Set before each publication: the learner makes a new source in each phase."""
 
     def metadata(self) -> list[ParamMeta]:
         """Return names and full shapes without gathering partitions."""
@@ -106,7 +109,7 @@ class VllmSource(VllmWeightSource):
 
 
 class _VllmTransport(WeightTransport):
-    """What both backends share: a trainer engine, made anew when the samplers change."""
+    """What both backends share: a trainer, made anew when the samplers change."""
 
     def __init__(self, rank: int, dtype: str, bucket_bytes: int, deadline_s: float) -> None:
         self._rank = rank
@@ -114,24 +117,21 @@ class _VllmTransport(WeightTransport):
         self._deadline_s = deadline_s
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._source = VllmSource(self._dtype)
-        self._engines: list[ActorHandle] = []
+        self._samplers: list[ActorHandle] = []
         self._trainers: list[tuple[SamplerClient, TrainerWeightTransferEngine[Any]]] = []
-        """One per group of engines that take one transfer together."""
+        """One per group of samplers that take one transfer together."""
 
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
-        if list(engines) != self._engines:
-            self.close()
-            self._engines = list(engines)
-
-    def add_engine(self, engine: ActorHandle) -> None:
-        self.connect([*self._engines, engine])
-
-    def publish(self, source: WeightSource, version: str) -> SyncReport | None:
+    def publish(
+        self, source: WeightSource, version: Weights, samplers: Sequence[ActorHandle]
+    ) -> TransferReport | None:
         start = time.monotonic()
+        if list(samplers) != self._samplers:
+            self._leave()
+            self._samplers = list(samplers)
         self._source.source = source
         try:
             if not self._trainers:
-                self._trainers = [self._join(engines) for engines in self._groups(self._engines)]
+                self._trainers = [self._join(samplers) for samplers in self._groups(self._samplers)]
             for client, trainer in self._trainers:
                 client.version = version
                 trainer.send_weights()
@@ -142,33 +142,32 @@ class _VllmTransport(WeightTransport):
         if self._rank != 0:
             return None
         sizes = [meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()]
-        return SyncReport(
-            version=version,
+        return TransferReport(
             num_bytes=sum(sizes),
-            num_engines=len(self._engines),
+            num_engines=len(self._samplers),
             seconds=time.monotonic() - start,
             seconds_engines_paused=max(client.seconds_paused for client, _ in self._trainers),
         )
 
-    def close(self) -> None:
+    def _leave(self) -> None:
+        """Dissolve the groups with the samplers of the last publication."""
         if self._rank == 0:
             for client, _ in self._trainers:
                 client.shutdown_weight_transfer_engine()
         self._trainers = []
-        self._engines = []
 
     def _join(
-        self, engines: Sequence[ActorHandle]
+        self, samplers: Sequence[ActorHandle]
     ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
-        client = SamplerClient(engines, self._deadline_s)
+        client = SamplerClient(samplers, self._deadline_s)
         trainer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(), client=client, source=self._source
         )
         return client, trainer
 
-    def _groups(self, engines: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
-        """Return the engines by the transfer that they take part in."""
-        return [list(engines)]
+    def _groups(self, samplers: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
+        """Return the samplers by the transfer that they take part in."""
+        return [list(samplers)]
 
     @abstractmethod
     def _init_info(self) -> TrainerInitInfo: ...
@@ -182,7 +181,7 @@ class NcclTransport(_VllmTransport):
             rank=self._rank,
             master_address=ray.util.get_node_ip_address(),
             master_port=free_port(),
-            world_size=1 + len(self._engines),
+            world_size=1 + len(self._samplers),
             packed=True,
             packed_buffer_size_bytes=self._bucket_bytes,
         )
@@ -196,16 +195,18 @@ class CudaIpcTransport(_VllmTransport):
     engine of each GPU, and there are as many as a GPU has engines.
     """
 
-    def _groups(self, engines: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
+    def _groups(self, samplers: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
         devices = get_within(
-            self._deadline_s, "the samplers' GPUs", [engine.device.remote() for engine in engines]
+            self._deadline_s,
+            "the samplers' GPUs",
+            [sampler.device.remote() for sampler in samplers],
         )
         groups: list[list[ActorHandle]] = []
-        for index, (engine, device) in enumerate(zip(engines, devices, strict=True)):
+        for index, (sampler, device) in enumerate(zip(samplers, devices, strict=True)):
             earlier = devices[:index].count(device)
             if earlier == len(groups):
                 groups.append([])
-            groups[earlier].append(engine)
+            groups[earlier].append(sampler)
         return groups
 
     def _init_info(self) -> IPCTrainerInitInfo:

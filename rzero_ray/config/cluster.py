@@ -119,3 +119,17 @@ class DeadlineConfig:
     grade: float = 600.0
     update: float = 3600.0
     sync: float = 600.0
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """What it takes to sample from one model that does not learn: engines and reward workers."""
+
+    name: str
+    """Names the actors of this start, so that those of two starts differ in the dashboard."""
+    task: str
+    """The task by whose rules the reward workers read and grade answers."""
+    model: ModelConfig
+    sampler: SamplerConfig
+    reward: RewardConfig
+    deadline: DeadlineConfig

@@ -22,6 +22,7 @@ from rzero_ray.config.cluster import (
     ModelConfig,
     RewardConfig,
     SamplerConfig,
+    SamplingSettings,
     WeightSyncConfig,
 )
 from rzero_ray.config.method import (
@@ -86,6 +87,19 @@ def probe_bound(config: Config) -> float:
     """Return the largest log-probability difference, in nats, that a weight sync may show."""
     by_dtype = {"float32": 1e-3, "bfloat16": 0.05}
     return config.weights.max_probe_difference or by_dtype[config.model.dtype]
+
+
+
+def sampling_settings(config: Config) -> SamplingSettings:
+    """Return the part of a run's configuration that its engines and reward workers need."""
+    return SamplingSettings(
+        name=config.name,
+        task=config.task,
+        model=config.model,
+        sampler=config.sampler,
+        reward=config.reward,
+        deadline=config.deadline,
+    )
 
 
 

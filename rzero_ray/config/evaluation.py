@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +22,9 @@ from rzero_ray.config.cluster import (
     ModelConfig,
     RewardConfig,
     SamplerConfig,
+    SamplingSettings,
 )
-from rzero_ray.config.config import Config, resolve_folder
+from rzero_ray.config.config import resolve_folder
 from rzero_ray.config.sources import (
     build,
     check_keys,
@@ -35,6 +36,7 @@ from rzero_ray.config.sources import (
 from rzero_ray.types import UserError
 
 _TINY_CONF = "tiny"
+"""The file of `conf/evaluation/` for the tiny model, and for what was trained from it."""
 
 
 @dataclass(frozen=True)
@@ -44,35 +46,37 @@ class EvaluationConfig:
     model: str = ""
     """A Hugging Face model folder, a hub name, or `tiny`, the built-in base model."""
     base: str = ""
-    """A second model, measured by the same code; differences are model minus base."""
+    """A second model, measured by the same code; differences are model minus the base."""
     suite: str = "math"
     """`math`, `general`, `all`, `heldout` (the task's own problems), names of benchmarks with
     commas between, or a path to a JSONL file of rows with question, answer and optional options."""
     task: Literal["arithmetic", "math"] = "math"
     """Whose prompts are used: `arithmetic` for the tiny model and what was trained from it."""
     data_dir: str = ""
-    """Where local files are: NAME.jsonl, .json, .csv or .parquet, or NAME/*.parquet."""
+    """The folder of local files: NAME.jsonl, .json, .csv or .parquet, or NAME/*.parquet."""
     download: bool = False
     """Fetch what is missing from the hub; afterwards it is read from the hub's cache, offline."""
     output_dir: str = ""
     """Empty stands for `evaluations/MODEL-seedN`. Finished benchmarks in it are not repeated."""
     seed: int = 0
-    """Of the samples; each one's seed depends on it, the benchmark, the problem and the sample."""
+    """The seed of the samples, of a part of the problems and of the intervals. Each sample's own
+    seed depends on it, the benchmark, the problem and the sample's number."""
     num_samples: int = 0
-    """k of mean@k, pass@k and maj@k; 0 stands for each benchmark's own: 32 for AMC and AIME, 4 for
-    the other mathematics, 1 for the large general sets, 8 for the task's or the user's problems."""
+    """How many answers to a problem are sampled: the k of mean@k, pass@k and maj@k. 0 stands for
+    each benchmark's own number: 32 for AMC and AIME, 4 for the other mathematics, 1 for the large
+    general sets, 8 for the task's or the user's problems."""
     max_problems: int = 0
-    """Of each benchmark, drawn by `seed`; 0 is all of them."""
+    """How many problems of each benchmark are asked, drawn by `seed`; 0 is all of them."""
     max_tokens: int = 4096
-    """Longest answer."""
+    """The length of the longest answer, in tokens."""
     max_model_len: int = 16384
-    """Longest prompt plus answer."""
+    """The length of the longest prompt and answer together, in tokens."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the engines' weights and activations."""
+    """The type of the engines' weights and activations."""
     tiny_seed: int = 0
-    """Seed of the built-in base model."""
+    """The seed of the built-in base model."""
     cache_dir: str = "~/.cache/rzero_ray"
-    """Where the built-in base model is kept once built."""
+    """The folder where the built-in base model is kept once it is built."""
     published: bool = False
     """Show all published rows; without it those of a model with the same name."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
@@ -108,12 +112,11 @@ def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
     return config
 
 
-def cluster_config(config: EvaluationConfig, model: str) -> Config:
-    """Return what the cluster needs to know: engines for one model, and reward workers."""
-    return Config(
+def sampling_settings(config: EvaluationConfig, model: str) -> SamplingSettings:
+    """Return what it takes to sample from `model`, which is one of the two that are measured."""
+    return SamplingSettings(
         name="evaluation",
         task=config.task,
-        seed=config.seed,
         model=ModelConfig(
             path=model,
             dtype=config.dtype,
@@ -121,14 +124,14 @@ def cluster_config(config: EvaluationConfig, model: str) -> Config:
             cache_dir=config.cache_dir,
             tiny_seed=config.tiny_seed,
         ),
-        sampler=replace(config.sampler, num_challenger=0),
+        sampler=config.sampler,
         reward=config.reward,
         deadline=config.deadline,
     )
 
 
 def resolve_output_dir(config: EvaluationConfig) -> Path:
-    """Return the output folder as an absolute path (`config.resolve_folder`)."""
+    """Return the output folder as an absolute path (see `config.resolve_folder`)."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.model.rstrip("/")).strip("-")
     return resolve_folder(config.output_dir or f"evaluations/{name}-seed{config.seed}")
 

@@ -1,16 +1,7 @@
-"""What labelled data adds: `python -m rzero_ray compare conf=tiny labelled.path=tiny seeds=0,1,2`.
+"""The command `python -m rzero_ray compare`: what co-evolution and labelled data each add.
 
-Four arms with the same number of Solver updates, each a run of the driver with a run directory of
-its own under `root=` (default `runs/compare-CONF`):
-
-    base                  the model that all start from
-    rzero                 N iterations of co-evolution
-    labelled              N x as many steps on the labelled data as an iteration has
-    rzero_then_labelled   N - 1 iterations of the rzero run, then one's steps on the labels
-
-The last arm starts from a checkpoint of the rzero run, so the comparison costs two runs and a part
-a seed. `method=labelled_sft` imitates the solutions instead of reinforcing the answers. Other
-`key.path=value` arguments go to every arm. Arms that are finished are read, not repeated.
+The arms have the same number of Solver updates. The last one starts from a checkpoint of the
+co-evolution run, so a comparison costs two runs and a part for each seed.
 
 Source: R-Zero, Fig. 4 and Table 4 ("performance amplifier"), where the arms have different budgets.
 """
@@ -24,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -32,15 +22,38 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.method import LABELLED_METHODS
-from rzero_ray.evaluation.answering import ProblemScore
-from rzero_ray.evaluation.statistics import bootstrap_interval
-from rzero_ray.run.parquet import read_records, write_text_durably
+from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
+from rzero_ray.evaluation.heldout import read_answered
+from rzero_ray.evaluation.scores import difference, score
+from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError, iteration_key
 
-USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1,2] [root=FOLDER] ..."
+HELP = """\
+usage: python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]
+
+Compares R-Zero with learning from labels, with the same number of Solver updates in every arm:
+
+  base                  the model that all arms start from
+  rzero                 N iterations of co-evolution
+  labelled              N times as many steps on the labelled data as an iteration has
+  rzero_then_labelled   N - 1 iterations of the rzero run, then one iteration's steps on the labels
+
+Each arm is a run with a run directory of its own; one that is finished is read, not repeated.
+
+  conf=NAME             preset of the runs
+  labelled.path=FILE    the labelled problems, or tiny for those of task=arithmetic
+  seeds=0,1,2           one comparison for each seed; 0 without it
+  root=FOLDER           where the run directories are, instead of runs/compare-NAME
+  method=labelled_sft   imitate the solutions; labelled_grpo, the default, reinforces the answers
+  num_iterations=N      at least 2; like every other key of a run it goes to each arm
+
+All keys and their defaults: rzero_ray/config/config.py.
+Output: comparison.md and comparison.json in the root folder.
+Exit codes: 0 done, 1 an arm did not finish, 2 the command or the configuration is wrong."""
 
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
+"""What is compared; `HELP` says what each of them is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,32 +61,34 @@ class ArmScore:
     """The held-out accuracy of one arm and seed."""
 
     arm: str
+    """One of `ARMS`."""
     seed: int
     num_updates: int
-    """Optimizer steps of the Solver, from the base model on."""
+    """How many optimizer steps the Solver has had since the base model."""
     greedy: float
+    """The accuracy of the greedy answers."""
     mean: float
-    """mean@k."""
+    """The accuracy of the k sampled answers, mean@k."""
     interval: tuple[float, float]
-    """95 %, bootstrap over problems."""
+    """The 95 % interval of `mean`, as the arm's own run reports it."""
     gain: float
-    """mean@k less the base's."""
+    """How far `mean` lies above that of the base."""
     gain_interval: tuple[float, float]
-    """95 %, paired: bootstrap over the problems' differences."""
+    """The 95 % interval of `gain`, over the paired differences of the problems."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     return run_command(
         arguments,
-        lambda: f"usage: {USAGE}\n\n{__doc__}",
+        lambda: HELP,
         lambda given: print_scores(*compare(given)),
         "the same command goes on",
     )
 
 
 def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
-    """Run what is not finished, write `comparison.{json,md}`; return the scores and k."""
+    """Run what is not finished and write `comparison.{json,md}`; return the scores and k."""
     own, passed = _split(arguments)
     config = load_config(["method=labelled_grpo", *passed])
     if config.num_iterations < 2:
@@ -136,14 +151,12 @@ def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
         "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
     }
     problems = {
-        arm: read_records(folder / "evaluation.parquet", ProblemScore)
-        for arm, folder in evaluations.items()
+        arm: read_answered(folder / "evaluation.parquet") for arm, folder in evaluations.items()
     }
-    base = np.array([mean(p.correct) for p in problems["base"]])
     budget = config.num_iterations * config.solver.num_steps * _updates_per_step(config)
     return [
-        _score(arm, seed, 0 if arm == "base" else budget, scored, base)
-        for arm, scored in problems.items()
+        _score(arm, seed, 0 if arm == "base" else budget, answered, problems["base"])
+        for arm, answered in problems.items()
     ]
 
 
@@ -152,18 +165,23 @@ def _updates_per_step(config: Config) -> int:
 
 
 def _score(
-    arm: str, seed: int, num_updates: int, scored: Sequence[ProblemScore], base: np.ndarray
+    arm: str,
+    seed: int,
+    num_updates: int,
+    answered: Sequence[AnsweredProblem],
+    base: Sequence[AnsweredProblem],
 ) -> ArmScore:
-    per_problem = np.array([mean(p.correct) for p in scored])
+    of = score(HELDOUT, answered, seed)
+    gain = difference(HELDOUT, answered, base, seed).mean_at_k
     return ArmScore(
         arm=arm,
         seed=seed,
         num_updates=num_updates,
-        greedy=mean([p.greedy_correct for p in scored]),
-        mean=float(per_problem.mean()),
-        interval=bootstrap_interval(per_problem.tolist(), seed=0),
-        gain=float((per_problem - base).mean()),
-        gain_interval=bootstrap_interval((per_problem - base).tolist(), seed=0),
+        greedy=of.greedy.value,
+        mean=of.mean_at_k.value,
+        interval=(of.mean_at_k.low, of.mean_at_k.high),
+        gain=gain.value,
+        gain_interval=(gain.low, gain.high),
     )
 
 

@@ -22,14 +22,14 @@ _NO_KEY = "none"
 
 
 class Endpoint:
-    """Asks the endpoint, with retries, so many requests at once as the configuration allows.
+    """Asks the endpoint, with retries, and with as many requests at once as the config allows.
 
     Once `2 * concurrency` requests in a row went unanswered after all their retries, the endpoint
     counts as down: further requests fail at once, so that a dead endpoint costs minutes, not hours.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
-        """Raises UserError when the configuration names no endpoint or no model."""
+        """Raise UserError when the configuration names no endpoint or no model."""
         # Imported here: it takes a second, and few runs ask an endpoint.
         from openai import AsyncOpenAI
 
@@ -50,7 +50,7 @@ class Endpoint:
         self._slots = asyncio.Semaphore(config.concurrency)
         self._num_unanswered_in_a_row = 0
         self.num_failed = 0
-        """Requests that were not answered, whatever the reason."""
+        """How many requests were not answered, whatever the reason."""
 
     async def complete(self, messages: Sequence[Message]) -> str | None:
         """Return the model's answer to a chat, or None when the endpoint gave none.
@@ -91,6 +91,7 @@ class Endpoint:
         await self._client.close()
 
     def _raise_if_refused(self, status: int) -> None:
+        """Raise UserError for what no retry would change: a wrong key, or a wrong name."""
         config = self._config
         if status in (401, 403):
             what = "refused the key in" if self._has_key else "asks for a key; set"
@@ -105,6 +106,7 @@ class Endpoint:
             ) from None
 
     def _count_failure(self, error: Exception, is_down: bool) -> None:
+        """Count a request without an answer, and log the first one's reason."""
         if not self.num_failed:
             # A server may repeat what it was sent: the key must not reach a log that way.
             key = os.environ.get(self._config.key_env) or _NO_KEY

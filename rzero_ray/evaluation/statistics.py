@@ -1,23 +1,57 @@
-"""Estimates over problems, with their uncertainty."""
+"""Means over problems with their uncertainty: every interval that is reported comes from here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from rzero_ray.run.rows import mean
+
 _NUM_RESAMPLES = 2000
-"""Of the bootstrap: the interval's own error is then far below its width."""
+"""How often the bootstrap resamples: the interval's own error is then far below its width."""
 _MAX_PICKS = 4_000_000
-"""Draws of the bootstrap held in memory at once."""
+"""How many draws of the bootstrap are held in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over problems with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(scores_P: Sequence[float], seed: int) -> Estimate:
+    """Return the mean of shares in [0, 1], one per problem, with its interval.
+
+    The interval is a bootstrap over problems with random numbers from `seed`. Where all shares are
+    0 or all are 1, no bootstrap sees any spread; there it is the exact interval of as many problems
+    that are all wrong or all right.
+    """
+    value = mean(scores_P)
+    if value in (0.0, 1.0):
+        return Estimate(value, *exact_interval(round(value * len(scores_P)), len(scores_P)))
+    return Estimate(value, *bootstrap_interval(scores_P, seed))
+
+
+def estimate_difference(model_P: Sequence[float], base_P: Sequence[float], seed: int) -> Estimate:
+    """Return the mean of model minus base over the same problems, with its interval.
+
+    The interval is a bootstrap over the paired differences; where all are equal, it is that point.
+    """
+    gaps = [m - b for m, b in zip(model_P, base_P, strict=True)]
+    return Estimate(mean(gaps), *bootstrap_interval(gaps, seed))
 
 
 def bootstrap_interval(
     scores_P: Sequence[float], seed: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Return the bootstrap confidence interval of the mean over problems: BCa, with t quantiles.
+    """Return the bootstrap confidence interval of the mean over problems.
 
     `scores_P` holds one mean per problem: samples of one problem are not independent, so whole
     problems are resampled. The mean is that of the population from which the problems are drawn.
@@ -51,7 +85,7 @@ def _resampled_means(scores: NDArray[np.float64], seed: int) -> NDArray[np.float
 
 
 def exact_interval(num_right: int, num: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Clopper-Pearson interval of a share: where a bootstrap sees no spread at all."""
+    """Return the Clopper-Pearson interval of a share; it holds where a bootstrap sees no spread."""
     tail = (1 - confidence) / 2
     low = special.betaincinv(num_right, num - num_right + 1, tail) if num_right else 0.0
     high = special.betaincinv(num_right + 1, num - num_right, 1 - tail) if num_right < num else 1.0

@@ -1,11 +1,12 @@
 """How one step's rollouts are cut into mini-batches, shards and micro-batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rzero_ray.types import Rollout
@@ -75,6 +76,10 @@ class MicroBatch:
     rank's micro-batches."""
     sampler_logprobs_N: Tensor
     advantages_N: Tensor
+    old_logprobs_N: Tensor | None = None
+    """Scores under the policy that the step began with; None while that is the one in training."""
+    reference_logprobs_N: Tensor | None = None
+    """Scores under the policy that the phase began with; None where the old ones are the same."""
 
 
 def collate(
@@ -90,15 +95,45 @@ def collate(
     rows = np.arange(len(rollouts)) * inputs_BT.shape[1] + starts_B
     positions = [start + np.arange(count) for start, count in zip(rows, counts_B, strict=True)]
 
-    def per_token(values: Sequence[float]) -> Tensor:
-        return torch.from_numpy(np.repeat(np.asarray(values, dtype=np.float32), counts_B))
+    def on_device(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(device)
 
-    batch = MicroBatch(
-        inputs_BT=torch.from_numpy(inputs_BT),
-        positions_N=torch.from_numpy(np.concatenate(positions)),
-        tokens_N=torch.from_numpy(np.concatenate([r.token_ids for r in rollouts])).long(),
+    def per_token(values: Sequence[float]) -> Tensor:
+        return on_device(np.repeat(np.asarray(values, dtype=np.float32), counts_B))
+
+    return MicroBatch(
+        inputs_BT=on_device(inputs_BT),
+        positions_N=on_device(np.concatenate(positions)),
+        tokens_N=on_device(np.concatenate([r.token_ids for r in rollouts]).astype(np.int64)),
         weights_N=per_token(weights),
-        sampler_logprobs_N=torch.from_numpy(np.concatenate([r.logprobs for r in rollouts])),
+        sampler_logprobs_N=on_device(np.concatenate([r.logprobs for r in rollouts])),
         advantages_N=per_token([r.advantage for r in rollouts]),
     )
-    return MicroBatch(*(getattr(batch, item.name).to(device) for item in fields(batch)))
+
+
+def micro_batches_of_rank(
+    batch: Sequence[Rollout],
+    weights_S: Sequence[float],
+    rank: int,
+    world_size: int,
+    tokens_per_batch: int,
+    device: torch.device,
+) -> list[MicroBatch]:
+    """Return a rank's part of a mini-batch; as many micro-batches on every rank.
+
+    Ranks must make the same collective calls, so a rank with fewer repeats the shortest sequence,
+    with weight 0. `weights_S` are of the tokens of each sequence.
+    """
+    lengths = [len(r.prompt_ids) + len(r.token_ids) for r in batch]
+    by_length = sorted(range(len(batch)), key=lambda i: -lengths[i])
+    per_rank = []
+    for each in range(world_size):
+        mine = shard(by_length, each, world_size)
+        cut = micro_batches([lengths[i] for i in mine], tokens_per_batch)
+        per_rank.append([[mine[i] for i in indices] for indices in cut])
+    micros = [
+        collate([batch[i] for i in indices], [weights_S[i] for i in indices], device)
+        for indices in per_rank[rank]
+    ]
+    filler = collate([batch[by_length[-1]]], [0.0], device)
+    return micros + [filler] * (max(map(len, per_rank)) - len(micros))

@@ -11,11 +11,13 @@ Tensors are [B, T] unless stated; S stands for the sequences of a mini-batch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rzero_ray.config.method import LossConfig
+from rzero_ray.method.batching import MicroBatch
 
 _MAX_LOG_RATIO = 20.0
 """Bound on log-ratios before exp, as in the official code: exp(20) is outside any clip."""
@@ -158,9 +160,8 @@ AGGREGATIONS: dict[str, Callable[[Sequence[int], int], list[float]]] = {
     "sequence_mean": sequence_mean,
     "fixed_length": fixed_length,
 }
-"""The weighing of each value of `LossConfig.aggregation`: the [S] weights that each of a sequence's
-tokens has, from the completion lengths of the whole mini-batch and the longest completion
-allowed."""
+"""The rule of each value of `LossConfig.aggregation`: from the completion lengths of the whole
+mini-batch and the longest completion allowed to the [S] weights that a sequence's tokens have."""
 
 
 def importance_weights(trainer_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
@@ -199,3 +200,103 @@ def mismatch_sums(
 def _probability_ratio(trainer_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
     log_ratio = (trainer_logprobs - sampler_logprobs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return log_ratio.exp().detach()
+
+
+class TokenLosses(Protocol):
+    """The losses of a micro-batch's tokens, each from its own log-probability."""
+
+    @property
+    def micro(self) -> MicroBatch: ...
+
+    def sums(self, logprobs: Tensor, rows: slice) -> LossSums:
+        """Return the sums over the tokens `rows`, whose log-probabilities are given."""
+        ...
+
+    def mismatch(self, logprobs_N: Tensor) -> MismatchSums:
+        """Return how the policy that the step began with and the sampler differ."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLosses:
+    """`policy_loss` on a micro-batch."""
+
+    micro: MicroBatch
+    config: LossConfig
+
+    def sums(self, logprobs: Tensor, rows: slice) -> LossSums:
+        """See `TokenLosses`."""
+        old = _old(self.micro, logprobs, rows)
+        sampler = self.micro.sampler_logprobs_N[rows]
+        return policy_loss(
+            logprobs,
+            old,
+            _reference(self.micro, logprobs, rows),
+            self.micro.advantages_N[rows],
+            importance_weights(old, sampler, self.config.importance_cap),
+            self.micro.weights_N[rows],
+            self.config,
+        )
+
+    def mismatch(self, logprobs_N: Tensor) -> MismatchSums:
+        """See `TokenLosses`."""
+        return mismatch_sums(
+            _old(self.micro, logprobs_N, slice(None)),
+            self.micro.sampler_logprobs_N,
+            (self.micro.weights_N > 0).float(),
+            self.config.importance_cap,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImitationLosses:
+    """`imitation_loss` on a micro-batch."""
+
+    micro: MicroBatch
+
+    def sums(self, logprobs: Tensor, rows: slice) -> LossSums:
+        """See `TokenLosses`."""
+        reference = _reference(self.micro, logprobs, rows)
+        return imitation_loss(logprobs, reference, self.micro.weights_N[rows])
+
+    def mismatch(self, logprobs_N: Tensor) -> MismatchSums:
+        """Return agreement: nobody sampled the demonstrations, so no sampler can differ."""
+        own = logprobs_N.detach()
+        return mismatch_sums(own, own, (self.micro.weights_N > 0).float(), 0.0)
+
+
+def _old(micro: MicroBatch, logprobs: Tensor, rows: slice) -> Tensor:
+    """Return the old log-probabilities: the policy's own where it is still the one of then."""
+    return logprobs.detach() if micro.old_logprobs_N is None else micro.old_logprobs_N[rows]
+
+
+def _reference(micro: MicroBatch, logprobs: Tensor, rows: slice) -> Tensor:
+    """Return the reference's log-probabilities, or the old ones that stand for them."""
+    if micro.reference_logprobs_N is None:
+        return _old(micro, logprobs, rows)
+    return micro.reference_logprobs_N[rows]
+
+
+class StepSums:
+    """Sums over the completion tokens of all micro-batches of a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.max_difference = torch.zeros(1, dtype=torch.float64, device=device)
+
+    def add(self, losses: TokenLosses, logprobs_N: Tensor, entropies_N: Tensor) -> None:
+        """Add a micro-batch, whose tokens had these log-probabilities and entropies."""
+        loss, mismatch = losses.sums(logprobs_N, slice(None)), losses.mismatch(logprobs_N)
+        parts = {
+            "loss": loss.loss.detach(),
+            "kl": loss.kl,
+            "clipped": loss.num_clipped,
+            "entropy": (entropies_N * (losses.micro.weights_N > 0)).sum(),
+            "importance": mismatch.importance,
+            "truncated": mismatch.num_truncated,
+            "mismatch_kl": mismatch.kl,
+            "difference": mismatch.difference,
+        }
+        for name, part in parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + part.double()
+        self.max_difference = torch.maximum(self.max_difference, mismatch.max_difference.double())

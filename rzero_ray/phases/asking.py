@@ -25,6 +25,8 @@ from rzero_ray.types import (
     SampleRequest,
     Sampling,
     SolverSample,
+    Weights,
+    WeightVersion,
 )
 
 
@@ -142,9 +144,20 @@ def to_rollout(sample: ChallengerSample | SolverSample) -> Rollout:
     )
 
 
-def last_version(completion: Completion) -> str:
-    """Return the version of the weights that sampled the completion's last token."""
-    return completion.weight_versions[-1][0] if completion.weight_versions else ""
+def weight_version(completion: Completion) -> str:
+    """Return the name of the weights that sampled the last token, or nothing without one."""
+    weights = _last_weights(completion)
+    return "" if weights is None else weights.name
+
+
+def weight_num_steps(completion: Completion) -> int | None:
+    """Return how many steps of their phase those weights had learned from; None outside one."""
+    weights = _last_weights(completion)
+    return weights.num_steps if isinstance(weights, WeightVersion) else None
+
+
+def _last_weights(completion: Completion) -> Weights | None:
+    return completion.weight_versions[-1][0] if completion.weight_versions else None
 
 
 async def _sample_votes(

@@ -20,11 +20,12 @@ from rzero_ray.method.rewards import CHALLENGER_REWARDS
 from rzero_ray.phases.asking import (
     QUESTION_PARSERS,
     Attempt,
-    last_version,
     pose_and_vote,
     step_seeds,
     to_rollout,
     vote_in_full,
+    weight_num_steps,
+    weight_version,
 )
 from rzero_ray.phases.learning import learn_step_by_step
 from rzero_ray.phases.metrics import challenger_metrics, staleness
@@ -103,7 +104,8 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
             token_ids=attempt.completion.token_ids,
             logprobs=attempt.completion.logprobs,
             text=attempt.completion.text,
-            weight_version=last_version(attempt.completion),
+            weight_version=weight_version(attempt.completion),
+            weight_num_steps=weight_num_steps(attempt.completion),
             question=attempt.question,
             answers=attempt.ballot.answers,
             label=attempt.ballot.label,

@@ -86,10 +86,11 @@ def staleness(
 ) -> dict[str, float]:
     """Return by how many updates the weights that sampled last tokens are behind, on average.
 
-    0 on policy: the batch of step n is sampled by the weights after n - 1 updates.
+    0 on policy: the batch of step n is sampled by the weights after n - 1 updates. Nothing where
+    the samples do not say it: they were written by an earlier version of the program.
     """
-    behind = [step.index - 1 - int(s.weight_version.rpartition("-")[2]) for s in samples]
-    return {"staleness": mean(behind)}
+    had = [s.weight_num_steps for s in samples if s.weight_num_steps is not None]
+    return {"staleness": mean([step.index - 1 - steps for steps in had])} if had else {}
 
 
 def imitation_metrics(demonstrations: Sequence[Rollout]) -> dict[str, float]:
@@ -103,10 +104,10 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
     return {
         "trained_tokens": learning.pop("num_tokens"),
         **learning,
-        "probe_difference_max": report.probe.max_difference,
-        "probe_difference_mean": report.probe.mean_difference,
-        "sync_seconds": report.sync.seconds,
-        "sync_bytes": report.sync.num_bytes,
+        "probe_difference_max": report.sync.probe.max_difference,
+        "probe_difference_mean": report.sync.probe.mean_difference,
+        "sync_seconds": report.sync.transfer.seconds,
+        "sync_bytes": report.sync.transfer.num_bytes,
     }
 
 

@@ -14,7 +14,7 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.method import SolverConfig
 from rzero_ray.method.advantages import advantages_per_prompt, center_group, normalize_group
 from rzero_ray.method.rewards import SOLVER_REWARDS
-from rzero_ray.phases.asking import last_version, to_request, to_rollout
+from rzero_ray.phases.asking import to_request, to_rollout, weight_num_steps, weight_version
 from rzero_ray.phases.learning import learn_step_by_step
 from rzero_ray.phases.metrics import solver_metrics, staleness
 from rzero_ray.protocols import Cast
@@ -80,7 +80,8 @@ async def sample_solver(
             token_ids=completion.token_ids,
             logprobs=completion.logprobs,
             text=completion.text,
-            weight_version=last_version(completion),
+            weight_version=weight_version(completion),
+            weight_num_steps=weight_num_steps(completion),
             answer=answer,
             reward=rewards_PG[prompt][g],
             advantage=advantages_PG[prompt][g],

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 NO_STAGE = "none"
 """Stands for the time in which no stage had anything under way: the driver's own work."""
@@ -77,6 +78,17 @@ class StageClock:
         self._busy, self._alone, self._overhead = {}, {}, 0.0
         self._lap_start = self._changed
         return lap
+
+    def spent(self) -> dict[str, Any]:
+        """Return what a row of metrics says of the time since the last one: tokens sampled, seconds
+        by stage, seconds of each stage alone, and overhead. A new lap begins."""
+        lap = self.lap()
+        return {
+            "tokens_sampled": self.take_tokens(),
+            "seconds": {**lap.busy, "wall": lap.wall},
+            "seconds_alone": lap.alone,
+            "seconds_overhead": lap.overhead,
+        }
 
     def _account(self) -> None:
         """Add the time since the last change to the stages that were active."""

@@ -70,7 +70,7 @@ class Run:
             iteration=iteration,
             role=role,
             initial_model=self.stored.current_model(role),
-            checkpoint=self._checkpoint_path(last) if finished else None,
+            checkpoint=self.stored.checkpoint_path(last) if finished else None,
             num_finished_steps=finished,
             final_model=self.stored.model_path(role, iteration),
         )
@@ -117,7 +117,7 @@ class Run:
 
     def finish_step(self, step: Step, metrics: Row) -> None:
         """Record a step: its line of metrics, then the manifest."""
-        self._finish_step(step, {**metrics, **self._cost()})
+        self._finish_step(step, {**metrics, **self._clock.spent()})
 
     def finish_measurement(self, step: Step, figures: Row) -> None:
         """Record a step that samples nothing, made after something that is not recorded yet.
@@ -134,7 +134,7 @@ class Run:
 
     def finish_iteration(self, iteration: int, figures: Row) -> None:
         """Record an evaluation; iteration 0 is the base model."""
-        row = {**figures, **self._cost()}
+        row = {**figures, **self._clock.spent()}
         key = iteration_key(iteration)
         folder = self.stored.root / key
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,16 +160,6 @@ class Run:
         self._remove_old_checkpoints(step)
         self._observer.finish_step(row)
 
-    def _cost(self) -> Row:
-        """Return what was spent since the last row: tokens, seconds by stage, overhead."""
-        lap = self._clock.lap()
-        return {
-            "tokens_sampled": self._clock.take_tokens(),
-            "seconds": {**lap.busy, "wall": lap.wall},
-            "seconds_alone": lap.alone,
-            "seconds_overhead": lap.overhead,
-        }
-
     def _forget_unfinished_metrics(self) -> None:
         """Forget lines of steps that will be done again."""
         self.stored.log.keep_metrics(
@@ -191,15 +181,12 @@ class Run:
             self._forget_unfinished_metrics()
         return durable
 
-    def _checkpoint_path(self, step: Step) -> Path:
-        return self.stored.root / "checkpoints" / step.key
-
     def _with_checkpoint(self, step: Step, num_steps: int) -> Step:
         """Return the step with the place of its checkpoint, where it saves one."""
         is_due = step.index % self._checkpoints.every_steps == 0 or step.index == num_steps
         if step.phase in _WITHOUT_CHECKPOINT or not is_due:
             return step
-        return replace(step, checkpoint=self._checkpoint_path(step))
+        return replace(step, checkpoint=self.stored.checkpoint_path(step))
 
     def _remove_old_checkpoints(self, step: Step) -> None:
         if step.checkpoint is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rzero_ray.config.config import Config
+from rzero_ray.config.roles import ROLES
 from rzero_ray.run.log import RunLog
 from rzero_ray.run.manifest import Manifest, number_in
 from rzero_ray.run.parquet import read_records
@@ -78,9 +79,13 @@ class StoredRun:
         It is the role's last finished policy; with shared weights, that of whichever role learned
         last; before, the base model.
         """
-        both: tuple[Role, ...] = ("challenger", "solver")
-        last = self.manifest.last_learned(both if self.config.shared_weights else (role,))
+        learners: tuple[Role, ...] = tuple(spec.name for spec in ROLES if spec.learns is not None)
+        last = self.manifest.last_learned(learners if self.config.shared_weights else (role,))
         return self.base_model if last is None else self.model_path(*last)
+
+    def checkpoint_path(self, step: Step) -> Path:
+        """Return the folder of the policy in training after a step."""
+        return self.root / "checkpoints" / step.key
 
     def model_path(self, role: Role, iteration: int) -> Path:
         """Return the folder of a role's policy after an iteration; 0 is the base model."""

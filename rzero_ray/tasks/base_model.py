@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rzero_ray.config.cluster import TINY_MODEL
-from rzero_ray.config.config import Config
+from rzero_ray.config.cluster import TINY_MODEL, ModelConfig
 from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
 
 
-def find_model(config: Config) -> Path | None:
+def find_model(model: ModelConfig) -> Path | None:
     """Return the base model's folder, or None when it must first be built or downloaded.
 
     Raises UserError when `model.path` can be neither a folder nor a hub name.
     """
-    path = config.model.path
+    path = model.path
     if path == TINY_MODEL:
         return None
     folder = Path(path).expanduser()
@@ -34,18 +33,18 @@ def find_model(config: Config) -> Path | None:
     return _in_hub_cache(path)
 
 
-def obtain_model(config: Config) -> Path:
+def obtain_model(model: ModelConfig) -> Path:
     """Return the base model's folder, after building or downloading it where needed.
 
     Raises UserError when the hub does not have it or cannot be reached.
     """
-    found = find_model(config)
+    found = find_model(model)
     if found is not None:
         return found
-    if config.model.path != TINY_MODEL:
-        return _download(config.model.path)
-    cache = Path(config.model.cache_dir).expanduser()
-    recipe = BaseModelRecipe(seed=config.model.tiny_seed)
+    if model.path != TINY_MODEL:
+        return _download(model.path)
+    cache = Path(model.cache_dir).expanduser()
+    recipe = BaseModelRecipe(seed=model.tiny_seed)
     folder = base_model_folder(cache, recipe)
     return folder if folder.is_dir() else _build(cache, recipe)
 

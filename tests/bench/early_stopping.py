@@ -167,7 +167,7 @@ def _smallest_proof(sizes: tuple[int, ...], num_unanswered: int, band: Band) -> 
 
 def _sample_and_replay() -> list[Figure]:
     config = load_config(["conf=tiny", "curriculum.early_stopping=false"])
-    model = obtain_model(config)
+    model = obtain_model(config.model)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         (full, full_s), (early, early_s) = asyncio.run(_sample_both(config, model))

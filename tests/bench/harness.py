@@ -68,7 +68,7 @@ def ratio_figure(
 
 def tiny_model() -> Path:
     """Return the built-in base model: 0.33 million parameters."""
-    return obtain_model(load_config(["conf=tiny"]))
+    return obtain_model(load_config(["conf=tiny"]).model)
 
 
 def device() -> str:

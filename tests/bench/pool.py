@@ -213,13 +213,15 @@ def _serve_bare(settings: Mapping[str, str]) -> None:
 def _serve_pool(settings: Mapping[str, str]) -> None:
     import ray
 
-    from actors.sampling.pool import Engine, SamplerPool
+    from actors.sampling.pool import PooledSampler, SamplerPool
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     actors, sampler_pids = engines.start_samplers(_options(settings), count=1)
     pool = SamplerPool(
         [
-            Engine(name=f"bench/sampler-{k}", actor=actor, home="solver", role="solver", model=None)
+            PooledSampler(
+                name=f"bench/sampler-{k}", actor=actor, home="solver", role="solver", model=None
+            )
             for k, actor in enumerate(actors)
         ],
         deadline_s=600,

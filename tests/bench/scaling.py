@@ -15,14 +15,14 @@ import numpy as np
 import ray
 
 from actors.sampling.packing import PackedCompletions, pack
-from actors.sampling.pool import Engine, SamplerPool
+from actors.sampling.pool import PooledSampler, SamplerPool
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.phases.challenger import sample_challenger
 from rzero_ray.protocols import Cast
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import Completion, SampleRequest, Step
+from rzero_ray.types import Completion, SampleRequest, Step, WeightVersion
 from tests.bench.engines import start_roles
 from tests.bench.harness import Figure
 from tests.bench.pool import SETTINGS, requests
@@ -34,6 +34,8 @@ _NUM_TOKENS = 40
 _STEP_SIZES = (128, 256, 512)
 """Questions of a Challenger step, each with its votes."""
 _STEP_REPEATS = 5
+
+_VERSION = WeightVersion(role="solver", iteration=1, num_steps=0)
 
 
 class FakeEngine:
@@ -47,7 +49,7 @@ class FakeEngine:
             logprobs=np.zeros(_NUM_TOKENS, dtype=np.float32),
             text="1" * _NUM_TOKENS,
             finished=True,
-            weight_versions=(("v", 0, _NUM_TOKENS),),
+            weight_versions=((_VERSION, 0, _NUM_TOKENS),),
         )
         return pack([completion] * request.num_samples)
 
@@ -59,7 +61,7 @@ def run() -> list[Figure]:
 
 def _step_figures() -> list[Figure]:
     config = load_config(["conf=tiny"])
-    model = obtain_model(config)
+    model = obtain_model(config.model)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         seconds = asyncio.run(_step_seconds(config, model))
@@ -107,7 +109,7 @@ def _driver_figures() -> list[Figure]:
             for _ in range(max(_NUM_ENGINES))
         ]
         engines = [
-            Engine(name=f"fake-{k}", actor=actor, home="solver", role="solver", model=None)
+            PooledSampler(name=f"fake-{k}", actor=actor, home="solver", role="solver", model=None)
             for k, actor in enumerate(actors)
         ]
         for engine in engines:
@@ -133,7 +135,7 @@ def _driver_figures() -> list[Figure]:
     ]
 
 
-async def _cpu_seconds(engines: list[Engine], turn: int) -> float:
+async def _cpu_seconds(engines: list[PooledSampler], turn: int) -> float:
     """Return the CPU time of this process for `_NUM_REQUESTS` requests."""
     pool = SamplerPool(engines, deadline_s=600)
     asked = requests(turn, SETTINGS | {"prompts": str(_NUM_REQUESTS)})

@@ -16,8 +16,8 @@ import ray
 import torch
 
 from actors.sampling.options import EngineOptions
-from actors.weights.transport import ObjectStoreTransport
-from rzero_ray.types import SyncReport
+from actors.weights.object_store import ObjectStoreTransport
+from rzero_ray.types import TransferReport, WeightVersion
 from tests.bench import engines
 from tests.bench.harness import Figure, dtype, median_seconds, tiny_model
 
@@ -65,14 +65,18 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
     return [*_figures(reports, _copy_seconds(tensors))]
 
 
-def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[SyncReport]:
+def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[TransferReport]:
     transport = ObjectStoreTransport(0, options.dtype, _BUCKET_BYTES, _DEADLINE_S)
-    transport.connect(engines.start_samplers(options, count=2)[0])
+    samplers, _ = engines.start_samplers(options, count=2)
     reports = [
-        transport.publish(StateSource(tensors), f"bench-{index}")
+        transport.publish(StateSource(tensors), _version(index), samplers)
         for index in range(_WARM_UP + _REPEATS)
     ]
     return [report for report in reports[_WARM_UP:] if report is not None]
+
+
+def _version(index: int) -> WeightVersion:
+    return WeightVersion(role="solver", iteration=0, num_steps=index)
 
 
 def _copy_seconds(tensors: dict[str, torch.Tensor]) -> float:
@@ -82,7 +86,7 @@ def _copy_seconds(tensors: dict[str, torch.Tensor]) -> float:
     return median_seconds(lambda: np.copyto(target, flat))
 
 
-def _figures(reports: list[SyncReport], copy_s: float) -> list[Figure]:
+def _figures(reports: list[TransferReport], copy_s: float) -> list[Figure]:
     gigabytes = reports[0].num_bytes / 1e9
     took = statistics.median(report.seconds for report in reports)
     paused = statistics.median(report.seconds_engines_paused for report in reports)

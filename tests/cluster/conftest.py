@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def base_model() -> Path:
     """Return the folder of the built-in base model of seed 0."""
-    return obtain_model(load_config(["conf=tiny"]))
+    return obtain_model(load_config(["conf=tiny"]).model)
 
 
 @pytest.fixture(scope="session")

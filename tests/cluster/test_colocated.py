@@ -22,6 +22,8 @@ from actors import cluster
 from actors.sampling.options import PARTS
 from rzero_ray import driver
 
+pytestmark = pytest.mark.slow  # a run of its own, which shares every place
+
 SHORT = [
     "conf=tiny",
     "layout=colocated",
@@ -83,10 +85,10 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
         running = await start(*arguments)
         (group,) = placement_group_table().values()
         bundles.extend(group["bundles"].values())
-        for engine in running.pool.engines:
+        for engine in running.pool.samplers:
             recorded: Any = _Recorded(engine.name, engine.actor, calls)
             engine.actor = recorded
-        ranks: Any = running.solver._learners  # the list that turns and both roles share
+        ranks: list[Any] = running.learner.ranks  # of the group that turns and both roles share
         ranks[:] = [_Recorded("learner", rank, calls) for rank in ranks]
         return running
 

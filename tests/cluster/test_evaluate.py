@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.evaluation.answering import AnsweredProblem
-from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS
+from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS
 from rzero_ray.run.parquet import read_records
 from tests.benchmark_rows import SUMS, write_all
 from tests.cluster.conftest import REPOSITORY

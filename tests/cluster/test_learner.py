@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.learning.device_states import storages_under
-from actors.ports import free_port
-from actors.sampling.options import LearnerOptions, PhaseOptions
+from actors.learning.options import LearnerOptions, PhaseOptions
+from actors.process import free_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout, RunError
 
@@ -95,7 +95,7 @@ class Rank:
                 bytes_away[part] = learner._states.num_bytes_away
                 if keep_parameters:
                     between = learner.prompt_logprobs([prompt])[0]
-            left = storages_under([learner._engine], torch.device("cpu")).values()
+            left = storages_under([learner._deepspeed], torch.device("cpu")).values()
             remaining = sum(s.nbytes() for s in left)
             learner.return_to_device()
         return {
@@ -108,7 +108,7 @@ class Rank:
     def takes_up_another_role(self, phase: Phase) -> bool:
         """Start a phase; returns whether all tensors of the one before are gone by then."""
         assert self._learner is not None
-        engine = self._learner._engine
+        engine = self._learner._deepspeed
         parameters = list(engine.module.parameters())
         partitions = [getattr(parameter, "ds_tensor", None) for parameter in parameters]
         states = engine.basic_optimizer.state

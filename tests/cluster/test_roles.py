@@ -26,7 +26,6 @@ from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Completion,
     Phase,
-    ProbeReport,
     Role,
     Rollout,
     SampleRequest,
@@ -34,6 +33,7 @@ from rzero_ray.types import (
     Step,
     SyncReport,
     UserError,
+    WeightVersion,
 )
 
 TASK = ArithmeticTask()
@@ -47,7 +47,7 @@ class Fixture:
     cluster: Cluster
     config: Config
     base_model: Path
-    syncs: list[tuple[SyncReport, ProbeReport]]
+    syncs: list[SyncReport]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
         ),
     )
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
-    syncs: list[tuple[SyncReport, ProbeReport]] = []
+    syncs: list[SyncReport] = []
     models: dict[Role, Path] = {"challenger": base_model, "solver": base_model}
     cluster = asyncio.run(
         start_cluster(
@@ -68,7 +68,7 @@ def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
             models,
             TASK,
             StageClock(),
-            lambda s, p: syncs.append((s, p)),
+            syncs.append,
         )
     )
     yield Fixture(cluster, config, base_model, syncs)
@@ -107,6 +107,12 @@ def _rollouts(completions: list[Completion]) -> list[Rollout]:
         )
         for k, c in enumerate(completions)
     ]
+
+
+def _weights_of(completions: list[Completion]) -> set[str]:
+    """Return the names of the weights that sampled the last tokens."""
+    weights = [completion.weight_versions[-1][0] for completion in completions]
+    return {"" if of_one is None else of_one.name for of_one in weights}
 
 
 def test_dashboard_lists_the_roles_by_name(running: Fixture):
@@ -157,7 +163,7 @@ def test_a_burst_of_prompts_beyond_one_engine_step_is_served(running: Fixture):
 
 def test_cancelled_requests_end_in_the_engine(running: Fixture):
     async def go() -> None:
-        engine = running.cluster.pool.engines_of("solver")[0]
+        engine = running.cluster.pool.samplers_of("solver")[0]
         solver, clock = running.cluster.solver, asyncio.get_running_loop().time
 
         async def start() -> list[asyncio.Task[list[Completion]]]:
@@ -200,15 +206,15 @@ def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Pat
         before = await solver.sample(_request("9+8-3+6"))
         step = Step(iteration=1, phase="solver", index=1)
         report = await solver.update(_rollouts(before), step)
-        assert report.version == "solver-01-001"
+        assert report.sync.version.name == "solver-01-001"
         assert report.learning.logprob_difference_max < 1e-3
-        assert report.probe.max_difference < 1e-3
+        assert report.sync.probe.max_difference < 1e-3
         # Both engines hold the Solver now: the Challenger's is lent for the phase.
-        assert [sync.num_engines for sync, _ in running.syncs] == [2, 2]
+        assert [sync.transfer.num_engines for sync in running.syncs] == [2, 2]
         after = await asyncio.gather(*(solver.sample(_request("9+8-3+6")) for _ in range(2)))
         for completions in after:
-            assert {c.weight_versions[-1][0] for c in completions} == {"solver-01-001"}
-        assert {c.weight_versions[-1][0] for c in before} == {"solver-01-000"}
+            assert _weights_of(completions) == {"solver-01-001"}
+        assert _weights_of(before) == {"solver-01-000"}
         moved = max(
             np.abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(after[0], before, strict=True)
         )
@@ -228,11 +234,11 @@ def test_an_engine_with_other_weights_stops_the_run(running: Fixture, tmp_path: 
         await challenger.start_phase(_phase(running, "challenger", tmp_path))
         completions = await challenger.sample(_request("7+5-6"))
         # Learn without publishing, as if the sync had silently failed.
-        await asyncio.gather(
-            *(rank.update.remote(_rollouts(completions)) for rank in challenger._learners)
-        )
+        await running.cluster.learner.update(_rollouts(completions))
+        engines = running.cluster.pool.samplers_of("challenger")
+        version = WeightVersion(role="challenger", iteration=1, num_steps=1)
         with pytest.raises(WeightMismatchError, match="challenger/sampler-0 does not sample from"):
-            await challenger._verify("challenger-01-001")
+            await challenger._verify(version, engines)
 
     asyncio.run(go())
 
@@ -267,7 +273,7 @@ def test_the_distance_to_the_base_is_zero_before_learning_and_that_of_transforme
         pairs = [(c.prompt_ids, c.token_ids) for c in (*before, *after)]
         scores = await challenger.score(pairs)
         # The Solver's own engine still holds what it has learned.
-        assert {c.weight_versions[-1][0] for c in await sample()} == {"solver-01-006"}
+        assert _weights_of(await sample()) == {"solver-01-006"}
         # The last token of a text that fills the model has no room to be scored.
         whole = np.resize(pairs[0][0], running.config.model.max_model_len)
         (short,) = await challenger.score([(whole[:100], whole[100:])])

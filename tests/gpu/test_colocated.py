@@ -15,7 +15,6 @@ from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Phase,
-    ProbeReport,
     Role,
     Rollout,
     SampleRequest,
@@ -55,8 +54,8 @@ def test_turns_on_one_gpu(tmp_path: Path):
     from actors.cluster import choose_layout, start_cluster
 
     free: list[tuple[str, int]] = []
-    syncs: list[tuple[SyncReport, ProbeReport]] = []
-    base_model = obtain_model(CONFIG)
+    syncs: list[SyncReport] = []
+    base_model = obtain_model(CONFIG.model)
     models: dict[Role, Path] = {"challenger": base_model, "solver": base_model}
     phase = Phase(
         iteration=1,
@@ -76,7 +75,7 @@ def test_turns_on_one_gpu(tmp_path: Path):
             models,
             TASK,
             StageClock(),
-            lambda sync, probe: syncs.append((sync, probe)),
+            syncs.append,
             lambda holder: free.append((holder, torch.cuda.mem_get_info()[0])),
         )
         try:

@@ -32,8 +32,10 @@ from rzero_ray.types import (
     SampleRequest,
     Step,
     SyncReport,
+    TransferReport,
     UpdateReport,
     VotingRule,
+    WeightVersion,
 )
 
 
@@ -84,7 +86,7 @@ class FakePolicy:
         self.weights = step.key
         if step.checkpoint is not None:
             step.checkpoint.mkdir(parents=True, exist_ok=True)
-        return fake_report(step.key, sum(len(r.token_ids) for r in rollouts))
+        return fake_report(self._version(), sum(len(r.token_ids) for r in rollouts))
 
     async def tokenize(
         self, exchanges: Sequence[tuple[tuple[Message, ...], str]]
@@ -129,8 +131,11 @@ class FakePolicy:
             logprobs=np.full(len(text), -1.0, dtype=np.float32),
             text=text,
             finished=True,
-            weight_versions=((f"{self.role}-01-{self._num_steps:03d}", 0, len(text)),),
+            weight_versions=((self._version(), 0, len(text)),),
         )
+
+    def _version(self) -> WeightVersion:
+        return WeightVersion(role=self.role, iteration=1, num_steps=self._num_steps)
 
     def _pose(self, rng: random.Random) -> str:
         if rng.random() < 0.1:
@@ -171,15 +176,16 @@ class FakeJudge:
 
 
 class SilentObserver:
-    """An observer that keeps what it is told."""
+    """An observer that shows nothing and keeps what it is told."""
 
     def __init__(self) -> None:
+        self.phases: list[tuple[int, str, int, int]] = []
         self.rows: list[dict] = []
         self.evaluations: list[dict] = []
         self.notes: list[str] = []
 
     def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        pass
+        self.phases.append((iteration, phase, num_steps, num_done))
 
     def finish_step(self, row: dict) -> None:
         self.rows.append(row)
@@ -191,7 +197,7 @@ class SilentObserver:
         self.notes.append(text)
 
 
-def fake_report(version: str, num_tokens: int) -> UpdateReport:
+def fake_report(version: WeightVersion, num_tokens: int) -> UpdateReport:
     learning = LearningReport(
         num_updates=1,
         num_tokens=num_tokens,
@@ -208,7 +214,10 @@ def fake_report(version: str, num_tokens: int) -> UpdateReport:
         mismatch_kl=0.0,
     )
     sync = SyncReport(
-        version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
+        version=version,
+        transfer=TransferReport(
+            num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
+        ),
+        probe=ProbeReport(max_difference=0.0, mean_difference=0.0),
     )
-    probe = ProbeReport(max_difference=0.0, mean_difference=0.0)
-    return UpdateReport(version=version, learning=learning, sync=sync, probe=probe)
+    return UpdateReport(learning=learning, sync=sync)

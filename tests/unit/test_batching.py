@@ -1,7 +1,6 @@
 import itertools
 import random
 
-import numpy as np
 import torch
 
 from rzero_ray.method.batching import (
@@ -11,22 +10,11 @@ from rzero_ray.method.batching import (
     mini_batches,
     shard,
 )
-from rzero_ray.types import Rollout
-
-
-def _rollout(prompt_index: int) -> Rollout:
-    empty = np.zeros(1, dtype=np.int32)
-    return Rollout(
-        prompt_ids=empty,
-        token_ids=empty,
-        logprobs=np.zeros(1, dtype=np.float32),
-        advantage=0.0,
-        prompt_index=prompt_index,
-    )
+from tests.unit.builders import rollout
 
 
 def test_mini_batches_keep_a_prompts_samples_together_and_drop_nothing():
-    rollouts = [_rollout(prompt) for prompt in range(5) for _ in range(2)]
+    rollouts = [rollout([0], [0], prompt_index=prompt) for prompt in range(5) for _ in range(2)]
     batches = mini_batches(rollouts, prompts_per_update=2)
     assert [[r.prompt_index for r in batch] for batch in batches] == [
         [0, 0, 1, 1],
@@ -73,16 +61,10 @@ def test_the_cut_costs_least_of_all_cuts_of_the_sorted_sequences():
 
 
 def test_a_micro_batch_holds_each_completion_token_where_it_is_predicted():
-    def rollout(prompt: list[int], completion: list[int], advantage: float) -> Rollout:
-        return Rollout(
-            prompt_ids=np.array(prompt, dtype=np.int32),
-            token_ids=np.array(completion, dtype=np.int32),
-            logprobs=-np.array(completion, dtype=np.float32),
-            advantage=advantage,
-            prompt_index=0,
-        )
-
-    rollouts = [rollout([1, 2], [3, 4, 5], 0.5), rollout([6], [7], -2.0)]
+    rollouts = [
+        rollout([1, 2], [3, 4, 5], logprobs=[-3, -4, -5], advantage=0.5),
+        rollout([6], [7], logprobs=[-7], advantage=-2.0),
+    ]
     batch = collate(rollouts, [0.1, 0.0], torch.device("cpu"))
     assert batch.inputs_BT.tolist() == [[1, 2, 3, 4], [6, 0, 0, 0]]
     assert batch.inputs_BT.flatten()[batch.positions_N].tolist() == [2, 3, 4, 6]

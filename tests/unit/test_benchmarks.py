@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS
 from rzero_ray.evaluation.benchmarks.sources import (
-    BENCHMARKS,
     find_files,
     find_suite,
     load_problems,

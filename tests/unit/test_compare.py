@@ -8,31 +8,30 @@ import pytest
 
 from rzero_ray.config.load import load_config
 from rzero_ray.evaluation import compare as module
-from rzero_ray.evaluation.answering import ProblemScore
-from rzero_ray.evaluation.compare import compare, main, to_markdown
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.compare import compare, main, read_scores, to_markdown
 from rzero_ray.run.parquet import write_records
+from tests.unit.builders import answered
+from tests.unit.test_heldout import write_as_before
 
 ARGUMENTS = ["conf=tiny", "labelled.path=tiny", "num_iterations=2", "seeds=0,1"]
 
 
-def _write_scores(folder: Path, rate: float, seed: int) -> None:
+def _problems(rate: float, seed: int) -> list[AnsweredProblem]:
     rng = np.random.default_rng(seed)
-    rows = [
-        ProblemScore(
-            question=str(i),
-            answer="1",
-            greedy_correct=bool(rng.random() < rate),
-            greedy_cot=True,
-            correct=tuple(bool(x) for x in rng.random(8) < rate),
-            cot=(True,) * 8,
-            majority_correct=True,
-            greedy_text="",
-            num_tokens=1,
-        )
+
+    def answer() -> str:
+        return "5" if rng.random() < rate else "4"
+
+    return [
+        answered(answer(), tuple(answer() for _ in range(8)), "5", question=str(i))
         for i in range(200)
     ]
+
+
+def _write_problems(folder: Path, rate: float, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_records(folder / "evaluation.parquet", rows, ProblemScore)
+    write_records(folder / "evaluation.parquet", _problems(rate, seed), AnsweredProblem)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def started(monkeypatch, tmp_path) -> list[list[str]]:
         arm, _, seed = root.name.rpartition("-")
         for iteration in range(3):
             rate = rates[arm] if iteration else 0.3
-            _write_scores(root / f"iteration-{iteration:02d}", rate, seed=int(seed))
+            _write_problems(root / f"iteration-{iteration:02d}", rate, seed=int(seed))
         return type("Finished", (), {"returncode": 0})
 
     monkeypatch.setattr(module.subprocess, "run", run)
@@ -86,6 +85,17 @@ def test_scores_are_those_of_the_runs(started, tmp_path):
     table = to_markdown(scores, 8)
     assert table.count("\n") == 2 + 8 + 4
     assert (tmp_path / "comparison.md").read_text() == table
+
+
+def test_run_directories_from_before_give_the_same_scores(started, tmp_path):
+    scores, _ = compare([*ARGUMENTS, f"root={tmp_path}"])
+    for path in tmp_path.glob("*/iteration-*/evaluation.parquet"):
+        seed = int(path.parent.parent.name.rpartition("-")[2])
+        rates = {"rzero": 0.6, "labelled": 0.7, "rzero_then_labelled": 0.8}
+        rate = rates[path.parent.parent.name.rpartition("-")[0]]
+        write_as_before(path, _problems(0.3 if path.parent.name == "iteration-00" else rate, seed))
+    config = load_config([*ARGUMENTS[:3], "method=labelled_grpo"])
+    assert [s for seed in (0, 1) for s in read_scores(config, tmp_path, seed)] == scores
 
 
 @pytest.mark.parametrize(

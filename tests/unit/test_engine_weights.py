@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.learning.group import LearnerGroup
+from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
-from actors.sampling.options import PhaseOptions
-from actors.sampling.pool import Engine, SamplerPool
+from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
-from rzero_ray.types import Phase, Role, SyncReport
+from rzero_ray.types import Phase, Role, SyncReport, TransferReport, Weights
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
 
@@ -40,23 +41,19 @@ class FakeActor:
 
 
 class FakeLearner(FakeActor):
-    """A rank that writes down (model, engines) of each load and each published version."""
+    """A rank that writes down each model loaded, and (version, engines) of each publication."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loads: list[tuple[Path, list[Any]]] = []
-        self.versions: list[str] = []
-        self.start_phase = Remote(
-            lambda p, _, engines: self.loads.append((p.initial_model, engines))
-        )
+        self.loads: list[Path] = []
+        self.published: list[tuple[str, list[Any]]] = []
+        self.start_phase = Remote(lambda phase, _: self.loads.append(phase.initial_model))
         self.publish = Remote(self._publish)
         self.save_model = Remote(lambda path: None)
 
-    def _publish(self, version: str) -> SyncReport:
-        self.versions.append(version)
-        return SyncReport(
-            version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
-        )
+    def _publish(self, version: Weights, engines: list[Any]) -> TransferReport:
+        self.published.append((version.name, engines))
+        return TransferReport(num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0)
 
 
 class Roles:
@@ -65,10 +62,11 @@ class Roles:
     def __init__(self, config: Config, turns: Turns | None = None) -> None:
         roles: tuple[Role, Role] = ("challenger", "solver")
         self.engines = {
-            role: Engine(name=role, actor=FakeActor(), home=role, role=role, model=BASE)  # type: ignore[arg-type]
+            role: PooledSampler(name=role, actor=FakeActor(), home=role, role=role, model=BASE)  # type: ignore[arg-type]
             for role in roles
         }
         self.learner = FakeLearner()
+        self.syncs: list[SyncReport] = []
         pool = SamplerPool(list(self.engines.values()), deadline_s=10.0)
         options = PhaseOptions(
             optimizer=config.solver.optimizer,
@@ -83,11 +81,11 @@ class Roles:
                 config,
                 options,
                 pool,
-                [self.learner],  # type: ignore[list-item]
+                LearnerGroup([self.learner], config.deadline),  # type: ignore[list-item]
                 turns or NoTurns(),
                 [np.zeros(3, np.int32)],
                 StageClock(),
-                lambda sync, probe: None,
+                self.syncs.append,
             )
             for role in roles
         )
@@ -120,7 +118,9 @@ def test_engines_that_hold_the_model_are_left_alone(roles: Roles):
         await roles.solver.hold(TRAINED)
 
     asyncio.run(go())
-    assert roles.learner.versions == ["solver-01-000"]  # of the phase itself
+    both = [roles.actor("challenger"), roles.actor("solver")]
+    assert roles.learner.published == [("solver-01-000", both)]  # of the phase itself
+    assert [sync.version.name for sync in roles.syncs] == ["solver-01-000"]
 
 
 def test_lent_engines_come_home_and_get_their_roles_model_back(roles: Roles):
@@ -131,8 +131,8 @@ def test_lent_engines_come_home_and_get_their_roles_model_back(roles: Roles):
         await roles.challenger.hold(BASE)
 
     asyncio.run(go())
-    assert roles.learner.loads[1:] == [(BASE, [roles.actor("challenger")])]
-    assert roles.learner.versions[1:] == ["base"]
+    assert roles.learner.loads[1:] == [BASE]
+    assert roles.learner.published[1:] == [("base", [roles.actor("challenger")])]
     assert {role: (e.role, e.model) for role, e in roles.engines.items()} == {
         "challenger": ("challenger", BASE),
         "solver": ("solver", TRAINED),
@@ -175,7 +175,7 @@ class _Asked(Turns):
     async def learner(self) -> None:
         self._log.append("learner:")
 
-    async def handover(self, engines: Sequence[Engine]) -> None:
+    async def handover(self, engines: Sequence[PooledSampler]) -> None:
         self._log.append(f"handover to {' and '.join(engine.name for engine in engines)}:")
 
     async def samplers(self) -> None:
@@ -225,3 +225,22 @@ def test_policies_ask_for_the_devices_before_anyone_works():
         "samplers:",
         "challenger prompt_logprobs",
     ]
+
+
+def test_a_role_samples_with_the_engines_of_all_that_lend_to_it(monkeypatch: pytest.MonkeyPatch):
+    lends_to = {"challenger": ("solver",), "solver": (), "judge": ("challenger", "solver")}
+    monkeypatch.setattr("actors.sampling.pool._LENDS_TO", lends_to)
+    homes: list[Any] = list(lends_to)
+    actor: Any = FakeActor()
+    pool = SamplerPool(
+        [PooledSampler(name=h, actor=actor, home=h, role=h, model=BASE) for h in homes], 10.0
+    )
+
+    def names(samplers: Sequence[PooledSampler]) -> list[str]:
+        return [sampler.name for sampler in samplers]
+
+    assert names(pool.assign("solver")) == ["challenger", "solver", "judge"]
+    assert names(pool.assign("challenger")) == ["challenger", "judge"]
+    assert names(pool.samplers_of("solver")) == ["solver"]
+    pool.send_home()
+    assert [sampler.role for sampler in pool.samplers] == homes

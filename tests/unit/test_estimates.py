@@ -5,9 +5,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from rzero_ray.evaluation.answering import AnsweredProblem
-from rzero_ray.evaluation.benchmarks.scores import powers_of_two, score
-from rzero_ray.evaluation.statistics import bootstrap_interval, exact_interval, pass_at_k
+from rzero_ray.evaluation.scores import powers_of_two, score
+from rzero_ray.evaluation.statistics import (
+    Estimate,
+    bootstrap_interval,
+    estimate,
+    estimate_difference,
+    exact_interval,
+    pass_at_k,
+)
+from tests.unit.builders import answered
 
 NUM_BENCHMARKS = 2000
 
@@ -39,6 +46,22 @@ def test_an_exact_interval_covers_shares_near_zero():
     assert exact_interval(30, 30) == pytest.approx((0.025 ** (1 / 30), 1.0))
 
 
+def test_an_estimate_is_exact_where_all_are_alike_and_else_a_bootstrap():
+    scores = [1.0] * 8 + [0.0] * 2
+    assert estimate(scores, seed=1) == Estimate(0.8, *bootstrap_interval(scores, seed=1))
+    assert estimate([0.0] * 30, seed=1) == Estimate(0.0, *exact_interval(0, 30))
+    assert estimate([1.0] * 30, seed=1) == Estimate(1.0, *exact_interval(30, 30))
+
+
+def test_a_difference_is_paired():
+    base = [0.0, 0.25, 0.5, 0.75]
+    of = estimate_difference([b + 0.25 for b in base], base, seed=0)
+    assert of == Estimate(0.25, 0.25, 0.25)  # the problems differ, the gains do not
+    assert estimate_difference(base, base, seed=0) == Estimate(0.0, 0.0, 0.0)
+    of = estimate_difference([1.0, 0.5, 0.5, 1.0], base, seed=0)
+    assert of.low < of.value == 0.375 < of.high
+
+
 @pytest.mark.parametrize("n", [1, 4, 7])
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(n: int):
     for k in range(1, n + 1):
@@ -56,27 +79,6 @@ def test_pass_at_k_is_exact_for_many_samples():
     from math import comb
 
     assert pass_at_k([100], 1000, 100)[0] == pytest.approx(1 - comb(900, 100) / comb(1000, 100))
-
-
-def answered(
-    greedy: str | None, answers: tuple[str | None, ...], majority: str | None
-) -> AnsweredProblem:
-    k = len(answers)
-    return AnsweredProblem(
-        question="q",
-        reference="5",
-        options=(),
-        category="",
-        greedy_text="",
-        greedy_answer=greedy,
-        greedy_truncated=greedy is None,
-        greedy_num_tokens=10,
-        texts=("",) * k,
-        answers=answers,
-        truncated=(False,) * (k - 1) + (True,),
-        num_tokens=np.arange(k, dtype=np.int32),
-        majority=majority,
-    )
 
 
 def test_scores_count_what_they_say():

@@ -12,29 +12,26 @@ from rich.console import Console
 
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
-    cluster_config,
     load_evaluation_config,
     resolve_output_dir,
+    sampling_settings,
 )
-from rzero_ray.evaluation.answering import AnsweredProblem, evaluate
-from rzero_ray.evaluation.benchmarks.command import (
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.benchmarks.catalogue import Benchmark
+from rzero_ray.evaluation.benchmarks.command import main, run_evaluation
+from rzero_ray.evaluation.benchmarks.jobs import (
     Job,
     Subject,
-    _check_prompts,
-    _check_same_settings,
-    _done,
-    _records,
-    _settings,
-    _subjects,
-    _unfinished,
-    answer_benchmark,
-    help_text,
+    answer_settings,
+    check_same_settings,
     load_jobs,
-    main,
-    make_report,
-    run_evaluation,
+    make_subjects,
+    unfinished,
 )
-from rzero_ray.evaluation.benchmarks.sources import Benchmark
+from rzero_ray.evaluation.benchmarks.measuring import answer_benchmark, check_prompts
+from rzero_ray.evaluation.benchmarks.report import make_report
+from rzero_ray.evaluation.heldout import evaluate, read_answered
+from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
@@ -80,18 +77,10 @@ def test_the_tiny_model_gets_the_settings_of_a_cpu_and_others_those_of_one_gpu()
     )
     real = load_evaluation_config(["model=Qwen/Qwen3-4B-Base"])
     assert (real.task, real.sampler.gpus_per_engine, real.sampler.num_solver) == ("math", 1.0, 1)
-    of_cluster = cluster_config(real, real.model)
+    of_cluster = sampling_settings(real, real.model)
     assert of_cluster.sampler.num_challenger == 0
     assert of_cluster.model.max_model_len == real.max_model_len
     assert resolve_output_dir(real).name == "Qwen-Qwen3-4B-Base-seed0"
-
-
-def test_help_explains_every_key():
-    text = help_text()
-    for key in EvaluationConfig.__dataclass_fields__:
-        assert f"\n  {key}" in text
-    assert "Draw" not in text and "None\n" not in text
-    assert "k of mean@k" in text and "sampler. num_challenger" in text
 
 
 def test_a_mistake_ends_with_code_2_before_anything_starts(
@@ -129,42 +118,43 @@ def _answer(job: Job, skill: float, seed: int = 0) -> list[AnsweredProblem]:
 
 
 def _finish(subject: Subject, job: Job, skill: float) -> None:
-    write_records(_records(subject, job), _answer(job, skill), AnsweredProblem)
-    _done(subject, job).write_text(json.dumps({"problems": job.fingerprint()}))
+    subject.write_answers(job, _answer(job, skill), seconds=1.0)
 
 
 def test_finished_benchmarks_are_not_repeated_and_changed_ones_are_refused(tmp_path: Path):
     config = _config(tmp_path, "suite=amc,bbeh")
-    (subject,) = _subjects(config, resolve_output_dir(config))
+    (subject,) = make_subjects(config, resolve_output_dir(config))
     amc, bbeh = load_jobs(config)
     _finish(subject, amc, 1.0)
-    assert _unfinished(config, subject, [amc, bbeh]) == [bbeh]
+    assert unfinished(subject, [amc, bbeh]) == [bbeh]
     with pytest.raises(UserError, match="are to other problems or of another k"):
-        _unfinished(config, subject, [replace(amc, num_samples=8)])
+        unfinished(subject, [replace(amc, num_samples=8)])
     with pytest.raises(UserError, match="are to other problems"):
-        _unfinished(config, subject, [replace(amc, problems=amc.problems[:2])])
+        unfinished(subject, [replace(amc, problems=amc.problems[:2])])
 
 
 def test_answers_of_other_weights_or_settings_are_refused(tmp_path: Path):
     config = _config(tmp_path)
-    (subject,) = _subjects(config, resolve_output_dir(config))
+    (subject,) = make_subjects(config, resolve_output_dir(config))
     weights = tmp_path / "model.safetensors"
     weights.write_text("1")
-    _check_same_settings(config, subject, tmp_path)  # nothing is there yet
+    check_same_settings(config, subject, tmp_path)  # nothing is there yet
     subject.folder.mkdir(parents=True)
-    (subject.folder / ".settings.json").write_text(json.dumps(_settings(config, subject, tmp_path)))
-    _check_same_settings(config, subject, tmp_path)
-    _check_same_settings(config, subject, None)  # the model is not on this machine
+    (subject.folder / ".settings.json").write_text(
+        json.dumps(answer_settings(config, subject, tmp_path))
+    )
+    check_same_settings(config, subject, tmp_path)
+    check_same_settings(config, subject, None)  # the model is not on this machine
     with pytest.raises(UserError, match="holds answers with seed=0, not 1"):
-        _check_same_settings(replace(config, seed=1), subject, tmp_path)
+        check_same_settings(replace(config, seed=1), subject, tmp_path)
     weights.write_text("22")
     with pytest.raises(UserError, match="holds answers with weights="):
-        _check_same_settings(config, subject, tmp_path)
+        check_same_settings(config, subject, tmp_path)
 
 
 def test_the_report_compares_model_and_base_on_the_same_problems(tmp_path: Path):
     config = _config(tmp_path, "suite=math", "base=Qwen/Qwen3-4B-Base")
-    base, model = _subjects(config, resolve_output_dir(config))
+    base, model = make_subjects(config, resolve_output_dir(config))
     jobs = load_jobs(config)
     for job in jobs:
         _finish(base, job, 0.3)
@@ -200,7 +190,7 @@ def test_records_survive_the_disk(tmp_path: Path):
         assert getattr(again, name) == getattr(rows[0], name)
 
 
-def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Path):
+def test_heldout_is_asked_and_scored_as_in_the_drivers_own_evaluation(tmp_path: Path):
     from rzero_ray.config.load import load_config
 
     config = load_config(["conf=tiny", "seed=7"])
@@ -208,9 +198,9 @@ def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Pat
     prepare_run_dir(config, tmp_path)
     run = Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
     cast = Cast(FakePolicy("challenger"), policies[0], FakeJudge(), ArithmeticTask())
-    asyncio.run(evaluate(config, 0, cast, run))
+    row = asyncio.run(evaluate(config, 0, cast, run))
     (job,) = load_jobs(load_evaluation_config(["model=tiny", "suite=heldout", "seed=7"]))
-    asyncio.run(
+    rows = asyncio.run(
         answer_benchmark(
             job,
             policies[1],
@@ -223,6 +213,11 @@ def test_heldout_asks_with_the_seeds_of_the_drivers_own_evaluation(tmp_path: Pat
     )
     asked = [{(r.messages[-1]["content"], r.seed) for r in p.requests} for p in policies]
     assert asked[0] == asked[1] and len(asked[0]) == 360
+    of = score("heldout", rows, seed=7)  # as the command scores them
+    assert (row["greedy"], row["mean@8"]) == (of.greedy.value, of.mean_at_k.value)
+    assert row["mean@8_ci95"] == [of.mean_at_k.low, of.mean_at_k.high]
+    kept = read_answered(tmp_path / "iteration-00/evaluation.parquet")
+    assert [problem.texts for problem in kept] == [problem.texts for problem in rows]
 
 
 def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):
@@ -233,7 +228,7 @@ def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):
         return [5] * (len(requests) - 1) + [config.max_model_len]
 
     with pytest.raises(UserError, match=r"amc: 1 of 6 prompts fill max_model_len=192; the longest"):
-        asyncio.run(_check_prompts(config, lengths, ArithmeticTask(), job))
+        asyncio.run(check_prompts(config, lengths, ArithmeticTask(), job))
 
 
 def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
@@ -247,7 +242,7 @@ def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
 
 
 def test_benchmark_names_are_plain_file_names():
-    from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS
+    from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS
 
     assert all(isinstance(b, Benchmark) and name == b.name for name, b in BENCHMARKS.items())
 
@@ -300,7 +295,7 @@ def test_the_judge_model_reads_finished_records_once_and_is_reported_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = _config(tmp_path, "suite=amc", "endpoint.url=http://x/v1", "endpoint.model=reader")
-    (subject,) = _subjects(config, resolve_output_dir(config))
+    (subject,) = make_subjects(config, resolve_output_dir(config))
     (job,) = load_jobs(config)
     _finish(subject, job, 1.0)  # all six are right by rule; two of them are 5
     reader = _Reader()

@@ -16,7 +16,7 @@ from actors.weights.vllm_trainers import (
 )
 from rzero_ray.config.layout import backend_of
 from rzero_ray.config.load import load_config
-from rzero_ray.types import UserError
+from rzero_ray.types import UserError, WeightVersion
 
 GPU = ["conf=qwen3_4b"]
 
@@ -81,7 +81,7 @@ def test_the_client_drives_every_engine_in_vllms_order(monkeypatch):
     engines = [_Engine(), _Engine()]
     client = SamplerClient(engines, deadline_s=5.0)  # type: ignore[arg-type]
     client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 3})
-    client.version = "solver-01-002"
+    client.version = WeightVersion(role="solver", iteration=1, num_steps=2)
     client.start_weight_update()
     client.update_weights({"names": ["a"]})
     client.finish_weight_update()
@@ -91,7 +91,7 @@ def test_the_client_drives_every_engine_in_vllms_order(monkeypatch):
             ("connect_weights", {"rank_offset": 1 + index, "world_size": 3}),
             ("start_weight_update",),
             ("update_weights", {"names": ["a"]}),
-            ("finish_weight_update", "solver-01-002"),
+            ("finish_weight_update", client.version),
             ("disconnect_weights",),
         ]
 
@@ -138,3 +138,32 @@ def test_metadata_agrees_with_what_is_sent():
     declared = [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()]
     sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
     assert declared == sent
+
+
+class _Trainer:
+    """A trainer engine of vLLM that only counts what it sends."""
+
+    sent = 0
+
+    def send_weights(self) -> None:
+        self.sent += 1
+
+
+def test_a_group_lasts_until_other_samplers_are_named(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda refs, timeout: refs)
+    first, late = _Engine(), _Engine()
+    transport: Any = NcclTransport(0, "float32", 1 << 20, 5.0)
+    joined: list[list[_Engine]] = []
+
+    def join(engines: list[Any]) -> tuple[SamplerClient, _Trainer]:
+        joined.append(engines)
+        return SamplerClient(engines, 5.0), _Trainer()
+
+    monkeypatch.setattr(transport, "_join", join)
+    for step, engines in enumerate(([first], [first], [first, late])):
+        version = WeightVersion(role="solver", iteration=1, num_steps=step)
+        report = transport.publish(_Weights(), version, engines)
+        assert report.num_engines == len(engines)
+    assert joined == [[first], [first, late]]
+    assert first.log == [("disconnect_weights",)]  # of the group of one
+    assert late.log == []

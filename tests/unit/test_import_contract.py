@@ -30,7 +30,7 @@ MAY_IMPORT = {
 """Of our packages, those (of `rzero_ray`) that each may import beside itself; between modules there
 is no import cycle either. The algorithm's phases and the actors do not know each other."""
 
-OPENS_THE_CLUSTER = ("rzero_ray.driver", "rzero_ray.evaluation.benchmarks.command")
+OPENS_THE_CLUSTER = ("rzero_ray.driver", "rzero_ray.evaluation.benchmarks.measuring")
 """The modules that may import `actors.cluster`, and nothing else of `actors`."""
 
 # Import names and the modules that may use them; a prefix ending in "." stands for a whole package.

@@ -12,7 +12,7 @@ from rzero_ray.evaluation.benchmarks.judge_model import (
     summarize_opinions,
 )
 from rzero_ray.types import Message
-from tests.unit.test_estimates import answered
+from tests.unit.builders import answered
 
 
 class OneSidedReader:

@@ -14,9 +14,10 @@ from sklearn.metrics import cohen_kappa_score
 
 from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.labels import command as audit
-from rzero_ray.evaluation.labels.agreement import compare, label_accuracy, wilson_interval
+from rzero_ray.evaluation.labels.agreement import compare, label_accuracy
 from rzero_ray.evaluation.labels.audit import audit_sample, check_oracle
 from rzero_ray.evaluation.labels.sheet import read_sheet, write_sheet
+from rzero_ray.evaluation.statistics import Estimate, estimate, exact_interval
 from rzero_ray.run.parquet import read_records
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import AuditedLabel, CurriculumItem, RunError, UserError
@@ -36,19 +37,23 @@ def _record(question: str, verdict: str) -> AuditedLabel:
 
 def test_accuracy_is_over_the_labels_that_the_oracle_could_judge():
     verdicts = ["right"] * 6 + ["wrong"] * 2 + ["unknown"] * 2
-    found = label_accuracy([_record(str(i), verdict) for i, verdict in enumerate(verdicts)])
-    assert found.accuracy == 0.75
+    records = [_record(str(i), verdict) for i, verdict in enumerate(verdicts)]
+    found = label_accuracy(records, seed=0)
+    assert found.accuracy is not None and found.accuracy.value == 0.75
     assert found.unknown_share == 0.2
-    nothing = label_accuracy([_record("q", "unknown")])
-    assert nothing.accuracy is None and nothing.interval is None
+    assert label_accuracy([_record("q", "unknown")], seed=0).accuracy is None
+    # The interval depends on the counts alone, not on the order in which verdicts came.
+    assert label_accuracy(records[::-1], seed=0) == found
 
 
-def test_the_interval_is_wilsons():
-    # Worked by hand for 8 of 10: (.8 + .19207) / 1.38415 -+ .26163 / 1.38415 x ...
-    low, high = wilson_interval(8, 10)
-    assert (low, high) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson_interval(0, 10)[0] == 0.0
-    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
+def test_the_interval_of_labels_is_that_of_all_other_shares():
+    def found(num_right: int) -> Estimate | None:
+        verdicts = ["right"] * num_right + ["wrong"] * (10 - num_right)
+        return label_accuracy([_record(str(i), v) for i, v in enumerate(verdicts)], 3).accuracy
+
+    assert found(8) == estimate([1.0] * 8 + [0.0] * 2, seed=3)
+    assert found(0) == Estimate(0.0, *exact_interval(0, 10))
+    assert found(10) == Estimate(1.0, *exact_interval(10, 10))
 
 
 def test_agreement_and_kappa_by_hand():
@@ -178,7 +183,8 @@ def test_the_exact_oracle_judges_a_sample_of_each_curriculum(tmp_path):
             assert (record.verdict == "right") == (record.label == record.answer)
         right = sum(record.verdict == "right" for record in records)
         assert row["accuracy"] == right / len(records)
-        assert row["accuracy_ci95"] == list(wilson_interval(right, len(records)))
+        of = estimate([1.0] * right + [0.0] * (len(records) - right), config.seed)
+        assert row["accuracy_ci95"] == [of.low, of.high]
 
 
 def test_labels_below_the_threshold_warn_or_stop_in_one_line(tmp_path):

@@ -1,10 +1,15 @@
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from rzero_ray.evaluation.statistics import bootstrap_interval
+from rzero_ray.phases.metrics import staleness
 from rzero_ray.run import clock as clock_module
 from rzero_ray.run.clock import NO_STAGE, StageClock
 from rzero_ray.run.seeds import derive_seed
+from rzero_ray.types import Step
 
 
 def test_stage_clock_counts_the_union_of_overlapping_blocks(monkeypatch: pytest.MonkeyPatch):
@@ -58,3 +63,12 @@ def test_seeds_are_stable_distinct_and_leave_room_for_the_sample_index():
     assert all(0 <= seed < 2**47 for seed in seeds)
     # Pinned: a resumed run must draw what an earlier version of the program would have drawn.
     assert derive_seed(0, "iteration-01/solver/step-001", 0) == 42963986944002
+
+
+@pytest.mark.parametrize(
+    ("had", "expected"),
+    [((4, 4), {"staleness": 0.0}), ((3, 2, None), {"staleness": 1.5}), ((None, None), {})],
+)
+def test_staleness_counts_steps_and_is_left_out_where_rows_do_not_tell(had, expected):
+    samples: list[Any] = [SimpleNamespace(weight_num_steps=steps) for steps in had]
+    assert staleness(samples, Step(iteration=1, phase="solver", index=5)) == expected

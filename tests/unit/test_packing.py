@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.sampling.packing import pack, unpack
-from rzero_ray.types import Completion
+from rzero_ray.types import Completion, WeightVersion
 
 
 @pytest.mark.parametrize("lengths", [(3,), (2, 0, 5), (0,)])
@@ -16,7 +16,10 @@ def test_completions_come_back_as_they_were(lengths: tuple[int, ...]):
             logprobs=np.full(length, -0.5 * k, dtype=np.float32),
             text=f"text {k}",
             finished=bool(k % 2),
-            weight_versions=((f"v{k}", 0, length),),
+            weight_versions=(
+                (None, 0, k),
+                (WeightVersion(role="solver", iteration=1, num_steps=k), k, length),
+            ),
         )
         for k, length in enumerate(lengths)
     ]

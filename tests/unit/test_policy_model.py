@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 from actors.learning.policy_model import PolicyModel
 from rzero_ray.method.batching import collate
 from rzero_ray.types import Rollout
+from tests.unit.builders import rollout
 
 VOCAB = 40
 SIZES = {
@@ -46,13 +47,7 @@ def folder(request, tmp_path: Path) -> Path:
 def _rollouts() -> list[Rollout]:
     rng = np.random.default_rng(0)
     return [
-        Rollout(
-            prompt_ids=rng.integers(0, VOCAB, prompt).astype(np.int32),
-            token_ids=rng.integers(0, VOCAB, completion).astype(np.int32),
-            logprobs=np.zeros(completion, dtype=np.float32),
-            advantage=0.0,
-            prompt_index=0,
-        )
+        rollout(rng.integers(0, VOCAB, prompt), rng.integers(0, VOCAB, completion))
         for prompt, completion in ((3, 9), (5, 1), (1, 4), (7, 12))
     ]
 
@@ -71,11 +66,11 @@ def test_padded_and_packed_scores_and_gradients_are_those_of_single_sequences(fo
     )
     loss.backward()
     expected = []
-    for rollout in rollouts:
-        ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.token_ids])).long()
+    for one in rollouts:
+        ids = torch.from_numpy(np.concatenate([one.prompt_ids, one.token_ids])).long()
         log_p = torch.log_softmax(plain(input_ids=ids[None]).logits[0, :-1] / 0.8, dim=-1)
         picked = log_p.gather(-1, ids[1:, None])[:, 0]
-        expected.append(picked[len(rollout.prompt_ids) - 1 :])
+        expected.append(picked[len(one.prompt_ids) - 1 :])
     torch.testing.assert_close(scores, torch.cat(expected).detach(), rtol=0, atol=1e-5)
     (batch.weights_N * torch.cat(expected)).sum().backward()
     gradients = {name: p.grad for name, p in policy.causal_lm.named_parameters()}

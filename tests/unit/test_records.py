@@ -18,6 +18,7 @@ def test_samples_come_back_with_types_nulls_and_order(tmp_path: Path):
             logprobs=np.full(i + 1, -0.5, dtype=np.float32),
             text="<question>é\n</question>",
             weight_version="v",
+            weight_num_steps=None if i else 3,
             question=None if i else "1+1",
             answers=() if i else ("2", None),
             label=None if i else "2",
@@ -34,10 +35,13 @@ def test_samples_come_back_with_types_nulls_and_order(tmp_path: Path):
     back = read_records(path, ChallengerSample)
     assert [s.answers for s in back] == [("2", None), ()]
     assert [s.question for s in back] == ["1+1", None]
+    assert [s.weight_num_steps for s in back] == [3, None]
     assert back[1].token_ids.dtype == np.int32
     assert back[1].logprobs.dtype == np.float32
     assert back[1].token_ids.tolist() == [0, 1]
     assert [p.name for p in path.parent.iterdir()] == ["rollouts.parquet"]
+    pq.write_table(pq.read_table(path).drop_columns(["weight_num_steps"]), path)
+    assert [s.weight_num_steps for s in read_records(path, ChallengerSample)] == [None, None]
 
 
 def test_an_empty_file_keeps_its_columns(tmp_path: Path):

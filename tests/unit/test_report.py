@@ -11,24 +11,18 @@ import pytest
 
 from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.config import Config
-from rzero_ray.evaluation.answering import ProblemScore, summarize
+from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.evaluation.heldout import heldout_row
 from rzero_ray.run.clock import Lap, StageClock
 from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.report.page import write_report
 from rzero_ray.run.report.summary import reading, write_summary
 from rzero_ray.run.run import Run
 from rzero_ray.types import Candidate, PhaseName, Step
+from tests.unit.builders import answered
+from tests.unit.fakes import SilentObserver
 
 EVIL = "<script>alert(1)</script><img src=https://evil.example/x.png>\u202e\x1b[31m"
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None: ...
-    def finish_step(self, row: dict[str, Any]) -> None: ...
-    def finish_iteration(self, row: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 class FixedClock(StageClock):
@@ -51,21 +45,17 @@ def make_run(root: Path, task: str = "arithmetic") -> Run:
         name="fake", task=task, run_dir=str(root), num_iterations=2, eval=EvalConfig(num_samples=2)
     )
     prepare_run_dir(config, root)
-    return Run(config, root, Path("/models/base"), FixedClock(), Silent())
+    return Run(config, root, Path("/models/base"), FixedClock(), SilentObserver())
 
 
-def score(correct: tuple[bool, bool], cot: tuple[bool, bool]) -> ProblemScore:
-    return ProblemScore(
-        question="1+1",
-        answer="2",
-        greedy_correct=correct[0],
-        greedy_cot=cot[0],
-        correct=correct,
-        cot=cot,
-        majority_correct=all(correct),
-        greedy_text="2",
-        num_tokens=10,
+def score(correct: tuple[bool, bool], cot: tuple[bool, bool]) -> AnsweredProblem:
+    answers = tuple("5" if right else "4" for right in correct)
+    texts = tuple(
+        f"{'2+3;' if has_cot else ''}\\boxed{{{answer}}}"
+        for answer, has_cot in zip(answers, cot, strict=True)
     )
+    majority = "5" if all(correct) else "4"
+    return answered(answers[0], answers, majority, greedy_text=texts[0], texts=texts)
 
 
 def candidate(question: str | None = "1+2", dropped: str | None = None) -> Candidate:
@@ -104,7 +94,7 @@ def learn(run: Run, iteration: int, phase: PhaseName, rewards: tuple[float, ...]
         run.add_event("weight sync", max_logprob_difference=1e-6 * index)
 
 
-def iterate(run: Run, iteration: int, scores: list[ProblemScore]) -> None:
+def iterate(run: Run, iteration: int, scores: list[AnsweredProblem]) -> None:
     learn(run, iteration, "challenger", (0.2, 0.3, 0.4))
     for index, (kept, right) in enumerate(((3, 1.0), (1, 0.0)), start=1):
         step = Step(iteration=iteration, phase="curriculum", index=index)
@@ -118,7 +108,7 @@ def iterate(run: Run, iteration: int, scores: list[ProblemScore]) -> None:
             | (oracle if run.stored.config.task == "arithmetic" else {}),
         )
     learn(run, iteration, "solver", (0.5, 0.6))
-    run.finish_iteration(iteration, summarize(iteration, scores))
+    run.finish_iteration(iteration, heldout_row(iteration, scores, run.stored.config.seed))
 
 
 def write_candidates(run: Run, step: Step, candidates: list[Candidate]) -> None:
@@ -135,7 +125,7 @@ BETTER = [score((True, True), (True, True)), score((False, False), (False, False
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = make_run(tmp_path / "run")
-    run.finish_iteration(0, summarize(0, BASE))
+    run.finish_iteration(0, heldout_row(0, BASE, seed=0))
     iterate(run, 1, BETTER)
     return run
 
@@ -241,7 +231,7 @@ def test_a_run_that_stopped_half_way(run: Run) -> None:
 
 def test_without_an_oracle_and_without_heldout_problems(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", task="math")
-    run.finish_iteration(0, summarize(0, []))
+    run.finish_iteration(0, heldout_row(0, [], seed=0))
     iterate(run, 1, [])
     summary = write_summary(run.stored)
     assert summary["label_accuracy"] == [None]

@@ -1,13 +1,13 @@
 """Scalars land under their tag and at the step of the whole run."""
 
 from pathlib import Path
-from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 from rzero_ray.run.observers import Observers
 from rzero_ray.run.tensorboard import ScalarLog
+from tests.unit.fakes import SilentObserver
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -34,34 +34,15 @@ def test_steps_go_on_over_iterations(tmp_path: Path) -> None:
     }
 
 
-class Recorder:
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        self.calls.append((iteration, phase, num_steps, num_done))
-
-    def finish_step(self, row: dict[str, Any]) -> None:
-        self.calls.append(("step", row))
-
-    def finish_iteration(self, row: dict[str, Any]) -> None:
-        self.calls.append(("iteration", row))
-
-    def note(self, text: str) -> None:
-        self.calls.append((text,))
-
-
 def test_observers_hear_everything() -> None:
-    first, second = Recorder(), Recorder()
+    first, second = SilentObserver(), SilentObserver()
     both = Observers(first, second)
     both.start_phase(1, "solver", 15, 3)
     both.finish_step({"step": 4})
     both.finish_iteration({"iteration": 1})
     both.note("hello")
-    assert first.calls == second.calls
-    assert first.calls == [
-        (1, "solver", 15, 3),
-        ("step", {"step": 4}),
-        ("iteration", {"iteration": 1}),
-        ("hello",),
-    ]
+    for heard in (first, second):
+        assert heard.phases == [(1, "solver", 15, 3)]
+        assert heard.rows == [{"step": 4}]
+        assert heard.evaluations == [{"iteration": 1}]
+        assert heard.notes == ["hello"]

@@ -19,8 +19,8 @@ from rzero_ray.run.concurrency import gather_all
 from rzero_ray.types import Message
 
 Verdict = Literal["yes", "no", "unreadable", "failed", "unanswered"]
-"""`failed`: no reply came; `unreadable`: one that is neither yes nor no; `unanswered`: the response
-holds no answer, so nothing was asked."""
+"""`yes` and `no` are the judge's word. `failed`: no reply came; `unreadable`: the reply is neither
+yes nor no; `unanswered`: the response holds no answer, so nothing was asked."""
 
 _SYSTEM = (
     "You compare a candidate's final answer with a reference answer to the same question. The "
@@ -28,13 +28,13 @@ _SYSTEM = (
     "Say yes if both mean the same, else no. Reply with one word: yes or no."
 )
 _MAX_ANSWER_CHARS = 2_000
-"""Of an answer that is shown: what is longer is no final answer, and model text may try to talk the
-judge round."""
+"""How many characters of an answer are shown: what is longer is no final answer, and model text may
+try to talk the judge round."""
 _WORD = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
 
 
 class ChatModel(Protocol):
-    """What `endpoint.Endpoint` offers."""
+    """What is asked of the judge model; `endpoint.Endpoint` is one."""
 
     async def complete(self, messages: Sequence[Message]) -> str | None:
         """Return the reply, or None when none came."""
@@ -43,14 +43,15 @@ class ChatModel(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion:
-    """A row of a benchmark's `.judge.parquet`: what the judge model says of a greedy answer."""
+    """What the judge model says of one greedy answer: a row of a benchmark's `.judge.parquet`."""
 
     question: str
     reference: str
     answer: str | None
     rule_correct: bool
+    """Whether the answer is right by the rule, whose grade counts."""
     verdict: str
-    """A `Verdict`."""
+    """One of the values of `Verdict`."""
 
 
 def judge_messages(question: str, reference: str, answer: str) -> tuple[Message, ...]:
@@ -75,7 +76,7 @@ def parse_verdict(reply: str | None) -> Verdict:
 
 
 async def ask_judge(model: ChatModel, answered: Sequence[AnsweredProblem]) -> list[Opinion]:
-    """Ask about every greedy answer, right or wrong by rule."""
+    """Ask about every greedy answer, whether it is right or wrong by rule."""
     return await gather_all(_ask(model, problem) for problem in answered)
 
 
@@ -127,5 +128,6 @@ def _with_option(text: str, problem: AnsweredProblem) -> str:
 
 
 def _with_options(problem: AnsweredProblem) -> str:
+    """Return the question, with its options on lines of their own."""
     lines = [f"{chr(ord('A') + index)}. {text}" for index, text in enumerate(problem.options)]
     return "\n".join([problem.question, *lines])

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 INDEPENDENT = "J-Zero re-run"
-"""arXiv 2608.26582, table 1. Its BBH is another benchmark than BBEH and is left out."""
+"""The figures of arXiv 2608.26582, table 1. Its BBH is another benchmark than BBEH and left out."""
 PAPER = "R-Zero paper v4"
-"""arXiv 2508.05004 v4, tables 1 and 2."""
+"""The figures of arXiv 2508.05004 v4, tables 1 and 2."""
 
 _MATH = ("amc", "minerva", "math500", "gsm8k", "olympiad", "aime25", "aime24")
 _TABLE_1: tuple[str, ...] = ("gsm8k", "math500", "minerva", "olympiad", "amc", "aime24", "aime25")
@@ -26,15 +26,16 @@ _GENERAL = ("supergpqa", "mmlu_pro", "bbeh")
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One model of one source."""
+    """The figures of one model in one source."""
 
     source: str
+    """`INDEPENDENT` or `PAPER`."""
     base: str
-    """Name of the base model on the hub, without its owner."""
+    """The name of the base model on the hub, without its owner."""
     method: str
-    """`base`, or `R-Zero` trained from it."""
+    """`base` for the base model itself, `R-Zero` for what was trained from it."""
     figures: Mapping[str, float]
-    """By benchmark, in per cent."""
+    """The figures in per cent, by benchmark."""
 
 
 def _paper(

@@ -10,12 +10,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark
 from rzero_ray.evaluation.benchmarks.published import PublishedRow
-from rzero_ray.evaluation.benchmarks.scores import BenchmarkScore, Difference, Estimate
-from rzero_ray.evaluation.benchmarks.sources import BENCHMARKS, Benchmark
+from rzero_ray.evaluation.scores import BenchmarkScore, Difference
+from rzero_ray.evaluation.statistics import Estimate
 
 Scores = Mapping[str, BenchmarkScore]
-"""By benchmark."""
+"""The scores of one model, by benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Grid:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     num_left: int = 2
-    """Columns that are names; the others are figures, to the right."""
+    """How many columns, from the left, are names; the others are figures, aligned right."""
 
     def to_markdown(self) -> str:
         """Return the table in GitHub's Markdown."""

@@ -1,7 +1,7 @@
 """How far a run has moved from where it began, in figures that a person can judge.
 
-Pure functions on what the run has stored; `monitors.py` calls them once an iteration. Each figure
-that has a threshold in the configuration (`config.DriftConfig`) stands in `THRESHOLDS`.
+Pure functions on what the run has stored; `monitor.py` calls them once an iteration. Each figure
+that has a threshold in the configuration (`DriftConfig`) stands in `THRESHOLDS`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rzero_ray.types import SolverSample
 
 T = TypeVar("T")
 Words = Callable[[str], list[str]]
+"""Splits a text into words, as a task does it."""
 
 REFUSALS = (
     "i cannot",
@@ -47,61 +48,70 @@ REFUSALS = (
 honest derivation counts too: the share is a monitor, read beside the answers."""
 
 MAX_CHARS = 4_000
-"""Characters of a text that are looked at: a text of megabytes must cost nothing."""
+"""How many characters of a text are looked at: a text of megabytes must cost nothing."""
 MIN_DEGENERATE_BYTES = 64
+"""A text that is shorter than this is never called degenerate."""
 MAX_COMPRESSION = 5.0
-"""zlib makes prose and derivations two to three times smaller, a loop tens of times."""
+"""A text that zlib makes this many times smaller is degenerate: prose and derivations get two to
+three times smaller, a loop tens of times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlEstimate:
-    """KL(policy || base) in nats per token, from samples of the policy."""
+    """An estimate of KL(policy || base), in nats per token, from samples of the policy."""
 
     value: float
-    """Mean of log policy - log base over the tokens (the unbiased k1)."""
+    """The mean of log policy - log base over the tokens (the unbiased estimator k1)."""
     standard_error: float
-    """Of the mean, sequences taken as independent."""
+    """The standard error of that mean, with sequences taken as independent."""
     num_tokens: int
+    """How many tokens the mean is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerFigures:
-    """The Solver's answers of one step."""
+    """What is measured of the Solver's answers of one step."""
 
     answer_tokens: float
-    """Mean length."""
+    """The mean length of an answer."""
     unanswered: float
-    """Share without a box."""
+    """The share of answers without a box."""
     truncated: float
-    """Share as long as `max_tokens`: the limit cut them, or they ended exactly there."""
+    """The share of answers of `max_tokens`: the limit cut them, or they ended exactly there."""
     refusals: float
+    """The share of answers for which `is_refusal` holds."""
     degenerate: float
+    """The share of answers for which `is_degenerate` holds."""
     answer_scripts: dict[str, float]
-    """Share of the letters by script."""
+    """The share of the answers' letters that belongs to each script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionFigures:
-    """The well-formed questions of one curriculum."""
+    """What is measured of the well-formed questions of one curriculum."""
 
     distinct_1: float
-    """Different 1-grams per 1-gram of all questions together; falls with their number."""
+    """Different words per word of all questions together; it falls with the number of questions."""
     distinct_2: float
+    """Different pairs of words per pair of words, as `distinct_1`."""
     distinct_3: float
+    """Different triples of words per triple of words, as `distinct_1`."""
     clusters: float
-    """BLEU clusters per question."""
+    """The number of BLEU clusters per question; 1 where no two questions are alike."""
     gini: float
-    """Of the clusters' sizes."""
+    """The Gini coefficient of the clusters' sizes."""
     question_scripts: dict[str, float]
+    """The share of the questions' letters that belongs to each script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """A figure, by its key in a row of metrics, and the key of `DriftConfig` that limits it."""
+    """A figure of a run, and the configured value that limits it."""
 
     figure: str
+    """The key of the figure in a row of `metrics.jsonl`."""
     key: str
-    """Begins with `max_` or `min_`."""
+    """The key of `DriftConfig`, which begins with `max_` or `min_`."""
 
     def limit(self, config: DriftConfig) -> float:
         """Return the largest or smallest value that the figure may have."""
@@ -133,6 +143,7 @@ THRESHOLDS = tuple(
         ("gini", "max_gini"),
     )
 )
+"""Every figure that has a limit; one with two limits stands here twice."""
 
 
 def crossed(row: Mapping[str, Any], config: DriftConfig) -> list[Threshold]:

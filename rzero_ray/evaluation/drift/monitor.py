@@ -1,4 +1,4 @@
-"""The drift monitors of an iteration: what `drift.py` says of what the run has stored."""
+"""Measures an iteration's drift from what the run has stored, and warns of it (`figures.py`)."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def describe(threshold: Threshold, row: Row, config: DriftConfig) -> str:
 
 
 def _judge(config: DriftConfig, iteration: int, run: Run) -> None:
+    """Warn of the limits that are crossed, or end the run where the configuration says so."""
     row = run.stored.figures(iteration, "drift") or {}
     found = [describe(threshold, row, config) for threshold in crossed(row, config)]
     if not found:
@@ -76,7 +77,8 @@ def _judge(config: DriftConfig, iteration: int, run: Run) -> None:
 async def _distance_to_base(config: Config, step: Step, cast: Cast, run: Run) -> Row:
     """Return the KL to the base of each role that learned in this iteration.
 
-    Estimated on rollouts of the role's last step, which the weights before its last update sampled.
+    It is estimated on rollouts of the role's last step, which the weights before its last update
+    have sampled.
     """
     rollouts = _last_rollouts(config, step.iteration, run)
     if not rollouts:
@@ -123,6 +125,7 @@ def _last_rollouts(config: Config, iteration: int, run: Run) -> dict[Role, Sampl
 async def _score_by_base(
     num_sequences: int, rollouts: dict[Role, Samples], cast: Cast, run: Run
 ) -> list[BaseScore]:
+    """Have the base model score some of each role's rollouts, on the Challenger's engines."""
     chosen = [
         (role, row, samples[row])
         for role, samples in rollouts.items()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rzero_ray.evaluation.statistics import Estimate, estimate
 from rzero_ray.types import AuditedLabel
 
 RIGHT, WRONG, UNKNOWN = "right", "wrong", "unknown"
-_Z95 = 1.959963984540054
-"""Half the width, in standard deviations, of 95 % of a normal distribution."""
+"""The verdicts on a label; it is unknown where the oracle gave no answer that can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,44 +20,32 @@ class LabelAccuracy:
     num_right: int
     num_wrong: int
     num_unknown: int
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of right labels among those that the oracle could judge; None where it could none.
-
-        Unknown ones may be harder than the rest: read the share together with theirs.
-        """
-        judged = self.num_right + self.num_wrong
-        return self.num_right / judged if judged else None
+    accuracy: Estimate | None
+    """The share of right labels among those that the oracle could judge; None where it could judge
+    none. Unknown ones may be harder than the rest: read the share together with theirs."""
 
     @property
     def unknown_share(self) -> float:
-        """Share of labels that the oracle could not judge."""
+        """The share of labels that the oracle could not judge."""
         total = self.num_right + self.num_wrong + self.num_unknown
         return self.num_unknown / total if total else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the accuracy (Wilson score), of all labels like the sampled ones."""
-        judged = self.num_right + self.num_wrong
-        return wilson_interval(self.num_right, judged) if judged else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Two oracles on the labels that both judged."""
+    """How two oracles agree on the labels that both could judge."""
 
     counts: Mapping[tuple[str, str], int]
-    """Labels per (first oracle's verdict, second's), the four of `right` and `wrong`."""
+    """How many labels have each pair of verdicts: (the first oracle's, the second's)."""
 
     @property
     def num_labels(self) -> int:
-        """Labels that both judged."""
+        """How many labels both oracles could judge."""
         return sum(self.counts.values())
 
     @property
     def share(self) -> float | None:
-        """Share of equal verdicts."""
+        """The share of labels on which both verdicts are equal."""
         same = self.counts[RIGHT, RIGHT] + self.counts[WRONG, WRONG]
         return same / self.num_labels if self.num_labels else None
 
@@ -77,11 +64,15 @@ class Agreement:
         return None if by_chance == 1 else (self.share - by_chance) / (1 - by_chance)
 
 
-def label_accuracy(records: Sequence[AuditedLabel]) -> LabelAccuracy:
-    """Count an oracle's verdicts."""
+def label_accuracy(records: Sequence[AuditedLabel], seed: int) -> LabelAccuracy:
+    """Count an oracle's verdicts; `seed` is that of the interval's random numbers."""
     counts = Counter(record.verdict for record in records)
+    scores = [1.0] * counts[RIGHT] + [0.0] * counts[WRONG]
     return LabelAccuracy(
-        num_right=counts[RIGHT], num_wrong=counts[WRONG], num_unknown=counts[UNKNOWN]
+        num_right=counts[RIGHT],
+        num_wrong=counts[WRONG],
+        num_unknown=counts[UNKNOWN],
+        accuracy=estimate(scores, seed) if scores else None,
     )
 
 
@@ -100,12 +91,3 @@ def combine(parts: Sequence[Agreement]) -> Agreement:
         total.update(part.counts)
     kinds = (RIGHT, WRONG)
     return Agreement(counts={(a, b): total[a, b] for a in kinds for b in kinds})
-
-
-def wilson_interval(num_right: int, num_labels: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share; it stays inside [0, 1] at the edges."""
-    share, z2 = num_right / num_labels, _Z95**2
-    center = (share + z2 / (2 * num_labels)) / (1 + z2 / num_labels)
-    spread = math.sqrt(share * (1 - share) / num_labels + z2 / (4 * num_labels**2))
-    half = _Z95 * spread / (1 + z2 / num_labels)
-    return max(0.0, center - half), min(1.0, center + half)

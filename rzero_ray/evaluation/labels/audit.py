@@ -1,7 +1,8 @@
 """The label audit: an oracle judges a sample of the questions that an iteration has kept.
 
 Each oracle judges the same sample, so that any two can be compared; its verdicts are kept in
-`iteration-NN/audit-ORACLE.parquet`. A person judges in `audit-human.csv` (`audit_sheet.py`).
+`iteration-NN/audit-ORACLE.parquet`. A person judges in `audit-human.csv` (`sheet.py`). A run calls
+this after each curriculum; the command `audit` (`command.py`) calls it on any run directory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, RunError, UserError, iteration_key
 
 Grade = Callable[[Sequence[str], str], Awaitable[list[str | None]]]
-"""`protocols.Judge.grade`."""
+"""The type of `protocols.Judge.grade`."""
 
 
 async def audit_labels(
@@ -54,7 +55,7 @@ async def audit_labels(
                 AuditedLabel,
                 lambda: ask_oracle(settings, sample, cast.task, cast.judge.grade),
             )
-            figures = audit_figures(settings.oracle, records)
+            figures = audit_figures(settings.oracle, records, config.seed)
         run.finish_step(step, figures)
     _judge(settings, iteration, run)
 
@@ -76,8 +77,10 @@ def check_oracle(config: Config) -> None:
 def audit_sample(
     config: Config, iteration: int, items: Sequence[CurriculumItem]
 ) -> list[CurriculumItem]:
-    """Return the items that are judged: the same for every oracle; a larger sample holds a smaller
-    one."""
+    """Return the items that are judged, which are the same for every oracle.
+
+    A larger sample holds a smaller one.
+    """
     order = list(items)
     random.Random(derive_seed(config.seed, iteration, "audit")).shuffle(order)
     return order[: config.audit.num_questions]
@@ -101,16 +104,17 @@ async def ask_oracle(
     ]
 
 
-def audit_figures(oracle: str, records: Sequence[AuditedLabel]) -> dict[str, Any]:
-    """Return the oracle's part of a row of `metrics.jsonl`."""
-    found = label_accuracy(records)
+def audit_figures(oracle: str, records: Sequence[AuditedLabel], seed: int) -> dict[str, Any]:
+    """Return the oracle's part of a row of `metrics.jsonl`; `seed` is the run's."""
+    found = label_accuracy(records, seed)
+    accuracy = found.accuracy
     return {
         "oracle": oracle,
         "num_questions": len(records),
         "num_right": found.num_right,
         "num_wrong": found.num_wrong,
-        "accuracy": found.accuracy,
-        "accuracy_ci95": None if found.interval is None else list(found.interval),
+        "accuracy": None if accuracy is None else accuracy.value,
+        "accuracy_ci95": None if accuracy is None else [accuracy.low, accuracy.high],
         "unknown_share": found.unknown_share,
     }
 
@@ -131,7 +135,10 @@ def boxed(answer: str) -> str:
 
 
 async def _judge_exactly(item: CurriculumItem, task: Task, grade: Grade) -> AuditedLabel:
-    """A question that has no answer at all has no right label either."""
+    """Compare the label with the task's own answer.
+
+    A question that has no answer at all has no right label either.
+    """
     truth = task.solve(item.question)
     is_right = truth is not None and (await grade([boxed(item.label)], truth))[0] == truth
     return AuditedLabel(
@@ -153,6 +160,7 @@ async def _judge_by_text(item: CurriculumItem, text: str | None, grade: Grade) -
 
 
 def _judge(settings: AuditConfig, iteration: int, run: Run) -> None:
+    """Warn of too few right labels, or end the run where the configuration says so."""
     row = run.stored.figures(iteration, "audit") or {}
     if row.get("oracle") in (None, "human"):
         return

@@ -1,16 +1,7 @@
-"""Audit the labels of a run: `python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human`.
+"""The command `python -m rzero_ray audit`: has an oracle judge the labels of a run.
 
-    iteration=N           one iteration; all of them without it
-    num_questions=N       sample per iteration; what the run's configuration says without it
-    min_accuracy=SHARE    below it a line warns
-    endpoint.url=URL endpoint.model=NAME ...   for oracle=openai; the keys of config.EndpointConfig
-
-Works on a finished or a running run; needs no cluster and changes nothing but the audit's own
-files. oracle=human writes the sheets to fill in and, where they exist, reads them back. What an
-oracle has judged is not asked again. Ends with the accuracies of all oracles that have judged this
-run, and how far each two agree.
-
-Exit codes: 0 done, 2 the command or a sheet is wrong.
+It works on a finished or a running run, needs no cluster, and changes nothing but the audit's own
+files. `HELP` says how it is called.
 """
 
 from __future__ import annotations
@@ -19,6 +10,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from rzero_ray.answers.equality import equivalent
@@ -52,25 +44,46 @@ from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import AuditedLabel, CurriculumItem, UserError, iteration_key
 
 USAGE = "python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"
+HELP = f"""\
+usage: {USAGE}
+
+Has an oracle judge a sample of the questions that a run has kept, and prints how many labels are
+right by each oracle that has judged this run, and how far each two agree. It works on a finished or
+a running run, and changes nothing but the audit's own files. No verdict is asked for twice.
+
+  run_dir=DIR           the run directory
+  oracle=exact          the task's own solver (task=arithmetic)
+  oracle=openai         the model behind endpoint.url=URL, known there as endpoint.model=NAME
+  oracle=human          a person: the first call writes sheets, the next reads them back
+  iteration=N           one iteration instead of all
+  num_questions=N       the sample's size, instead of what the run's config.yaml says
+  min_accuracy=SHARE    warn of an iteration whose share of right labels is lower
+
+All keys and their defaults: AuditConfig and EndpointConfig in rzero_ray/config/audits.py.
+Output: iteration-NN/audit-ORACLE.parquet, and iteration-NN/audit-human.csv for a person.
+Exit codes: 0 done, 2 the command or a sheet is wrong."""
 ORACLES = ("exact", "openai", "human")
 Verdicts = dict[int, list[AuditedLabel]]
-"""An oracle's records by iteration."""
+"""What an oracle has said of a run, by iteration."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return run_command(arguments, lambda: f"usage: {USAGE}\n\n{__doc__}", _audit_run)
+    return run_command(arguments, lambda: HELP, _audit_run)
 
 
 def _audit_run(arguments: list[str]) -> None:
     root, iteration, config = _parse(arguments)
     for number, items in _curricula(root, iteration).items():
         asyncio.run(_audit(config, root, number, items))
-    print("\n".join(tables(root, config.audit.min_accuracy)))
+    print("\n".join(tables(root, config.audit.min_accuracy, config.seed)))
 
 
-def tables(root: Path, min_accuracy: float) -> list[str]:
-    """Return the lines that say what all oracles found in a run, and how far they agree."""
+def tables(root: Path, min_accuracy: float, seed: int) -> list[str]:
+    """Return the lines that say what all oracles found in a run, and how far they agree.
+
+    `seed` is the run's: the intervals are then those of its own audit.
+    """
     found = {oracle: verdicts for oracle in ORACLES if (verdicts := read_verdicts(root, oracle))}
     lines = ["oracle   iteration   right   wrong   unknown   accuracy [95 %]"]
     for oracle, verdicts in found.items():
@@ -78,13 +91,12 @@ def tables(root: Path, min_accuracy: float) -> list[str]:
         if len(rows) > 1:
             rows.append(("all", [record for _, records in rows for record in records]))
         for name, records in rows:
-            accuracy = label_accuracy(records)
-            low, high = accuracy.interval or (None, None)
-            is_low = accuracy.accuracy is not None and accuracy.accuracy < min_accuracy
+            of = label_accuracy(records, seed)
+            value, low, high = (None,) * 3 if of.accuracy is None else astuple(of.accuracy)
+            is_low = value is not None and value < min_accuracy
             lines.append(
-                f"{oracle:<8} {name:>9} {accuracy.num_right:7,} {accuracy.num_wrong:7,} "
-                f"{accuracy.num_unknown:9,}   {decimals(accuracy.accuracy)} "
-                f"[{decimals(low)}, {decimals(high)}]"
+                f"{oracle:<8} {name:>9} {of.num_right:7,} {of.num_wrong:7,} "
+                f"{of.num_unknown:9,}   {decimals(value)} [{decimals(low)}, {decimals(high)}]"
                 f"{f'   warning: below {min_accuracy:g}' if is_low else ''}"
             )
     pairs = list(itertools.combinations(found, 2))
@@ -156,6 +168,7 @@ def _curricula(root: Path, iteration: int | None) -> dict[int, list[CurriculumIt
 async def _audit(
     config: Config, root: Path, iteration: int, items: Sequence[CurriculumItem]
 ) -> None:
+    """Have the oracle judge the labels of one iteration, and keep its verdicts."""
     path = root / record_name(iteration, config.audit.oracle)
     if config.audit.oracle == "human":
         records = await _read_human(config, root, iteration, items)
@@ -202,7 +215,10 @@ async def _judge_row(row: SheetRow) -> AuditedLabel:
 
 
 async def _grade(responses: Sequence[str], reference: str) -> list[str | None]:
-    """As `protocols.Judge.grade`, in this process; LaTeX goes through the killable child."""
+    """Do in this process what `protocols.Judge.grade` does.
+
+    LaTeX is compared in a child process that can be killed.
+    """
     answers = [parse_answer(response) for response in responses]
     return [
         reference if answer is not None and equivalent(answer, reference) else answer

@@ -19,6 +19,7 @@ from rzero_ray.types import CurriculumItem, UserError
 
 COLUMNS = ("question", "label", "answer", "right")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
+"""How a cell begins that a spreadsheet would not take for plain text."""
 _VERDICTS = {
     **dict.fromkeys(("yes", "y", "true", "1", RIGHT), RIGHT),
     **dict.fromkeys(("no", "n", "false", "0", WRONG), WRONG),
@@ -33,7 +34,7 @@ class SheetRow:
     item: CurriculumItem
     answer: str | None
     verdict: str | None
-    """`right`, `wrong` or `unknown`."""
+    """`right`, `wrong` or `unknown`; None where nothing was written."""
 
 
 def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
@@ -50,7 +51,7 @@ def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
 
 
 def read_sheet(path: Path, items: Sequence[CurriculumItem]) -> list[SheetRow]:
-    """Read a sheet back, in its own order; rows may be missing. Writes nothing.
+    """Read a sheet back, in its own order; rows may be missing. It writes nothing.
 
     Raises UserError, in one line, for a file that is no such sheet, a value that means nothing, a
     row that appears twice or is not among `items`.
@@ -107,10 +108,12 @@ def _read_row(
 
 
 def _guard(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def _unguard(text: str) -> str:
+    """Return what `_guard` was given."""
     return text[1:] if text.startswith("'") else text
 
 

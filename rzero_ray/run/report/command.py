@@ -35,6 +35,6 @@ def _report(arguments: list[str]) -> None:
         raise UserError(f"run_dir=... is missing; usage: {USAGE}")
     root = Path(values["run_dir"]).expanduser().resolve()
     config = load_stored_config(root)
-    run = StoredRun(config, root, find_model(config) or Path(config.model.path))
+    run = StoredRun(config, root, find_model(config.model) or Path(config.model.path))
     summary = write_summary(run)
     print(f"summary {root / 'summary.json'}\nreport  {write_report(run, summary)}")

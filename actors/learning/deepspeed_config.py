@@ -1,0 +1,40 @@
+"""Our settings in DeepSpeed's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.learning.options import LearnerOptions
+from rzero_ray.config.method import OptimizerConfig
+
+
+def deepspeed_config(options: LearnerOptions, optimizer: OptimizerConfig) -> dict[str, Any]:
+    """Return what `deepspeed.initialize` is given."""
+    return {
+        # Batches are cut by tokens, so DeepSpeed's own bookkeeping of sizes is not used.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": optimizer.learning_rate,
+                "betas": [optimizer.beta1, optimizer.beta2],
+                "eps": optimizer.epsilon,
+                "weight_decay": optimizer.weight_decay,
+                "torch_adam": True,
+                "fused": True,
+            },
+        },
+        # Masters and moments are float32 then.
+        "bf16": {"enabled": options.dtype == "bfloat16"},
+        # Gradients of many micro-batches add up in float32; stage 0 cannot do it.
+        "data_types": {"grad_accum_dtype": "fp32" if options.zero_stage else None},
+        "gradient_clipping": optimizer.max_grad_norm,
+        "zero_optimization": {
+            "stage": options.zero_stage,
+            # Else small parameters are never partitioned, and a small model tests nothing.
+            "stage3_param_persistence_threshold": 0,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+    }

@@ -1,0 +1,192 @@
+"""One reader for each data set: from a raw row to a problem.
+
+Rows keep the schema of the hub's data set; columns that mirrors of it name otherwise are known too.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.types import BenchmarkProblem
+
+Row = Mapping[str, Any]
+"""A row of a data set by its columns."""
+
+
+class MissingColumnError(Exception):
+    """Raised for a row that lacks a column; the text names the column and what is there."""
+
+
+def read_amc(row: Row) -> BenchmarkProblem:
+    """Read a row of `zwhe99/amc23`: id, question, answer (a float), url."""
+    return _math(
+        _text(row, "question", "problem"), _number(_value(row, "answer", "expected_answer"))
+    )
+
+
+def read_minerva(row: Row) -> BenchmarkProblem:
+    """Read a row of `zwhe99/simplerl-minerva-math`: problem, solution, answer, type, idx."""
+    return _math(_text(row, "problem", "question"), _text(row, "answer"))
+
+
+def read_math500(row: Row) -> BenchmarkProblem:
+    """Read a row of `HuggingFaceH4/MATH-500`: problem, solution, answer, subject, level, unique_id.
+
+    The CSV of simple-evals has Question and Answer, of which the second may be a solution with a
+    box.
+    """
+    answer = _text(row, "answer", "Answer")
+    return _math(
+        _text(row, "problem", "Question", "question"),
+        parse_answer(answer) or answer,
+        str(row.get("subject") or ""),
+    )
+
+
+def read_gsm8k(row: Row) -> BenchmarkProblem:
+    """Read a row of `openai/gsm8k` main: question, answer (a solution, then `#### 1,234`)."""
+    answer = _text(row, "answer").rpartition("####")[2].strip().replace(",", "")
+    return _math(_text(row, "question"), answer)
+
+
+def read_olympiad(row: Row) -> BenchmarkProblem:
+    """Read a row of `zwhe99/simplerl-OlympiadBench`: question, final_answer (a list), subfield."""
+    answers = _list(row, "final_answer")
+    if not answers:
+        raise MissingColumnError("the column final_answer is empty")
+    return _math(
+        _text(row, "question", "problem"),
+        ", ".join(str(answer).strip().strip("$") for answer in answers),
+        str(row.get("subfield") or ""),
+    )
+
+
+def read_aime(row: Row) -> BenchmarkProblem:
+    """Read a row of `HuggingFaceH4/aime_2024` or `yentinglin/aime_2025`.
+
+    The columns are id, problem, solution, answer, url and year.
+    """
+    question = _text(row, "problem", "Problem", "question")
+    return _math(question, _number(_value(row, "answer", "Answer", "expected_answer")))
+
+
+def read_mmlu_pro(row: Row) -> BenchmarkProblem:
+    """Read a row of `TIGER-Lab/MMLU-Pro`.
+
+    The columns are question_id, question, options, answer (a letter), answer_index, cot_content,
+    category and src. Options `N/A` at the end only fill up.
+    """
+    options = [str(option) for option in _list(row, "options")]
+    while options and options[-1] == "N/A":
+        options.pop()
+    if row.get("answer") is None and row.get("answer_index") is not None:
+        letter = string.ascii_uppercase[int(row["answer_index"])]
+    else:
+        letter = _text(row, "answer", "answer_index")
+    return _choice(_text(row, "question"), options, letter, row.get("category"))
+
+
+def read_supergpqa(row: Row) -> BenchmarkProblem:
+    """Read a row of `m-a-p/SuperGPQA`.
+
+    The columns are uuid, question, options, answer (a text), answer_letter, discipline, field,
+    subfield, difficulty and is_calculation.
+    """
+    options = [str(option) for option in _list(row, "options")]
+    if row.get("answer_letter") is None and str(row.get("answer")) in options:
+        letter = string.ascii_uppercase[options.index(str(row["answer"]))]
+    else:
+        letter = _text(row, "answer_letter")
+    return _choice(_text(row, "question"), options, letter, row.get("discipline"))
+
+
+def read_bbeh(row: Row) -> BenchmarkProblem:
+    """Read a row of `MrLight/bbeh-eval`: question, answer, task; BBEH's own have input, target."""
+    return BenchmarkProblem(
+        question=_text(row, "question", "input"),
+        answer=_text(row, "answer", "target"),
+        rule="text",
+        category=str(row.get("task") or ""),
+    )
+
+
+def read_own(row: Row) -> BenchmarkProblem:
+    """Read a row of a user's file: question, answer, and options where one is to be chosen.
+
+    The answer to a choice is its letter, or the text of one option.
+    """
+    question, answer = _text(row, "question"), _text(row, "answer")
+    if row.get("options") is None:
+        return _math(question, answer, str(row.get("category") or ""))
+    options = [str(option) for option in _list(row, "options")]
+    if options.count(answer) == 1:
+        answer = string.ascii_uppercase[options.index(answer)]
+    return _choice(question, options, answer, row.get("category"))
+
+
+def _math(question: str, answer: str, category: str = "") -> BenchmarkProblem:
+    return BenchmarkProblem(question=question, answer=answer, category=category)
+
+
+def _choice(
+    question: str, options: Sequence[str], letter: str, category: object
+) -> BenchmarkProblem:
+    """Return a problem whose answer is the letter of one of its options."""
+    letter = letter.strip("() .").upper()
+    if len(options) > len(string.ascii_uppercase):
+        raise MissingColumnError(f"{len(options)} options are more than there are letters")
+    if letter not in list(string.ascii_uppercase[: len(options)]):
+        raise MissingColumnError(
+            f"the answer {letter[:40]!r} is none of the letters of its {len(options)} options"
+        )
+    return BenchmarkProblem(
+        question=question,
+        answer=letter,
+        rule="choice",
+        options=tuple(options),
+        category=str(category or ""),
+    )
+
+
+def _value(row: Row, name: str, *aliases: str) -> Any:
+    """Return the first of the columns that the row has and that is not empty."""
+    for column in (name, *aliases):
+        value = row.get(column)
+        if value is not None and value != "":
+            return value
+    others = f" (nor {', '.join(aliases)})" if aliases else ""
+    raise MissingColumnError(
+        f"no value in column {name}{others}; it has {', '.join(map(str, row)) or 'no columns'}"
+    )
+
+
+def _text(row: Row, name: str, *aliases: str) -> str:
+    """Return the column's text, by the first of its names that the row has."""
+    return str(_value(row, name, *aliases)).strip()
+
+
+def _number(value: Any) -> str:
+    """Return the text of an answer that some mirrors store as 27.0 for 27."""
+    return (
+        str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    )
+
+
+def _list(row: Row, name: str) -> list[Any]:
+    """Return a list, which a CSV holds as JSON or as Python writes it."""
+    value = _value(row, name)
+    if isinstance(value, str):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(value)
+                break
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise MissingColumnError(f"the column {name} must hold a list, not {str(value)[:40]!r}")
+    return list(value)
