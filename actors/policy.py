@@ -16,6 +16,7 @@ from actors.turns import Turns
 from actors.waiting import within
 from actors.weights.probe import compare_probes
 from rzero_ray.config.config import Config, probe_bound
+from rzero_ray.method.losses import check_finite
 from rzero_ray.protocols import Clock
 from rzero_ray.types import (
     Completion,
@@ -106,6 +107,7 @@ class ClusterPolicy:
         await self._turns.learner()
         with self._clock.stage("learning"):
             learning = await learn(rollouts)
+        check_finite(learning, step)
         # Before the weights go to the engines, which may take the learner's place on the device.
         if step.checkpoint is not None:
             with self._clock.stage("checkpoint"):

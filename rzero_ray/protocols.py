@@ -6,7 +6,7 @@ actors implement these protocols on a cluster, and the unit tests implement them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,10 @@ class Task(Protocol):
 
     def heldout(self) -> tuple[Problem, ...]:
         """Return the problems of the evaluation: never trained on."""
+        ...
+
+    def strata(self) -> Mapping[str, tuple[Problem, ...]]:
+        """Return further held-out problems by name, measured beside the headline's, if any."""
         ...
 
 

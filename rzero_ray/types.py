@@ -175,7 +175,7 @@ class LearningReport:
     """The loss with tokens weighed as `LossConfig.aggregation` says; mean over the optimizer
     steps."""
     kl: float | None
-    """k3 estimate of KL(policy || policy at the start of the phase), nats per token; None where the
+    """k3 estimate of KL(policy || reference, `Phase.anchor`), nats per token; None where the
     loss has no KL term, because nothing then computes the reference's log-probabilities."""
     entropy: float
     """Entropy of the next-token distribution, nats per token."""
@@ -408,12 +408,14 @@ class Phase:
     """From 1."""
     role: Role
     initial_model: Path
-    """Hugging Face folder of the policy at the start of the phase: also the KL reference."""
+    """Hugging Face folder of the policy at the start of the phase."""
     checkpoint: Path | None
     """State after the last finished step, when the phase was interrupted."""
     num_finished_steps: int
     final_model: Path
     """Where the policy goes at the end of the phase."""
+    anchor: Path | None = None
+    """Hugging Face folder of the KL term's reference; None stands for `initial_model`."""
 
     def version(self, num_steps: int) -> WeightVersion:
         """Return the version of the weights after `num_steps` steps of this phase."""

@@ -67,6 +67,8 @@ class DeepSpeedLearner:
         self._reference: PolicyModel | None = None
         self._num_updates = 0
         self._initial_model: Path | None = None
+        self._anchor: Path | None = None
+        """The folder of the reference."""
         self._states = DeviceStates(self._device)
 
     def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
@@ -77,6 +79,7 @@ class DeepSpeedLearner:
         self._release()
         self._phase_options = options
         self._initial_model = phase.initial_model
+        self._anchor = phase.anchor or phase.initial_model
         model = PolicyModel.load(phase.initial_model, self._dtype, self._device)
         if self._options.gradient_checkpointing:
             model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
@@ -298,16 +301,17 @@ class DeepSpeedLearner:
     def _with_reference_scores(self, batches: list[list[MicroBatch]]) -> list[list[MicroBatch]]:
         """Return mini-batches with log-probabilities under the reference, all in one go.
 
-        They stay as they are where the old ones do as well: before the first update of a phase the
-        policy is its reference, and without a KL term nothing asks for one. It is loaded when first
-        needed.
+        They stay without where the old ones do as well: before the first update of a phase that is
+        held to its own start the policy is its reference, and without a KL term nothing asks for
+        one. It is loaded when first needed.
         """
-        if self._num_updates == 0 or self._phase_options.loss.kl_coefficient == 0:
+        is_reference = self._num_updates == 0 and self._anchor == self._initial_model
+        if is_reference or self._phase_options.loss.kl_coefficient == 0:
             return batches
         home = self._device if self._options.reference == "device" else torch.device("cpu")
         if self._reference is None:
-            assert self._initial_model is not None
-            self._reference = PolicyModel.load(self._initial_model, self._dtype, home)
+            assert self._anchor is not None
+            self._reference = PolicyModel.load(self._anchor, self._dtype, home)
             self._reference.requires_grad_(False)
         with lent(self._reference, self._device):
             scored = [(batch, self._scores(self._reference, batch)) for batch in batches]

@@ -12,6 +12,8 @@ class EvalConfig:
 
     num_samples: int = 8
     """How many answers to a problem are sampled: the k of mean@k and maj@k."""
+    temperature: float = 1.0
+    """The temperature of the sampled answers; the greedy one has none."""
     max_tokens: int = 4096
     """The length of the longest answer, in tokens."""
 

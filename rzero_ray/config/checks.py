@@ -24,6 +24,7 @@ _NOT_NEGATIVE = ("challenger.repetition_threshold", "curriculum.cluster_threshol
 
 
 _SHARES = (
+    "voting.min_answered",
     "audit.min_accuracy",
     "drift.max_unanswered",
     "drift.max_truncated",
@@ -46,6 +47,15 @@ def check_counts(config: Any, may_be_zero: Sequence[str]) -> None:
 
 
 
+def check_temperature(key: str, value: float) -> None:
+    """Raise UserError when a temperature is no finite number above 0.
+
+    Rollouts need a distribution: the learner divides by the temperature that they were sampled at.
+    """
+    if not 0 < value < float("inf"):
+        raise UserError(f"{key}={value} must be a number above 0: a distribution is sampled from")
+
+
 def check_config(config: Config) -> None:
     """Checks that concern more than one key, or a range; all of them, once."""
     check_counts(config, _MAY_BE_ZERO)
@@ -54,6 +64,12 @@ def check_config(config: Config) -> None:
             raise UserError(f"{key}={value} must be a number from 0 on")
         if key in _SHARES and not 0 <= value <= 1:
             raise UserError(f"{key}={value} must be between 0 and 1")
+    for key, temperature in (
+        ("challenger.sampling.temperature", config.challenger.sampling.temperature),
+        ("solver.sampling.temperature", config.solver.sampling.temperature),
+        ("eval.temperature", config.eval.temperature),
+    ):
+        check_temperature(key, temperature)
     if (config.method == "coevolution") == bool(config.labelled.path):
         raise UserError(
             f"method={config.method} and labelled.path={config.labelled.path!r} do not fit: "

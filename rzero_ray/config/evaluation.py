@@ -15,7 +15,7 @@ from typing import Literal
 from omegaconf import OmegaConf
 
 from rzero_ray.config.audits import EndpointConfig
-from rzero_ray.config.checks import check_counts
+from rzero_ray.config.checks import check_counts, check_temperature
 from rzero_ray.config.cluster import (
     TINY_MODEL,
     DeadlineConfig,
@@ -67,6 +67,8 @@ class EvaluationConfig:
     general sets, 8 for the task's or the user's problems."""
     max_problems: int = 0
     """How many problems of each benchmark are asked, drawn by `seed`; 0 is all of them."""
+    temperature: float = 1.0
+    """The temperature of the sampled answers; the greedy one has none."""
     max_tokens: int = 4096
     """The length of the longest answer, in tokens."""
     max_model_len: int = 16384
@@ -146,6 +148,7 @@ def _validate(config: EvaluationConfig) -> None:
             "sampler.num_challenger has no meaning in an evaluation; set sampler.num_solver"
         )
     check_counts(config, ("num_samples", "sampler.num_challenger"))
+    check_temperature("temperature", config.temperature)
     if config.max_problems < 0:
         raise UserError(f"max_problems={config.max_problems} must be at least 0")
     if config.max_tokens < 1 or config.max_tokens >= config.max_model_len:

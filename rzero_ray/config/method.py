@@ -44,7 +44,10 @@ class LossConfig:
     dual_clip: float = 3.0
     """Bound on ratio x |advantage| for negative advantages; 0 is off."""
     kl_coefficient: float = 1e-2
-    """Against the policy at the start of the phase."""
+    """The weight of the KL term; 0 is off."""
+    anchor: Literal["phase", "base"] = "phase"
+    """The policy that the KL term holds to: the one at the start of the phase, as in the official
+    code, which lets a run drift from phase to phase, or the base model."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """The estimator of the KL term: the log-ratio (no gradient in expectation), half its square, or
     the official code's `low_var_kl`. The metric `kl` is k3 with each of them."""

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.config.audits import EvalConfig
 from rzero_ray.protocols import Judge, Sampler, Task
 from rzero_ray.run.seeds import derive_seed
 from rzero_ray.types import BenchmarkProblem, Message, SampleRequest, Sampling
 
 HELDOUT = "heldout"
 """The name of the benchmark that consists of a task's own held-out problems."""
+STRATA = "strata"
+"""The name of those beside them (`protocols.Task.strata`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,8 +65,17 @@ class AnsweredProblem:
 
 
 def heldout_problems(task: Task) -> list[BenchmarkProblem]:
-    """Return the task's held-out problems."""
+    """Return the task's held-out problems, over which the headline is."""
     return [BenchmarkProblem(question=p.question, answer=p.answer) for p in task.heldout()]
+
+
+def strata_problems(task: Task) -> list[BenchmarkProblem]:
+    """Return the held-out problems beside those, each with its stratum as its category."""
+    return [
+        BenchmarkProblem(question=p.question, answer=p.answer, category=name)
+        for name, problems in task.strata().items()
+        for p in problems
+    ]
 
 
 def problem_seed(seed: int, benchmark: str, index: int) -> int:
@@ -86,18 +98,19 @@ async def answer_problem(
     judge: Judge,
     *,
     seed: int,
-    num_samples: int,
-    max_tokens: int,
+    settings: EvalConfig,
 ) -> AnsweredProblem:
-    """Sample one greedy answer and `num_samples` at temperature 1, and mark them all."""
+    """Sample one greedy answer and k at the temperature of the settings, and mark them all."""
     greedy_request, sampled_request = (
         SampleRequest(
             messages=messages,
             num_samples=count,
             seed=seed,
-            sampling=Sampling(temperature=temperature, top_p=1.0, top_k=-1, max_tokens=max_tokens),
+            sampling=Sampling(
+                temperature=temperature, top_p=1.0, top_k=-1, max_tokens=settings.max_tokens
+            ),
         )
-        for count, temperature in ((1, 0.0), (num_samples, 1.0))
+        for count, temperature in ((1, 0.0), (settings.num_samples, settings.temperature))
     )
     (greedy,), sampled = await asyncio.gather(
         solver.sample(greedy_request), solver.sample(sampled_request)

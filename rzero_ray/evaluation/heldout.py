@@ -13,11 +13,13 @@ from rzero_ray.answers.parsing import has_chain_of_thought
 from rzero_ray.config.config import Config
 from rzero_ray.evaluation.answering import (
     HELDOUT,
+    STRATA,
     AnsweredProblem,
     answer_problem,
     heldout_problems,
     problem_messages,
     problem_seed,
+    strata_problems,
 )
 from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Cast
@@ -25,7 +27,7 @@ from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.rows import Row, mean
 from rzero_ray.run.run import Run
-from rzero_ray.types import iteration_key
+from rzero_ray.types import BenchmarkProblem, iteration_key
 
 
 async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> Row:
@@ -37,20 +39,46 @@ async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> Row:
     Seeds do not depend on the iteration: the same random numbers serve every policy, which makes
     differences between iterations less noisy.
     """
-    answered = await gather_all(
+    answered = await _answer(config, HELDOUT, heldout_problems(cast.task), cast)
+    run.write(f"{iteration_key(iteration)}/evaluation", answered, AnsweredProblem)
+    row = heldout_row(iteration, answered, config.seed)
+    # After the others, which are then decoded in the same company as ever.
+    beside = await _answer(config, STRATA, strata_problems(cast.task), cast)
+    if beside:
+        run.write(f"{iteration_key(iteration)}/strata", beside, AnsweredProblem)
+        row["strata"] = strata_figures(beside)
+    return row
+
+
+async def _answer(
+    config: Config, benchmark: str, problems: Sequence[BenchmarkProblem], cast: Cast
+) -> list[AnsweredProblem]:
+    return await gather_all(
         answer_problem(
             problem,
             problem_messages(cast.task, problem),
             cast.solver,
             cast.judge,
-            seed=problem_seed(config.seed, HELDOUT, index),
-            num_samples=config.eval.num_samples,
-            max_tokens=config.eval.max_tokens,
+            seed=problem_seed(config.seed, benchmark, index),
+            settings=config.eval,
         )
-        for index, problem in enumerate(heldout_problems(cast.task))
+        for index, problem in enumerate(problems)
     )
-    run.write(f"{iteration_key(iteration)}/evaluation", answered, AnsweredProblem)
-    return heldout_row(iteration, answered, config.seed)
+
+
+def strata_figures(answered: Sequence[AnsweredProblem]) -> dict[str, Row]:
+    """Return greedy and mean@k by stratum; no interval, for the strata are small."""
+    by_name: dict[str, list[AnsweredProblem]] = {}
+    for problem in answered:
+        by_name.setdefault(problem.category, []).append(problem)
+    return {
+        name: {
+            "num_problems": len(problems),
+            "greedy": mean([p.greedy_correct for p in problems]),
+            f"mean@{len(problems[0].correct)}": mean([mean(p.correct) for p in problems]),
+        }
+        for name, problems in by_name.items()
+    }
 
 
 def heldout_row(iteration: int, answered: Sequence[AnsweredProblem], seed: int) -> Row:

@@ -1,8 +1,11 @@
 """Group-relative advantages (GRPO)."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from rzero_ray.types import RunError, Step
 
 _EPSILON = 1e-6
 """Added to the standard deviation, as in the official code."""
@@ -52,3 +55,14 @@ def advantages_whole_batch(
     """
     flat = iter(of_group([r for rewards_G in rewards_PG for r in rewards_G]))
     return [[next(flat) for _ in rewards_G] for rewards_G in rewards_PG]
+
+
+def check_advantages(advantages_PG: Sequence[Sequence[float]], step: Step) -> None:
+    """Raise RunError when an advantage is not a finite number, before a rollout is kept with it."""
+    for prompt, group in enumerate(advantages_PG):
+        for value in group:
+            if not math.isfinite(value):
+                raise RunError(
+                    f"iteration {step.iteration}, {step.phase} step {step.index}: an advantage of "
+                    f"prompt {prompt} is {value}; its rewards are not finite numbers"
+                )

@@ -14,6 +14,7 @@ from rzero_ray.method.advantages import (
     advantages_per_prompt,
     advantages_whole_batch,
     center_group,
+    check_advantages,
     normalize_group,
 )
 from rzero_ray.method.rewards import CHALLENGER_REWARDS
@@ -97,6 +98,7 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
     advantages_PG = _ADVANTAGES[settings.advantage](
         rewards_PG, normalize_group if settings.normalize_std else center_group
     )
+    check_advantages(advantages_PG, step)
     return [
         ChallengerSample(
             prompt_index=prompt,

@@ -28,6 +28,7 @@ from rzero_ray.phases.metrics import curriculum_metrics
 from rzero_ray.protocols import Cast, Judge, Task
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.run import Run
+from rzero_ray.tasks.registry import held_out_forms
 from rzero_ray.types import Candidate, CurriculumItem, Step
 
 
@@ -69,7 +70,7 @@ async def sample_candidates(
     """
     settings, task = config.curriculum, cast.task
     already = (step.index - 1) * settings.candidates_per_step
-    heldout = {task.normalize(problem.question) for problem in task.heldout()}
+    heldout = held_out_forms(task)
     seen = normal_forms(earlier, task.normalize)
 
     def is_hopeless(question: str) -> bool:

@@ -23,6 +23,7 @@ from rzero_ray.phases.solver import pick_items, train_solver
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.arithmetic import labelled_problems
+from rzero_ray.tasks.registry import held_out_forms
 from rzero_ray.types import CurriculumItem, LabelledProblem, Rollout, Step, UserError
 
 _NUM_BUILT_IN = 1_000
@@ -48,7 +49,7 @@ def load_labelled(config: Config, task: Task) -> list[LabelledProblem]:
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
-    held_out = {task.normalize(problem.question) for problem in task.heldout()}
+    held_out = held_out_forms(task)
     kept = [p for p in problems if task.normalize(p.question) not in held_out]
     if not kept:
         raise UserError(

@@ -12,7 +12,12 @@ from typing import TypeVar
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import SolverConfig
-from rzero_ray.method.advantages import advantages_per_prompt, center_group, normalize_group
+from rzero_ray.method.advantages import (
+    advantages_per_prompt,
+    center_group,
+    check_advantages,
+    normalize_group,
+)
 from rzero_ray.method.rewards import SOLVER_REWARDS
 from rzero_ray.phases.asking import to_request, to_rollout, weight_num_steps, weight_version
 from rzero_ray.phases.learning import learn_step_by_step
@@ -71,6 +76,7 @@ async def sample_solver(
     advantages_PG = advantages_per_prompt(
         rewards_PG, normalize_group if config.solver.normalize_std else center_group
     )
+    check_advantages(advantages_PG, step)
     return [
         SolverSample(
             prompt_index=prompt,

@@ -73,6 +73,7 @@ class Run:
             checkpoint=self.stored.checkpoint_path(last) if finished else None,
             num_finished_steps=finished,
             final_model=self.stored.model_path(role, iteration),
+            anchor=self.stored.anchor(role),
         )
 
     def steps(self, iteration: int, phase: PhaseName, num_steps: int) -> Iterator[Step]:

@@ -87,6 +87,12 @@ class StoredRun:
         """Return the folder of the policy in training after a step."""
         return self.root / "checkpoints" / step.key
 
+    def anchor(self, role: Role) -> Path | None:
+        """Return the folder that the role's KL term holds to, where that is the base model."""
+        (learns,) = (spec.learns for spec in ROLES if spec.name == role)
+        assert learns is not None, f"{role} does not learn"
+        return self.base_model if learns(self.config).loss.anchor == "base" else None
+
     def model_path(self, role: Role, iteration: int) -> Path:
         """Return the folder of a role's policy after an iteration; 0 is the base model."""
         if iteration == 0:

@@ -39,6 +39,9 @@ MAX_OPERANDS: Final = 8
 HELDOUT_OPERANDS: Final = range(2, 8)
 """Operand counts of the held-out problems: 2 to 7."""
 
+STRATA_OPERANDS: Final = range(9, 13)
+"""Operand counts of the held-out problems beside those: longer than anything in the corpus."""
+
 MAX_VALUE: Final = 99
 """Largest running value of a sampled chain; the smallest is 0."""
 
@@ -47,6 +50,7 @@ MAX_QUESTION_LENGTH: Final = 512
 work."""
 
 HELDOUT_SEED: Final = 20_250_807
+STRATA_SEED: Final = 20_261_125
 
 _SMALL_OPERAND: Final = 9
 _LARGE_OPERAND: Final = 20
@@ -153,13 +157,35 @@ def heldout_problems(per_operand_count: int = 60, seed: int = HELDOUT_SEED) -> t
         seed: seed of the draw.
     """
     rng = random.Random(seed)
-    problems: list[Problem] = []
-    for num_operands in HELDOUT_OPERANDS:
-        questions: dict[str, None] = {}
-        while len(questions) < per_operand_count:
-            questions[sample_question(rng, num_operands)] = None
-        problems.extend(Problem(question=q, answer=_solve_own(q)) for q in questions)
-    return tuple(problems)
+    return tuple(
+        problem
+        for num_operands in HELDOUT_OPERANDS
+        for problem in _unique_problems(rng, num_operands, per_operand_count)
+    )
+
+
+def strata_problems(
+    per_operand_count: int = 20, seed: int = STRATA_SEED
+) -> dict[str, tuple[Problem, ...]]:
+    """The fixed problems of 9 to 12 operands, by operand count: what length does to accuracy.
+
+    They stand beside `heldout_problems`, over which the headline stays. The corpus has no chain of
+    their length, so nothing has to be kept out of it.
+    """
+    rng = random.Random(seed)
+    return {
+        f"{num_operands} operands": _unique_problems(rng, num_operands, per_operand_count)
+        for num_operands in STRATA_OPERANDS
+    }
+
+
+def _unique_problems(
+    rng: random.Random, num_operands: int, num_problems: int
+) -> tuple[Problem, ...]:
+    questions: dict[str, None] = {}
+    while len(questions) < num_problems:
+        questions[sample_question(rng, num_operands)] = None
+    return tuple(Problem(question=q, answer=_solve_own(q)) for q in questions)
 
 
 def labelled_problems(num_problems: int, seed: int) -> tuple[LabelledProblem, ...]:

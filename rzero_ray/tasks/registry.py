@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from rzero_ray.config.config import Config
+from rzero_ray.protocols import Task
 from rzero_ray.tasks import arithmetic, prompts
 from rzero_ray.tasks.words import split_words
 from rzero_ray.types import Message, Problem, UserError
@@ -48,6 +49,9 @@ class ArithmeticTask:
     def heldout(self) -> tuple[Problem, ...]:
         return _arithmetic_heldout()
 
+    def strata(self) -> Mapping[str, tuple[Problem, ...]]:
+        return _arithmetic_strata()
+
 
 class MathTask:
     """Mathematics in natural language: no oracle, and no held-out problems of its own."""
@@ -78,6 +82,9 @@ class MathTask:
     def heldout(self) -> tuple[Problem, ...]:
         return ()
 
+    def strata(self) -> Mapping[str, tuple[Problem, ...]]:
+        return {}
+
 
 def make_task(name: str) -> ArithmeticTask | MathTask:
     """Return the task of `config.task`."""
@@ -93,6 +100,17 @@ def check_labels(config: Config) -> None:
         )
 
 
+def held_out_forms(task: Task) -> set[str]:
+    """Return the normal forms of all held-out problems: nothing may be trained on one."""
+    problems = [*task.heldout(), *(p for stratum in task.strata().values() for p in stratum)]
+    return {task.normalize(problem.question) for problem in problems}
+
+
 @cache
 def _arithmetic_heldout() -> tuple[Problem, ...]:
     return arithmetic.heldout_problems()
+
+
+@cache
+def _arithmetic_strata() -> Mapping[str, tuple[Problem, ...]]:
+    return arithmetic.strata_problems()

@@ -31,7 +31,7 @@ from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.parquet import read_records
 from rzero_ray.tasks.base_model import obtain_model
-from rzero_ray.tasks.registry import make_task
+from rzero_ray.tasks.registry import held_out_forms, make_task
 from rzero_ray.types import Ballot, Candidate, Step
 from tests.bench.engines import start_roles
 from tests.bench.harness import Figure
@@ -100,7 +100,7 @@ def _add(
     """Replay the steps of one curriculum, each with what the steps before have asked."""
     settings, voting = config.curriculum, config.voting
     band = Band.of(settings, voting)
-    heldout = {task.normalize(problem.question) for problem in task.heldout()}
+    heldout = held_out_forms(task)
     earlier: list[Candidate] = []
     for full in steps:
         seen = normal_forms(earlier, task.normalize)

@@ -21,6 +21,7 @@ from actors.learning.device_states import storages_under
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.process import free_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
+from rzero_ray.method.losses import k3_divergence
 from rzero_ray.types import Phase, Rollout, RunError
 
 OPTIONS = PhaseOptions(
@@ -467,6 +468,33 @@ def test_without_a_kl_term_no_kl_is_reported(ranks, scored, base_model):
     no_kl = dataclasses.replace(OPTIONS, loss=LossConfig(kl_coefficient=0.0))
     result = ray.get(ranks[1][0].learn.remote(1, _phase(base_model), scored, 2, no_kl))
     assert [report.kl for report in result["reports"]] == [None, None]
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_an_anchor_holds_the_first_update_to_another_model(
+    ranks, scored, base_model, tmp_path, stage
+):
+    """Held to its own start a phase begins at KL 0; held to the base model, at its distance."""
+    rank, trained = ranks[1][0], tmp_path / "trained"
+    whole = dataclasses.replace(OPTIONS, prompts_per_update=len(scored))  # one update a step
+    ray.get(rank.learn.remote(stage, _phase(base_model), scored, 1, whole))
+    ray.get(rank.save.remote(tmp_path / "step-001", trained))
+    phase = _phase(trained)
+    held = dataclasses.replace(phase, anchor=base_model)
+    own, base = (
+        ray.get(rank.learn.remote(stage, p, scored, 1, whole))["reports"][0] for p in (phase, held)
+    )
+    models = [
+        AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32) for p in (trained, base_model)
+    ]
+    with torch.no_grad():
+        policy, reference = (
+            torch.cat([_logprobs(model, rollout) for rollout in scored]) for model in models
+        )
+    expected = k3_divergence(policy, reference).mean().item()
+    assert expected > 1e-3
+    assert own.kl == 0.0
+    assert base.kl == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 3])

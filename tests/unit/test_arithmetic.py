@@ -8,8 +8,12 @@ from collections import Counter
 import pytest
 
 from rzero_ray.tasks import arithmetic
+from rzero_ray.tasks.registry import ArithmeticTask, MathTask, held_out_forms
 
 _HELDOUT = frozenset(problem.question for problem in arithmetic.heldout_problems())
+
+PINNED_STRATUM = ("1+9-9+16+8+5+10-4+6", "42")
+PINNED_PROBES = ["8+4-9+8-8+6+3", "14-1+7+9+6+4-8", "8+8+2+1+8-15+4"]
 
 
 def _num_operands(question: str) -> int:
@@ -184,3 +188,30 @@ def test_document_shares_and_corruption_are_the_requested_ones() -> None:
         challenger
     )
     assert mean_operands == pytest.approx(4.04, abs=0.1)
+
+
+def test_the_strata_are_pinned_longer_than_the_corpus_and_right():
+    strata = arithmetic.strata_problems()
+    assert {name: len(problems) for name, problems in strata.items()} == {
+        f"{n} operands": 20 for n in (9, 10, 11, 12)
+    }
+    for name, problems in strata.items():
+        for problem in problems:
+            assert len(re.findall(r"[0-9]+", problem.question)) == int(name.split()[0])
+            assert arithmetic.solve(problem.question) == problem.answer
+    first = strata["9 operands"][0]
+    assert (first.question, first.answer) == PINNED_STRATUM
+    assert arithmetic.STRATA_OPERANDS.start > arithmetic.MAX_OPERANDS
+
+
+def test_nothing_may_be_trained_on_a_held_out_problem_of_either_kind():
+    forms = held_out_forms(ArithmeticTask())
+    assert len(forms) == 360 + 80
+    assert arithmetic.strata_problems()["12 operands"][3].question in forms
+    assert held_out_forms(MathTask()) == set()
+
+
+def test_the_probes_prompts_are_pinned():
+    """What verifies weights must not move when held-out problems are added."""
+    questions = [problem.question for problem in ArithmeticTask().heldout()[-3:]]
+    assert questions == PINNED_PROBES

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
-from rzero_ray.types import Phase, Role, SyncReport, TransferReport, Weights
+from rzero_ray.types import Phase, Role, RunError, Step, SyncReport, TransferReport, Weights
+from tests.unit.fakes import fake_report
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
 
@@ -244,3 +247,24 @@ def test_a_role_samples_with_the_engines_of_all_that_lend_to_it(monkeypatch: pyt
     assert names(pool.samplers_of("solver")) == ["solver"]
     pool.send_home()
     assert [sampler.role for sampler in pool.samplers] == homes
+
+
+def test_a_step_that_is_not_finite_is_neither_saved_nor_published(
+    roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """DeepSpeed leaves out such a step without a word; the run ends with a line that names it."""
+    report = replace(fake_report("v", 1).learning, grad_norm=math.inf)
+    saved: list[Path] = []
+    monkeypatch.setattr("actors.learning.group.ray.put", list)  # no Ray runs here
+    roles.learner.update = Remote(lambda rollouts: report)  # type: ignore[attr-defined]
+    roles.learner.save_checkpoint = Remote(saved.append)  # type: ignore[attr-defined]
+    step = Step(iteration=1, phase="solver", index=7, checkpoint=tmp_path / "step-007")
+
+    async def go() -> None:
+        await roles.train_solver()
+        await roles.solver.update([], step)
+
+    with pytest.raises(RunError, match="iteration 1, solver step 7: grad_norm=inf"):
+        asyncio.run(go())
+    assert not saved
+    assert [version for version, _ in roles.learner.published] == ["solver-01-000"]

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
     load_evaluation_config,
     resolve_output_dir,
     sampling_settings,
 )
-from rzero_ray.evaluation.answering import AnsweredProblem
+from rzero_ray.config.load import load_config
+from rzero_ray.evaluation.answering import AnsweredProblem, heldout_problems
 from rzero_ray.evaluation.benchmarks.catalogue import Benchmark
 from rzero_ray.evaluation.benchmarks.command import main, run_evaluation
 from rzero_ray.evaluation.benchmarks.jobs import (
@@ -111,7 +113,7 @@ def _answer(job: Job, skill: float, seed: int = 0) -> list[AnsweredProblem]:
             FakeJudge(),
             ArithmeticTask(),
             seed=seed,
-            max_tokens=32,
+            settings=EvalConfig(num_samples=job.num_samples, max_tokens=32),
             limit=2,
         )
     )
@@ -191,8 +193,6 @@ def test_records_survive_the_disk(tmp_path: Path):
 
 
 def test_heldout_is_asked_and_scored_as_in_the_drivers_own_evaluation(tmp_path: Path):
-    from rzero_ray.config.load import load_config
-
     config = load_config(["conf=tiny", "seed=7"])
     policies = FakePolicy("solver"), FakePolicy("solver")
     prepare_run_dir(config, tmp_path)
@@ -207,17 +207,50 @@ def test_heldout_is_asked_and_scored_as_in_the_drivers_own_evaluation(tmp_path: 
             FakeJudge(),
             ArithmeticTask(),
             seed=7,
-            max_tokens=config.eval.max_tokens,
+            settings=replace(config.eval, num_samples=job.num_samples),
             limit=1000,
         )
     )
-    asked = [{(r.messages[-1]["content"], r.seed) for r in p.requests} for p in policies]
+    headline = {problem.question for problem in job.problems}
+    asked = [
+        {(q, r.seed) for r in p.requests if (q := r.messages[-1]["content"]) in headline}
+        for p in policies
+    ]
     assert asked[0] == asked[1] and len(asked[0]) == 360
     of = score("heldout", rows, seed=7)  # as the command scores them
     assert (row["greedy"], row["mean@8"]) == (of.greedy.value, of.mean_at_k.value)
     assert row["mean@8_ci95"] == [of.mean_at_k.low, of.mean_at_k.high]
     kept = read_answered(tmp_path / "iteration-00/evaluation.parquet")
     assert [problem.texts for problem in kept] == [problem.texts for problem in rows]
+
+
+def test_the_strata_stand_beside_the_headline_which_stays_over_the_same_problems(tmp_path: Path):
+    config = load_config(["conf=tiny", "seed=7", "eval.num_samples=2"])
+    prepare_run_dir(config, tmp_path)
+    run = Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
+    cast = Cast(FakePolicy("challenger"), FakePolicy("solver"), FakeJudge(), ArithmeticTask())
+    row = asyncio.run(evaluate(config, 0, cast, run))
+    assert row["num_problems"] == 360
+    assert len(read_records(tmp_path / "iteration-00/evaluation.parquet", AnsweredProblem)) == 360
+    assert list(row["strata"]) == [f"{n} operands" for n in (9, 10, 11, 12)]
+    for figures in row["strata"].values():
+        assert figures["num_problems"] == 20
+        assert 0 <= figures["greedy"] <= 1 and 0 <= figures["mean@2"] <= 1
+    beside = read_records(tmp_path / "iteration-00/strata.parquet", AnsweredProblem)
+    assert {p.category for p in beside} == set(row["strata"])
+    assert not {p.question for p in beside} & {p.question for p in heldout_problems(cast.task)}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_temperature_is_of_the_sampled_answers_alone(tmp_path: Path, temperature: float):
+    config = load_config(["conf=tiny", f"eval.temperature={temperature}"])
+    prepare_run_dir(config, tmp_path)
+    run = Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
+    solver = FakePolicy("solver")
+    cast = Cast(FakePolicy("challenger"), solver, FakeJudge(), ArithmeticTask())
+    asyncio.run(evaluate(config, 0, cast, run))
+    heats = {(r.num_samples, r.sampling.temperature) for r in solver.requests}
+    assert heats == {(1, 0.0), (8, temperature)}
 
 
 def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):

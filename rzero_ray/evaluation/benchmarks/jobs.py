@@ -113,11 +113,15 @@ def write_output_config(config: EvaluationConfig, output: Path) -> None:
         raise UserError(f"output_dir={output} cannot be written: {error.strerror}") from None
 
 
+_BEFORE_IT_WAS_A_KEY = {"temperature": 1.0}
+"""What held for answers on disk that were sampled before the key existed."""
+
+
 def answer_settings(
     config: EvaluationConfig, subject: Subject, model: Path | None
 ) -> dict[str, Any]:
     """Return what answers on disk depend on; `model` is None while it is not on this machine."""
-    names = ("task", "seed", "max_tokens", "max_model_len", "dtype", "tiny_seed")
+    names = ("task", "seed", "temperature", "max_tokens", "max_model_len", "dtype", "tiny_seed")
     settings = {"model": subject.path, **{name: getattr(config, name) for name in names}}
     return settings if model is None else {**settings, "weights": _weights_fingerprint(model)}
 
@@ -128,10 +132,11 @@ def check_same_settings(config: EvaluationConfig, subject: Subject, model: Path 
     if before is None:
         return
     for name, value in answer_settings(config, subject, model).items():
-        if before.get(name) != value:
+        then = before.get(name, _BEFORE_IT_WAS_A_KEY.get(name))
+        if then != value:
             raise UserError(
-                f"{subject.folder} holds answers with {name}={before.get(name)}, not {value}; give "
-                "another output_dir"
+                f"{subject.folder} holds answers with {name}={then}, not {value}; give another "
+                "output_dir"
             )
 
 

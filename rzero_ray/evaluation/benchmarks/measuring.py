@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.evaluation import EvaluationConfig, sampling_settings
 from rzero_ray.evaluation.answering import (
     AnsweredProblem,
@@ -73,11 +74,11 @@ async def answer_benchmark(
     task: Task,
     *,
     seed: int,
-    max_tokens: int,
+    settings: EvalConfig,
     limit: int,
     on_answer: Callable[[], object] = lambda: None,
 ) -> list[AnsweredProblem]:
-    """Have every problem of a benchmark answered, at most `limit` at a time."""
+    """Have every problem of a benchmark answered by `settings`, at most `limit` at a time."""
 
     async def answer(index: int, problem: BenchmarkProblem) -> AnsweredProblem:
         answered = await answer_problem(
@@ -86,8 +87,7 @@ async def answer_benchmark(
             sampler,
             judge,
             seed=problem_seed(seed, job.benchmark.name, index),
-            num_samples=job.num_samples,
-            max_tokens=max_tokens,
+            settings=settings,
         )
         on_answer()
         return answered
@@ -148,7 +148,11 @@ async def _measure_benchmark(
             running.judge,
             task,
             seed=config.seed,
-            max_tokens=config.max_tokens,
+            settings=EvalConfig(
+                num_samples=job.num_samples,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+            ),
             limit=max(1, sequences // (job.num_samples + 1)),
             on_answer=lambda: progress.advance(bar),
         )
