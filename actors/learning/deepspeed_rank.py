@@ -1,8 +1,9 @@
 """One rank of the learner: the only module that knows DeepSpeed's API.
 
 A rank holds the policy in training and, once the loss needs it, its frozen reference: the same
-policy at the start of the phase. All methods are collective: every rank calls them, with the same
-arguments, in the same order. Shapes: N completion tokens of a micro-batch.
+policy at the start of the phase, or the base model (`loss.anchor`). All methods are collective:
+every rank calls them, with the same arguments, in the same order. Shapes: N completion tokens of a
+micro-batch.
 """
 
 from __future__ import annotations

@@ -239,3 +239,12 @@ def test_without_an_oracle_and_without_heldout_problems(tmp_path: Path) -> None:
     page = write_report(run.stored, summary).read_text()
     assert "Label accuracy" not in page
     assert "<th>truth" not in page
+
+
+def test_strata_stand_beside_the_headline(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    figures = {"num_problems": 20, "greedy": 0.25, "mean@2": 0.125}
+    run.finish_iteration(0, {**heldout_row(0, BASE, 0), "strata": {"9 operands": figures}})
+    page = write_report(run.stored, write_summary(run.stored)).read_text()
+    assert "<th>9 operands (n = 20)</th>" in page
+    assert "<td>base</td><td>.25 / .12</td>" in page

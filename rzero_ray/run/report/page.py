@@ -41,6 +41,7 @@ def write_report(run: StoredRun, summary: Row) -> Path:
         f"<header><h1>{name}</h1>{_facts(summary)}</header>",
         f'<p class="reading">{_escape(summary["reading"], 2000)}</p>',
         _headline_table(summary, run.config),
+        _strata_section(summary),
         f'<section class="plots">{"".join(map(_figure, plots))}</section>',
         _drift_section(metrics),
         _audit_section(metrics),
@@ -87,6 +88,26 @@ def _headline_table(summary: Row, config: Config) -> str:
         texts[2] = f"{decimals(low)} to {decimals(high)}"
         rows.append([f"iteration {row['iteration']}" if row["iteration"] else "base", *texts])
     return _table(head, rows, "numbers") if rows else ""
+
+
+def _strata_section(summary: Row) -> str:
+    """Return the accuracy on the strata beside the headline, greedy / mean@k, by iteration."""
+    rows = [row for row in summary["heldout"] if row.get("strata")]
+    if not rows:
+        return ""
+    names = list(rows[-1]["strata"])
+    lines = []
+    for row in rows:
+        strata = [row["strata"].get(name, {}) for name in names]
+        cells = [
+            " / ".join(decimals(value) for key, value in of.items() if key != "num_problems")
+            for of in strata
+        ]
+        lines.append([f"iteration {row['iteration']}" if row["iteration"] else "base", *cells])
+    sizes = [rows[-1]["strata"][name]["num_problems"] for name in names]
+    head = ["", *(f"{name} (n = {n})" for name, n in zip(names, sizes, strict=True))]
+    text = "Held-out problems beside the headline's: greedy / mean of the sampled answers."
+    return f"<p>{text}</p>{_table(head, lines, 'numbers')}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:

@@ -300,7 +300,7 @@ def _plot_learning(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         first.figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=2)
 
     caption = (
-        "KL against the policy at the start of the phase (nats per token), entropy of the next "
+        "KL against the reference (`loss.anchor`, nats per token), entropy of the next "
         "token (nats), gradient norm before clipping."
     )
     return Plot("Learning", caption, _draw((5.2, 2.8), paint, len(panels)))
