@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.judge import ClusterJudge, RewardWorker
-from actors.learning.learner import Learner
+from actors.fleet import Fleet
+from actors.judge import ClusterJudge
+from actors.learning.group import LearnerGroup
+from actors.learning.options import PhaseOptions
 from actors.placement import (
-    Demand,
-    bundles,
     check_resources,
     demands,
     local_resources,
@@ -32,14 +27,12 @@ from actors.placement import (
     sampling_demands,
 )
 from actors.policy import ClusterPolicy
-from actors.sampling.options import EngineOptions, LearnerOptions, PhaseOptions
-from actors.sampling.pool import Engine, SamplerPool
-from actors.sampling.sampler import Sampler
+from actors.sampling.pool import SamplerPool
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
-from rzero_ray.config.method import ChallengerConfig, SolverConfig
+from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
     Completion,
@@ -53,10 +46,7 @@ from rzero_ray.types import (
 
 logger = logging.getLogger(__name__)
 
-_MAX_REQUESTS_PER_SAMPLER = 10_000
-"""Concurrent calls of one sampler actor: the engine queues them, Ray must not."""
 _NUM_PROBE_QUESTIONS = 3
-_SHUTDOWN_S = 20.0
 _OBJECT_STORE_BYTES = 512 << 20
 """Of a local Ray: weights and rollouts of a model that a laptop trains."""
 
@@ -65,16 +55,26 @@ _OBJECT_STORE_BYTES = 512 << 20
 class Cluster:
     """The running roles."""
 
-    challenger: ClusterPolicy
-    solver: ClusterPolicy
+    policies: Mapping[Role, ClusterPolicy]
+    """Every role that learns."""
     judge: ClusterJudge
+    learner: LearnerGroup
     pool: SamplerPool
-    _actors: list[ActorHandle]
-    _placement: PlacementGroup
+    fleet: Fleet
+
+    @property
+    def challenger(self) -> ClusterPolicy:
+        """The role that poses questions."""
+        return self.policies["challenger"]
+
+    @property
+    def solver(self) -> ClusterPolicy:
+        """The role that answers them."""
+        return self.policies["solver"]
 
     async def close(self) -> None:
         """End all actors and give their places back."""
-        await _end(self.pool, self._actors, self._placement)
+        await self.fleet.close()
 
 
 @dataclass(slots=True)
@@ -87,9 +87,8 @@ class SamplingCluster:
     judge: ClusterJudge
     pool: SamplerPool
     num_engines: int
+    fleet: Fleet
     _start_deadline_s: float
-    _actors: list[ActorHandle]
-    _placement: PlacementGroup
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
         """See `protocols.Sampler`."""
@@ -107,18 +106,7 @@ class SamplingCluster:
 
     async def close(self) -> None:
         """End all actors and give their places back."""
-        await _end(self.pool, self._actors, self._placement)
-
-
-async def _end(pool: SamplerPool, actors: Sequence[ActorHandle], placement: PlacementGroup) -> None:
-    with suppress(Exception):  # an engine that is dead already has nothing to end
-        await asyncio.wait_for(
-            asyncio.gather(*(engine.actor.stop.remote() for engine in pool.engines)),
-            _SHUTDOWN_S,
-        )
-    for actor in actors:
-        ray.kill(actor)
-    remove_placement_group(placement)
+        await self.fleet.close()
 
 
 def connect_ray() -> str:
@@ -179,14 +167,13 @@ async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingC
     workers; no learner, so these weights stay."""
     layout = disaggregated(config)  # without a learner nobody takes turns
     needed = sampling_demands(config, layout)
-    placement = reserve(needed, config.deadline.placement)
-    launcher = _Launcher(config, layout, placement, needed)
-    workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
+    fleet = Fleet(config, layout, reserve(needed, config.deadline.placement), needed)
+    workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
     engines, _ = await within(
         config.deadline.start,
         "engines and reward workers to start",
         asyncio.gather(
-            launcher.start_engines({"challenger": model, "solver": model}),
+            fleet.start_engines({role.name: model for role in ROLES}),
             asyncio.gather(*(worker.start.remote() for worker in workers)),
         ),
     )
@@ -194,16 +181,15 @@ async def start_sampling(config: Config, model: Path, clock: Clock) -> SamplingC
         judge=ClusterJudge(workers, config.deadline.grade, clock),
         pool=SamplerPool(engines, config.deadline.sample),
         num_engines=len(engines),
+        fleet=fleet,
         _start_deadline_s=config.deadline.start,
-        _actors=[*(engine.actor for engine in engines), *workers],
-        _placement=placement,
     )
 
 
 async def start_cluster(
     config: Config,
     layout: Layout,
-    models: dict[Role, Path],
+    models: Mapping[Role, Path],
     task: Task,
     clock: Clock,
     on_sync: Callable[[SyncReport, ProbeReport], None],
@@ -214,20 +200,20 @@ async def start_cluster(
     `on_turn` is told who has the devices, each time that changes (`actors.turns`).
     """
     needed = demands(config, layout)
-    placement = reserve(needed, config.deadline.placement)
-    launcher = _Launcher(config, layout, placement, needed)
-    learners = [launcher.learner(rank) for rank in range(layout.num_ranks)]
-    workers = [launcher.reward_worker(k) for k in range(config.reward.num_workers)]
+    fleet = Fleet(config, layout, reserve(needed, config.deadline.placement), needed)
+    learner = LearnerGroup(
+        [fleet.learner(rank) for rank in range(layout.num_ranks)], config.deadline
+    )
+    workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
     engines, *_ = await within(
         config.deadline.start,
         "all actors to start",
         asyncio.gather(
-            launcher.start_engines(models),
+            fleet.start_engines(models),
             asyncio.gather(*(worker.start.remote() for worker in workers)),
-            _join_learners(learners),
+            learner.join(),
         ),
     )
-    actors = [engine.actor for engine in engines] + learners + workers
     pool = SamplerPool(engines, config.deadline.sample)
     probes: list[NDArray[np.int32]] = await within(
         config.deadline.start,
@@ -237,158 +223,29 @@ async def start_cluster(
 
     turns: Turns = NoTurns()
     if layout.takes_turns:
-        turns = SharedDevices(engines, learners, config.deadline.sync, clock, on_turn)
-
-    def policy(role: Role, settings: ChallengerConfig | SolverConfig) -> ClusterPolicy:
-        options = PhaseOptions.of(settings)
-        return ClusterPolicy(role, config, options, pool, learners, turns, probes, clock, on_sync)
-
-    return Cluster(
-        challenger=policy("challenger", config.challenger),
-        solver=policy("solver", config.solver),
-        judge=ClusterJudge(workers, config.deadline.grade, clock),
-        pool=pool,
-        _actors=actors,
-        _placement=placement,
-    )
-
-
-class _Launcher:
-    """Creates the actors of one run, each in its reserved bundle, with its name."""
-
-    def __init__(
-        self, config: Config, layout: Layout, placement: PlacementGroup, needed: Sequence[Demand]
-    ) -> None:
-        self._config = config
-        self._layout = layout
-        self._placement = placement
-        self._index = {place: index for index, place in enumerate(bundles(needed))}
-        self._demand = {demand.actor: demand for demand in needed}
-        # Names are unique to this attempt: actors of one that was killed may still be dying.
-        self._namespace = f"rzero-{config.name}-{uuid.uuid4().hex[:8]}"
-
-    async def start_engines(self, models: Mapping[Role, Path]) -> list[Engine]:
-        """Start an engine per demand for one, with its role's model; the caller holds the deadline.
-
-        One after the other in each place: a starting engine measures how much of its GPU it fills,
-        and would take another's growth for its own.
-        """
-        by_place: dict[str, list[tuple[Role, str]]] = {}
-        for role, name in _engine_names(self._layout):
-            by_place.setdefault(self._demand[name].place, []).append((role, name))
-        started = await asyncio.gather(
-            *(self._start_in_turn(names, models) for names in by_place.values())
+        turns = SharedDevices(engines, learner, config.deadline.sync, clock, on_turn)
+    policies: dict[Role, ClusterPolicy] = {
+        role.name: ClusterPolicy(
+            role.name,
+            config,
+            PhaseOptions.of(role.learns(config)),
+            pool,
+            learner,
+            turns,
+            probes,
+            clock,
+            on_sync,
         )
-        return sorted((e for engines in started for e in engines), key=lambda e: e.home)
-
-    async def _start_in_turn(
-        self, names: Sequence[tuple[Role, str]], models: Mapping[Role, Path]
-    ) -> list[Engine]:
-        engines = []
-        for role, name in names:
-            model = models[role]
-            actor = self.sampler(name, model)
-            started: Any = actor.start.remote()
-            await started
-            engines.append(Engine(name=name, actor=actor, home=role, role=role, model=model))
-        return engines
-
-    def sampler(self, name: str, model: Path) -> ActorHandle:
-        settings = self._config.sampler
-        on_cpu = settings.gpus_per_engine == 0
-        kv_bytes = int(settings.kv_cache_gib * 2**30)
-        options = EngineOptions(
-            model=str(model),
-            dtype=self._config.model.dtype,
-            max_model_len=self._config.model.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            kv_cache_bytes=kv_bytes or None,
-            gpu_memory_utilization=self._layout.gpu_memory_utilization,
-            enforce_eager=settings.enforce_eager,
-            on_cpu=on_cpu,
-            weight_backend=self._layout.weight_backend,
-            takes_turns=self._layout.takes_turns,
-        )
-        environment = engine_environment(settings.threads_per_engine, on_cpu)
-        if self._layout.weight_backend == "cuda_ipc":
-            # The handles of a buffer hold Python types, which vLLM passes from this actor to its
-            # own engine process pickled or not at all.
-            environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-        actor = ray.remote(Sampler).options(
-            **self._options(name, environment), max_concurrency=_MAX_REQUESTS_PER_SAMPLER
-        )
-        return cast(ActorHandle, actor.remote(name, options))
-
-    def learner(self, rank: int) -> ActorHandle:
-        settings = self._config.learner
-        name = f"learner/rank-{rank}"
-        on_cpu = settings.gpus_per_rank == 0
-        options = LearnerOptions(
-            rank=rank,
-            world_size=self._layout.num_ranks,
-            device="cpu" if on_cpu else "cuda",
-            dtype=self._config.model.dtype,
-            zero_stage=settings.zero_stage,
-            tokens_per_micro_batch=settings.tokens_per_micro_batch,
-            num_threads=settings.threads_per_rank,
-            weight_backend=self._layout.weight_backend,
-            gradient_checkpointing=settings.gradient_checkpointing,
-            # Between turns nothing of the learner may stay on the device.
-            reference="cpu" if self._layout.takes_turns else settings.reference,
-        )
-        environment = {"OMP_NUM_THREADS": str(settings.threads_per_rank)}
-        if on_cpu:
-            environment["DS_ACCELERATOR"] = "cpu"
-        actor = ray.remote(Learner).options(**self._options(name, environment))
-        handle = actor.remote(name, options, self._config.weights, self._config.deadline.sync)
-        return cast(ActorHandle, handle)
-
-    def reward_worker(self, index: int) -> ActorHandle:
-        name = f"reward/worker-{index}"
-        actor = ray.remote(RewardWorker).options(**self._options(name, {"OMP_NUM_THREADS": "1"}))
-        return cast(ActorHandle, actor.remote(name, self._config.task))
-
-    def _options(self, name: str, environment: dict[str, str]) -> dict[str, Any]:
-        demand = self._demand[name]
-        return {
-            "name": name,
-            "namespace": self._namespace,
-            "num_cpus": demand.cpus,
-            "num_gpus": demand.gpus,
-            "memory": demand.memory or None,
-            "runtime_env": {"env_vars": environment},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                placement_group=self._placement,
-                placement_group_bundle_index=self._index[demand.place],
-            ),
-        }
-
-
-def _engine_names(layout: Layout) -> list[tuple[Role, str]]:
-    challengers: list[tuple[Role, str]] = [
-        ("challenger", f"challenger/sampler-{k}") for k in range(layout.num_challenger)
-    ]
-    return challengers + [("solver", f"solver/sampler-{k}") for k in range(layout.num_solver)]
-
-
-def engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:
-    """Return what an engine's processes find in their environment from the start."""
-    environment = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "TOKENIZERS_PARALLELISM": "false",
+        for role in ROLES
+        if role.learns is not None
     }
-    if on_cpu:
-        environment |= {
-            # vLLM would pin every engine of a machine to the same core.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # One process beside the actor instead of two.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": str(num_threads),
-            # Huge pages: half of a reload is page faults otherwise.
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        }
-    return environment
+    return Cluster(
+        policies=policies,
+        judge=ClusterJudge(workers, config.deadline.grade, clock),
+        learner=learner,
+        pool=pool,
+        fleet=fleet,
+    )
 
 
 def _probe_requests(task: Task) -> list[SampleRequest]:
@@ -400,11 +257,3 @@ def _probe_requests(task: Task) -> list[SampleRequest]:
     return [
         SampleRequest(messages=chat, num_samples=1, seed=0, sampling=sampling) for chat in chats
     ]
-
-
-async def _join_learners(learners: Sequence[ActorHandle]) -> None:
-    """Have the ranks meet at rank 0; the caller holds the deadline."""
-    meeting_point: Any = learners[0].address.remote()
-    address, port = await meeting_point
-    joined: list[Any] = [learner.join.remote(address, port) for learner in learners]
-    await asyncio.gather(*joined)

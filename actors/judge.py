@@ -34,9 +34,7 @@ class RewardWorker(LocalJudge):
 class ClusterJudge:
     """Sends each job to the worker with the fewest under way."""
 
-    def __init__(
-        self, workers: Sequence[ActorHandle], deadline_s: float, clock: Clock
-    ) -> None:
+    def __init__(self, workers: Sequence[ActorHandle], deadline_s: float, clock: Clock) -> None:
         self._workers = workers
         self._under_way = [0] * len(workers)
         self._deadline_s = deadline_s

@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from actors.waiting import DeadlineError, get_within
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout
-from rzero_ray.types import UserError
+from rzero_ray.types import Role, UserError
 
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
 """Bytes that a vLLM engine on a CPU takes beside its KV cache, measured: two processes, each with
@@ -62,6 +62,13 @@ def sampling_demands(config: Config, layout: Layout) -> list[Demand]:
     return [*_engine_demands(config, layout), *_reward_demands(config)]
 
 
+def sampler_names(layout: Layout) -> list[tuple[Role, str]]:
+    """Return the role and the name of each sampler."""
+    return [
+        (role, f"{role}/sampler-{k}") for role, n in layout.num_engines.items() for k in range(n)
+    ]
+
+
 def bundles(needed: Sequence[Demand]) -> dict[str, dict[str, float]]:
     """Return, by place, what is reserved there, in Ray's form.
 
@@ -91,8 +98,6 @@ def _engine_demands(config: Config, layout: Layout) -> list[Demand]:
     on_cpu = sampler.gpus_per_engine == 0
     kv_bytes = int(sampler.kv_cache_gib * 2**30)
     engine_memory = MEMORY_PER_CPU_ENGINE + kv_bytes if on_cpu else 0
-    engines = [f"challenger/sampler-{k}" for k in range(layout.num_challenger)]
-    engines += [f"solver/sampler-{k}" for k in range(layout.num_solver)]
     return [
         Demand(
             actor=name,
@@ -101,7 +106,7 @@ def _engine_demands(config: Config, layout: Layout) -> list[Demand]:
             memory=engine_memory,
             place=_place(layout, name),
         )
-        for name in engines
+        for _, name in sampler_names(layout)
     ]
 
 

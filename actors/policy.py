@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
-from ray.actor import ActorHandle
 
-from actors.sampling.options import PhaseOptions
+from actors.learning.group import LearnerGroup
+from actors.learning.options import PhaseOptions
 from actors.sampling.pool import Engine, SamplerPool
 from actors.turns import Turns
 from actors.waiting import within
@@ -35,7 +33,7 @@ from rzero_ray.types import (
 
 
 class ClusterPolicy:
-    """One role. Both share the pool and the learner ranks; one is in training at a time."""
+    """One role. Both share the pool and the learner; one is in training at a time."""
 
     def __init__(
         self,
@@ -43,7 +41,7 @@ class ClusterPolicy:
         config: Config,
         options: PhaseOptions,
         pool: SamplerPool,
-        learners: Sequence[ActorHandle],
+        learner: LearnerGroup,
         turns: Turns,
         probes: Sequence[NDArray[np.int32]],
         clock: Clock,
@@ -54,7 +52,7 @@ class ClusterPolicy:
         self._config = config
         self._options = options
         self._pool = pool
-        self._learners = learners
+        self._learner = learner
         self._turns = turns
         self._probes = probes
         self._clock = clock
@@ -74,15 +72,15 @@ class ClusterPolicy:
         self._phase = phase
         engines = self._pool.assign(self._role)
         await self._load(phase, engines)
-        await self._publish(phase.version(phase.num_finished_steps))
+        await self._publish(phase.version(phase.num_finished_steps), engines)
 
     async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""
-        return await self._learn("update", rollouts, step)
+        return await self._learn(self._learner.update, rollouts, step)
 
     async def imitate(self, demonstrations: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""
-        return await self._learn("imitate", demonstrations, step)
+        return await self._learn(self._learner.imitate, demonstrations, step)
 
     async def tokenize(
         self, exchanges: Sequence[tuple[tuple[Message, ...], str]]
@@ -96,39 +94,29 @@ class ClusterPolicy:
         )
 
     async def _learn(
-        self, method: Literal["update", "imitate"], rollouts: Sequence[Rollout], step: Step
+        self,
+        learn: Callable[[Sequence[Rollout]], Awaitable[LearningReport]],
+        rollouts: Sequence[Rollout],
+        step: Step,
     ) -> UpdateReport:
-        """Have the ranks learn, save the checkpoint of the step, publish the weights."""
+        """Have the learner learn, save the checkpoint of the step, publish the weights."""
         assert self._phase is not None
         await self._turns.learner()
-        shared = ray.put(list(rollouts))
         with self._clock.stage("learning"):
-            reports: list[LearningReport] = await self._all_ranks(
-                f"to {method}",
-                self._config.deadline.update,
-                [getattr(learner, method).remote(shared) for learner in self._learners],
-            )
+            learning = await learn(rollouts)
         # Before the weights go to the engines, which may take the learner's place on the device.
         if step.checkpoint is not None:
             with self._clock.stage("checkpoint"):
-                await self._all_ranks(
-                    "to save a checkpoint",
-                    self._config.deadline.update,
-                    [learner.save_checkpoint.remote(step.checkpoint) for learner in self._learners],
-                )
+                await self._learner.save_checkpoint(step.checkpoint)
         version = self._phase.version(step.index)
-        sync, probe = await self._publish(version)
-        return UpdateReport(version=version, learning=reports[0], sync=sync, probe=probe)
+        sync, probe = await self._publish(version, self._pool.engines_of(self._role))
+        return UpdateReport(version=version, learning=learning, sync=sync, probe=probe)
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
         await self._turns.learner()
         with self._clock.stage("checkpoint"):
-            await self._all_ranks(
-                "to save the model",
-                self._config.deadline.update,
-                [learner.save_model.remote(phase.final_model) for learner in self._learners],
-            )
+            await self._learner.save_model(phase.final_model)
         for engine in self._pool.engines_of(self._role):
             engine.model = phase.final_model
 
@@ -147,7 +135,7 @@ class ClusterPolicy:
             final_model=model,
         )
         await self._load(phase, engines)
-        await self._publish(model.name)
+        await self._publish(model.name, engines)
         for engine in engines:
             engine.model = model
 
@@ -171,58 +159,38 @@ class ClusterPolicy:
         return [parts[k % len(engines)][k // len(engines)] for k in range(len(sequences))]
 
     async def _load(self, phase: Phase, engines: Sequence[Engine]) -> None:
-        """Load a phase's policy into the learner, which publishes into `engines` from now on."""
+        """Load a phase's policy into the learner, whose weights then go to `engines`."""
         for engine in engines:
             engine.model = None
         await self._turns.learner()
         with self._clock.stage("learner_start"):
-            await self._all_ranks(
-                "to load the policy",
-                self._config.deadline.start,
-                [
-                    learner.start_phase.remote(phase, self._options, [e.actor for e in engines])
-                    for learner in self._learners
-                ],
-            )
+            await self._learner.start_phase(phase, self._options)
 
-    async def _publish(self, version: str) -> tuple[SyncReport, ProbeReport]:
-        """Publish the learner's weights into the role's engines and verify them there."""
-        await self._turns.handover(self._pool.engines_of(self._role))
+    async def _publish(
+        self, version: str, engines: Sequence[Engine]
+    ) -> tuple[SyncReport, ProbeReport]:
+        """Publish the learner's weights into `engines` and verify them there."""
+        await self._turns.handover(engines)
         with self._clock.stage("weight_sync"):
-            reports: list[SyncReport] = await self._all_ranks(
-                f"to publish weights {version}",
-                self._config.deadline.sync,
-                [learner.publish.remote(version) for learner in self._learners],
-            )
-            probe = await self._verify(version)
-        self._on_sync(reports[0], probe)
-        return reports[0], probe
+            report = await self._learner.publish(version, engines)
+            probe = await self._verify(version, engines)
+        self._on_sync(report, probe)
+        return report, probe
 
-    async def _verify(self, version: str) -> ProbeReport:
+    async def _verify(self, version: str, engines: Sequence[Engine]) -> ProbeReport:
         """Compare the learner, while it holds its parameters, with the engines after it."""
-        ranks = await self._all_ranks(
-            f"to score the probe of weights {version}",
-            self._config.deadline.sync,
-            [learner.prompt_logprobs.remote(self._probes) for learner in self._learners],
-        )
+        expected = await self._learner.prompt_logprobs(version, self._probes)
         await self._turns.samplers()
-        engines = self._pool.engines_of(self._role)
-        engine_probes = await within(
+        found = await within(
             self._config.deadline.sync,
             f"the probe of weights {version}",
             asyncio.gather(*(e.actor.prompt_logprobs.remote(self._probes) for e in engines)),
         )
         names = [engine.name for engine in engines]
         return compare_probes(
-            ranks[0],
-            dict(zip(names, engine_probes, strict=True)),
+            expected,
+            dict(zip(names, found, strict=True)),
             version,
             self._config.model.dtype,
             probe_bound(self._config),
         )
-
-    async def _all_ranks(
-        self, what: str, deadline_s: float, refs: Sequence[ray.ObjectRef]
-    ) -> list[Any]:
-        """Return what each rank returned; `what` completes 'waited for the learner ...'."""
-        return await within(deadline_s, f"the learner {what}", asyncio.gather(*refs))

@@ -9,7 +9,7 @@ theirs already. There are three:
 
 The host's memory holds whatever is not on the device, so a turn costs two copies over the bus.
 Nobody asks for a turn while another works: sampling and learning do not overlap without staleness,
-which a shared layout refuses (`layout.resolve_layout`).
+which a shared layout refuses (`rzero_ray.config.layout.resolve_layout`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ray.actor import ActorHandle
-
+from actors.learning.group import LearnerGroup
 from actors.sampling.options import PARTS
 from actors.sampling.pool import Engine
 from actors.waiting import within
@@ -65,14 +64,14 @@ class SharedDevices(Turns):
     def __init__(
         self,
         engines: Sequence[Engine],
-        learners: Sequence[ActorHandle],
+        learner: LearnerGroup,
         deadline_s: float,
         clock: Clock,
         on_turn: Callable[[Holder], None],
     ) -> None:
         """`on_turn` is told of each turn once it has begun."""
         self._engines = engines
-        self._learners = learners
+        self._learner = learner
         self._deadline_s = deadline_s
         self._clock = clock
         self._on_turn = on_turn
@@ -92,14 +91,14 @@ class SharedDevices(Turns):
                 )
             with self._clock.stage("turns"):
                 await self._sleep()
-                await self._all_ranks("to return to its devices", "return_to_device")
+                await self._learner.return_to_device()
             self._begin("learner")
 
     async def handover(self, engines: Sequence[Engine]) -> None:
         async with self._passing:
             assert self._holder == "learner", "weights come from the learner's turn"
             with self._clock.stage("turns"):
-                await self._all_ranks("to make room for weights", "leave_device", True)
+                await self._learner.leave_device(keep_parameters=True)
                 await self._wake(engines, ["weights"])
             self._with_weights = list(engines)
             self._begin("handover")
@@ -112,7 +111,7 @@ class SharedDevices(Turns):
                 return
             asleep = [e for e in self._engines if e not in self._with_weights]
             with self._clock.stage("turns"):
-                await self._all_ranks("to leave its devices", "leave_device", False)
+                await self._learner.leave_device(keep_parameters=False)
                 await self._wake(asleep, PARTS)
                 await self._wake(self._with_weights, ["kv_cache"])
             self._with_weights = []
@@ -136,7 +135,3 @@ class SharedDevices(Turns):
                 f"{', '.join(engine.name for engine in engines)} to wake ({', '.join(parts)})",
                 asyncio.gather(*(engine.actor.wake.remote(list(parts)) for engine in engines)),
             )
-
-    async def _all_ranks(self, what: str, method: str, *arguments: bool) -> None:
-        refs = [getattr(learner, method).remote(*arguments) for learner in self._learners]
-        await within(self._deadline_s, f"the learner {what}", asyncio.gather(*refs))

@@ -26,8 +26,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from actors.learning.device_states import DeviceStates
+from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.policy_model import PolicyModel
-from actors.sampling.options import LearnerOptions, PhaseOptions
 from actors.weights.buckets import layer_of
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.method.batching import MicroBatch, collate, micro_batches, mini_batches, shard

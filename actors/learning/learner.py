@@ -12,9 +12,8 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.imports import large_imports
-from actors.ports import free_port
-from actors.sampling.options import LearnerOptions, PhaseOptions
+from actors.learning.options import LearnerOptions, PhaseOptions
+from actors.process import free_port, large_imports
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, Rollout, SyncReport
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """One rank. Every rank gets the same calls in the same order."""
+    """One rank. Every rank gets the same calls in the same order (`actors.learning.group`)."""
 
     def __init__(
         self, name: str, options: LearnerOptions, weights: WeightSyncConfig, deadline_s: float
@@ -55,12 +54,9 @@ class Learner:
         self._learner = DeepSpeedLearner(self._options, master_address, master_port)
         return os.getpid()
 
-    def start_phase(
-        self, phase: Phase, options: PhaseOptions, engines: Sequence[ActorHandle]
-    ) -> None:
-        """Take up a role, whose weights go to `engines` from now on."""
+    def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
+        """Take up a role."""
         self._ready().start_phase(phase, options)
-        self._transport.connect(engines)
 
     def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
         """Learn from one step's rollouts."""
@@ -70,9 +66,9 @@ class Learner:
         """Learn from one step's demonstrations."""
         return self._ready().imitate(demonstrations)
 
-    def publish(self, version: str) -> SyncReport | None:
-        """Load the weights into the connected engines; a report on rank 0."""
-        return self._transport.publish(self._ready(), version)
+    def publish(self, version: str, engines: Sequence[ActorHandle]) -> SyncReport | None:
+        """Load the weights into `engines`; a report on rank 0."""
+        return self._transport.publish(self._ready(), version, engines)
 
     def prompt_logprobs(self, prompts: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first."""
@@ -112,7 +108,7 @@ def _make_transport(
 ) -> WeightTransport:
     """Return a learner rank's end of a backend."""
     if backend == "object_store":
-        from actors.weights.transport import ObjectStoreTransport
+        from actors.weights.object_store import ObjectStoreTransport
 
         return ObjectStoreTransport(rank, dtype, bucket_bytes, deadline_s)
     # Imports vLLM, which a learner without GPUs does not need: it takes seconds.

@@ -4,7 +4,7 @@ How an engine gets its weights:
 
 - It starts from a folder: the model that its home role has when the driver starts.
 - In a phase of learning the learner publishes into the engines of the role that learns: at the
-  start and after every update. The Solver borrows the Challenger's engines for its phase.
+  start and after every update. A role may have another's engines for its phase (`config.roles`).
 - Outside, `ClusterPolicy.hold` sends every engine home and publishes a finished model into those of
   the role that hold another one: borrowed engines of a frozen Challenger, or the Solver's when both
   roles are one model, which the Challenger's phase has changed.
@@ -24,7 +24,10 @@ from ray.actor import ActorHandle
 
 from actors.sampling.packing import unpack
 from actors.waiting import DeadlineError, within
+from rzero_ray.config.roles import ROLES
 from rzero_ray.types import Completion, Role, SampleRequest
+
+_LENDS_TO = {role.name: role.lends_to for role in ROLES}
 
 
 @dataclass(slots=True)
@@ -57,13 +60,13 @@ class SamplerPool:
     def assign(self, training: Role) -> list[Engine]:
         """Give engines their roles for a learning phase; return those that need its weights.
 
-        While the Solver learns nothing asks the Challenger, so its engines join the Solver's.
-        While the Challenger learns, every engine is in its home role.
+        Every engine is in its home role, unless that lends its engines to the role that learns
+        (`RoleSpec.lends_to`): while the Solver learns, nothing asks the Challenger.
         """
         self.send_home()
-        if training == "solver":
-            for engine in self.engines:
-                engine.role = "solver"
+        for engine in self.engines:
+            if training in _LENDS_TO[engine.home]:
+                engine.role = training
         return self.engines_of(training)
 
     def send_home(self) -> None:

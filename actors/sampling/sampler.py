@@ -12,7 +12,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.imports import large_imports
+from actors.process import large_imports
 from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
@@ -45,7 +45,7 @@ class Sampler:
     async def start(self) -> int:
         """Make the engine ready for weights; returns the process id."""
         if self._weight_backend == "object_store":  # the others connect when the learner does
-            await self._engine.connect({})
+            await self.connect_weights({})
         return os.getpid()
 
     async def sleep(self) -> None:
@@ -131,10 +131,6 @@ class Sampler:
         """Return the prompt ids of requests, without answering them."""
         return [np.asarray(self._tokenizer.render(c.messages), dtype=np.int32) for c in chats]
 
-    def node_id(self) -> str:
-        """Return the node this sampler runs on."""
-        return ray.get_runtime_context().get_node_id()
-
     def device(self) -> tuple[str, tuple[str, ...]]:
         """Return the node and the GPUs of it that this sampler has."""
         context = ray.get_runtime_context()
@@ -142,55 +138,38 @@ class Sampler:
 
     async def stage_bucket(
         self, slot: int, layout: BucketLayout, tensors: Sequence[NDArray[np.uint8]]
-    ) -> str:
-        """Write a bucket where the engines of this node can map it; returns the path."""
-        return await asyncio.to_thread(self._staging.write, slot, layout, tensors)
+    ) -> dict[str, Any]:
+        """Write a bucket where the engines of this node can map it; returns its update info."""
+        path = await asyncio.to_thread(self._staging.write, slot, layout, tensors)
+        return layout.update_info(path)
 
-    async def begin_weights(self, path: str) -> None:
-        """Stand still and begin a reload; `path` says that the first bucket is there."""
-        self._paused_since = time.monotonic()
-        await self.start_weight_update()
-
-    async def load_bucket(self, layout: BucketLayout, path: str, before: None) -> None:
-        """Load a staged bucket; `before` is what must have happened before."""
-        await self.update_weights(
-            {
-                "path": path,
-                "names": list(layout.names),
-                "dtypes": list(layout.dtypes),
-                "shapes": [list(shape) for shape in layout.shapes],
-                "offsets": list(layout.offsets),
-            }
-        )
-
-    async def finish_weights(self, version: str, before: None) -> float:
-        """End a reload and go on sampling; returns the seconds that sampling stood still."""
-        await self.finish_weight_update(version)
-        return time.monotonic() - self._paused_since
-
-    # What a learner on GPUs drives through `gpu_weight_transport.SamplerClient`.
+    # New weights, whatever the backend: connect once, then per publication start, update as often
+    # as there are parts, finish. The calls of one sampler overlap, so `after` takes the result of
+    # the call that must have ended before.
 
     async def connect_weights(self, init_info: dict[str, Any]) -> None:
-        """Join the learner's group."""
+        """Make the engine ready for weights; `init_info` is the backend's."""
         await self._engine.connect(init_info)
 
     async def disconnect_weights(self) -> None:
         """Leave the learner's group."""
         await self._engine.disconnect()
 
-    async def start_weight_update(self) -> None:
-        """Stop sampling and begin a reload."""
+    async def start_weight_update(self, after: object = None) -> None:
+        """Stop sampling, keeping what is under way, and begin a reload."""
+        self._paused_since = time.monotonic()
         await self._engine.pause()
         await self._engine.start_weight_update()
 
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive weights."""
+    async def update_weights(self, update_info: dict[str, Any], after: object = None) -> None:
+        """Load one part of the weights; `update_info` is the backend's."""
         await self._engine.update_weights(update_info)
 
-    async def finish_weight_update(self, version: str) -> None:
-        """End the reload and sample on, with the new version."""
+    async def finish_weight_update(self, version: str, after: object = None) -> float:
+        """End the reload and sample on, with the new version; returns the seconds stood still."""
         await self._engine.finish_weight_update(version)
         await self._engine.resume()
+        return time.monotonic() - self._paused_since
 
     def _check_awake(self) -> None:
         """An engine that sleeps would keep a request waiting until its deadline."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,12 +11,22 @@ class BucketLayout:
     """Where tensors lie in one flat buffer of bytes."""
 
     num_bytes: int
-    """Of the whole buffer."""
+    """The size of the whole buffer."""
 
     names: tuple[str, ...]
     dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     offsets: tuple[int, ...]
+
+    def update_info(self, path: str) -> dict[str, Any]:
+        """Return what an engine is told of a bucket that lies at `path`, in plain types."""
+        return {
+            "path": path,
+            "names": list(self.names),
+            "dtypes": list(self.dtypes),
+            "shapes": [list(shape) for shape in self.shapes],
+            "offsets": list(self.offsets),
+        }
 
 
 def layer_of(name: str) -> str:

@@ -1,26 +1,18 @@
-"""Weights from the learner to the samplers: the interface and the `object_store` backend.
+"""Weights from the learner to the samplers: what a source of them and a transport promise.
 
 Weights never pass through RPC arguments or a checkpoint on disk. A publication carries a version;
-the caller then verifies it with a log-probability probe (`weight_probe`).
+the caller then verifies it with a log-probability probe (`actors.weights.probe`).
 """
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Protocol
 
-import numpy as np
-import ray
 import torch
-from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from actors.waiting import get_within
-from actors.weights.buckets import BucketLayout, layer_of
-from actors.weights.staging import NUM_SLOTS
 from rzero_ray.types import SyncReport
 
 
@@ -42,158 +34,11 @@ class WeightTransport(ABC):
     """Learner side; every rank owns one and makes the same calls in the same order."""
 
     @abstractmethod
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
-        """Set which samplers the next publications go to; idempotent."""
+    def publish(
+        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+    ) -> SyncReport | None:
+        """Load the weights into `engines`; a report on rank 0, None elsewhere.
 
-    @abstractmethod
-    def add_engine(self, engine: ActorHandle) -> None:
-        """Add a sampler, which may have started late."""
-
-    @abstractmethod
-    def publish(self, source: WeightSource, version: str) -> SyncReport | None:
-        """Load the weights into every connected engine; a report on rank 0, None elsewhere."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of everything held."""
-
-
-class ObjectStoreTransport(WeightTransport):
-    """Buckets of bytes in Ray's object store; works on any device and for late joiners.
-
-    Numpy buffers are read by other processes without a copy, torch tensors are not: they would
-    be pickled, which is some fifty times slower. On each node one sampler stages a bucket in shared
-    memory, from which all engines of the node load it; while they do, the next bucket is gathered,
-    put and staged.
-    """
-
-    def __init__(self, rank: int, dtype: str, bucket_bytes: int, deadline_s: float) -> None:
-        self._rank = rank
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self._bucket_bytes = bucket_bytes
-        self._deadline_s = deadline_s
-        self._nodes: dict[str, list[ActorHandle]] = {}
-        """The samplers of each node; the first stages for the others."""
-
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
-        self._nodes = {}
-        if self._rank == 0:
-            for engine in engines:
-                self.add_engine(engine)
-
-    def add_engine(self, engine: ActorHandle) -> None:
-        (node,) = get_within(self._deadline_s, "a sampler's node", [engine.node_id.remote()])
-        self._nodes.setdefault(node, []).append(engine)
-
-    def publish(self, source: WeightSource, version: str) -> SyncReport | None:
-        start = time.monotonic()
-        if self._rank != 0:
-            for _ in source:
-                pass
-            return None
-        deliveries = [_Delivery(engines) for engines in self._nodes.values()]
-        num_engines = sum(map(len, self._nodes.values()))
-        what = f"{num_engines} engines to load weights {version}"
-        num_bytes = 0
-        for layout, tensors in cut_buckets(source, self._dtype, self._bucket_bytes):
-            # The slot that this bucket will take must have been loaded by all.
-            pending = [ref for delivery in deliveries for ref in delivery.loads_of_next_slot()]
-            get_within(self._deadline_s, what, pending)
-            bucket = ray.put(tensors)
-            for delivery in deliveries:
-                delivery.send(layout, bucket)
-            num_bytes += layout.num_bytes
-        ends = [ref for delivery in deliveries for ref in delivery.finish(version)]
-        paused = get_within(self._deadline_s, what, ends)
-        return SyncReport(
-            version=version,
-            num_bytes=num_bytes,
-            num_engines=num_engines,
-            seconds=time.monotonic() - start,
-            seconds_engines_paused=max(paused, default=0.0),
-        )
-
-    def close(self) -> None:
-        self._nodes = {}
-
-
-class _Delivery:
-    """The buckets of one publication to the engines of one node.
-
-    A call is an argument of the calls that must come after it: a sampler's calls overlap otherwise.
-    """
-
-    def __init__(self, engines: Sequence[ActorHandle]) -> None:
-        self._engines = engines
-        self._loads: list[list[ray.ObjectRef]] = []
-        """[buckets][engines]"""
-
-    def send(self, layout: BucketLayout, bucket: ray.ObjectRef) -> None:
-        """Have the bucket staged and loaded."""
-        slot = len(self._loads) % NUM_SLOTS
-        path = self._engines[0].stage_bucket.remote(slot, layout, bucket)
-        if self._loads:
-            before = self._loads[-1]
-        else:
-            before = [engine.begin_weights.remote(path) for engine in self._engines]
-        loads: list[ray.ObjectRef] = [
-            engine.load_bucket.remote(layout, path, last)
-            for engine, last in zip(self._engines, before, strict=True)
-        ]
-        self._loads.append(loads)
-
-    def loads_of_next_slot(self) -> list[ray.ObjectRef]:
-        """Return the loads of the bucket whose place the next one takes."""
-        return self._loads[-NUM_SLOTS] if len(self._loads) >= NUM_SLOTS else []
-
-    def finish(self, version: str) -> list[ray.ObjectRef]:
-        """Return, per engine, the seconds that it stood still, once it samples `version`."""
-        return [
-            engine.finish_weights.remote(version, last)
-            for engine, last in zip(self._engines, self._loads[-1], strict=True)
-        ]
-
-
-def cut_buckets(
-    source: WeightSource, dtype: torch.dtype, bucket_bytes: int
-) -> Iterator[tuple[BucketLayout, list[NDArray[np.uint8]]]]:
-    """Yield (layout, flat bytes of each tensor) of successive buckets of about `bucket_bytes`.
-
-    Tensors are cast to `dtype`. A bucket holds whole decoder layers, so that an engine is done with
-    it once it is loaded: vLLM keeps what it was given until a layer's fused parameter is complete.
-    A layer larger than a bucket has one of its own. Nothing is copied that lies on a CPU in that
-    type already.
-    """
-    pending: list[tuple[str, torch.Tensor]] = []
-    size = 0
-    for _, layer in groupby(source, key=lambda item: layer_of(item[0])):
-        tensors = [(name, x.detach().to("cpu", dtype).contiguous()) for name, x in layer]
-        layer_bytes = sum(tensor.nbytes for _, tensor in tensors)
-        if pending and size + layer_bytes > bucket_bytes:
-            yield _to_bucket(pending)
-            pending, size = [], 0
-        pending += tensors
-        size += layer_bytes
-    if pending:
-        yield _to_bucket(pending)
-
-
-_ALIGNMENT = 16
-"""Bytes; every tensor is aligned for its type."""
-
-
-def _to_bucket(
-    tensors: list[tuple[str, torch.Tensor]],
-) -> tuple[BucketLayout, list[NDArray[np.uint8]]]:
-    offsets, end = [], 0
-    for _, tensor in tensors:
-        offsets.append(end)
-        end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-    layout = BucketLayout(
-        num_bytes=end,
-        names=tuple(name for name, _ in tensors),
-        dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors),
-        shapes=tuple(tuple(tensor.shape) for _, tensor in tensors),
-        offsets=tuple(offsets),
-    )
-    return layout, [tensor.view(-1).view(torch.uint8).numpy() for _, tensor in tensors]
+        Samplers may be others than the time before; what a transport keeps of those it knows is its
+        own affair.
+        """

@@ -28,7 +28,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from actors.ports import free_port
+from actors.process import free_port
 from actors.waiting import get_within
 from actors.weights.transport import WeightSource, WeightTransport
 from rzero_ray.types import SyncReport
@@ -50,6 +50,7 @@ class SamplerClient:
         self.version = ""
         """What the samplers will record for the tokens they sample from then on."""
         self.seconds_paused = 0.0
+        """The longest time that a sampler stood still."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Connect every engine; with NCCL each is a rank of its own, after the sender's 0."""
@@ -67,7 +68,6 @@ class SamplerClient:
 
     def start_weight_update(self) -> None:
         """Stop sampling and begin a reload."""
-        self._started = time.monotonic()
         self._all("to start a reload", [e.start_weight_update.remote() for e in self._engines])
 
     def update_weights(self, update_info: Any) -> None:
@@ -77,11 +77,13 @@ class SamplerClient:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """End the reload and sample on."""
         version = weight_version or self.version
-        self._all("to finish", [e.finish_weight_update.remote(version) for e in self._engines])
-        self.seconds_paused = time.monotonic() - self._started
+        paused = self._all(
+            "to finish", [e.finish_weight_update.remote(version) for e in self._engines]
+        )
+        self.seconds_paused = max(paused)
 
-    def _all(self, what: str, refs: Sequence[ray.ObjectRef]) -> None:
-        get_within(self._deadline_s, f"{len(self._engines)} engines {what}", refs)
+    def _all(self, what: str, refs: Sequence[ray.ObjectRef]) -> list[Any]:
+        return get_within(self._deadline_s, f"{len(self._engines)} engines {what}", refs)
 
 
 class VllmSource(VllmWeightSource):
@@ -118,16 +120,13 @@ class _VllmTransport(WeightTransport):
         self._trainers: list[tuple[SamplerClient, TrainerWeightTransferEngine[Any]]] = []
         """One per group of engines that take one transfer together."""
 
-    def connect(self, engines: Sequence[ActorHandle]) -> None:
-        if list(engines) != self._engines:
-            self.close()
-            self._engines = list(engines)
-
-    def add_engine(self, engine: ActorHandle) -> None:
-        self.connect([*self._engines, engine])
-
-    def publish(self, source: WeightSource, version: str) -> SyncReport | None:
+    def publish(
+        self, source: WeightSource, version: str, engines: Sequence[ActorHandle]
+    ) -> SyncReport | None:
         start = time.monotonic()
+        if list(engines) != self._engines:
+            self._leave()
+            self._engines = list(engines)
         self._source.source = source
         try:
             if not self._trainers:
@@ -150,12 +149,12 @@ class _VllmTransport(WeightTransport):
             seconds_engines_paused=max(client.seconds_paused for client, _ in self._trainers),
         )
 
-    def close(self) -> None:
+    def _leave(self) -> None:
+        """Dissolve the groups with the samplers of the last publication."""
         if self._rank == 0:
             for client, _ in self._trainers:
                 client.shutdown_weight_transfer_engine()
         self._trainers = []
-        self._engines = []
 
     def _join(
         self, engines: Sequence[ActorHandle]

@@ -1,9 +1,9 @@
 """Where the roles run: each on devices of its own, or all on the same ones, in turns.
 
 - `disaggregated`: every engine and every learner rank has the resources that the config names.
-- `colocated`: each GPU holds one learner rank, one Challenger engine and one Solver engine, which
-  take turns (`actors.turns`): while the learner works the engines sleep, while engines sample the
-  learner's states are in the host's memory. How many of each there are follows from the GPUs.
+- `colocated`: each GPU holds one learner rank and one engine of each role, which take turns
+  (`actors.turns`): while the learner works the engines sleep, while engines sample the learner's
+  states are in the host's memory. How many of each there are follows from the GPUs.
 
 The choice is made once per start of a run, from the configuration and what the cluster has.
 """
@@ -15,24 +15,23 @@ from dataclasses import dataclass
 
 from rzero_ray.config.cluster import LayoutKind, WeightBackend
 from rzero_ray.config.config import Config
-from rzero_ray.types import UserError
+from rzero_ray.config.roles import ROLES
+from rzero_ray.types import Role, UserError
 
-SHARE_OF_GPU = 0.3
-"""Of a shared GPU, as Ray counts it, per actor: all three see the GPU whole, and Ray only has to
-find room for the three on one."""
-ENGINES_PER_PLACE = 2
-"""Of a colocated layout: the Challenger's and the Solver's."""
+ENGINES_PER_PLACE = len(ROLES)
+"""In a colocated layout each place has one of every role."""
+SHARE_OF_GPU = 0.9 / (ENGINES_PER_PLACE + 1)
+"""What each engine and the learner rank have of a shared GPU, as Ray counts it: all of them see the
+GPU whole, and Ray only has to find room for them on one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How many of each role there are, and what one of them gets."""
+    """How many engines and ranks there are, and what one of them gets."""
 
     kind: LayoutKind
-    num_challenger: int
-    """Engines of the Challenger."""
-    num_solver: int
-    """Engines of the Solver."""
+    num_engines: Mapping[Role, int]
+    """The engines that each role has of its own, in the order of `ROLES`."""
     num_ranks: int
     """Learner ranks."""
     gpus_per_engine: float
@@ -53,7 +52,7 @@ class Layout:
     def describe(self) -> str:
         """Return the line of a run's log."""
         counts = (
-            f"{self.num_challenger} + {self.num_solver} engines, {self.num_ranks} learner "
+            f"{' + '.join(map(str, self.num_engines.values()))} engines, {self.num_ranks} learner "
             f"rank{'' if self.num_ranks == 1 else 's'}"
         )
         return f"layout {self.kind}: {self.reason}; {counts}, weights by {self.weight_backend}"
@@ -86,8 +85,7 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
     """Return the layout in which every actor has what the config names."""
     return Layout(
         kind="disaggregated",
-        num_challenger=config.sampler.num_challenger,
-        num_solver=config.sampler.num_solver,
+        num_engines={role.name: role.engines(config) for role in ROLES},
         num_ranks=config.learner.num_ranks,
         gpus_per_engine=config.sampler.gpus_per_engine,
         gpus_per_rank=config.learner.gpus_per_rank,
@@ -98,7 +96,7 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
 
 
 def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
-    """Return the layout of one rank and two engines per place: a GPU, or a part of the CPUs.
+    """Return the layout of a rank and an engine of each role in each place: a GPU, or some CPUs.
 
     A cluster without GPUs gets the demand of one, which it will be found not to meet.
     """
@@ -113,8 +111,7 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
         places, share = min(max(1, num_gpus), places), SHARE_OF_GPU
     return Layout(
         kind="colocated",
-        num_challenger=places,
-        num_solver=places,
+        num_engines={role.name: places for role in ROLES},
         num_ranks=places,
         gpus_per_engine=share,
         gpus_per_rank=share,
@@ -127,14 +124,13 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
 def _wanted_gpus(config: Config) -> float:
     """Return the GPUs that the roles take on their own."""
     sampler, learner = config.sampler, config.learner
-    engines = (sampler.num_challenger + sampler.num_solver) * sampler.gpus_per_engine
-    return engines + learner.num_ranks * learner.gpus_per_rank
+    num_engines = sum(role.engines(config) for role in ROLES)
+    return num_engines * sampler.gpus_per_engine + learner.num_ranks * learner.gpus_per_rank
 
 
 def uses_gpus(config: Config) -> bool:
     """Return whether engines and learner ranks run on GPUs, which they could then share."""
     return min(config.learner.gpus_per_rank, config.sampler.gpus_per_engine) > 0
-
 
 
 def backend_of(config: Config, layout: LayoutKind) -> WeightBackend:

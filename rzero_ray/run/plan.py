@@ -226,14 +226,12 @@ def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[Memor
     """Return what one engine of each role and one learner rank hold, each in its turn."""
     kv_cache = _kv_cache(config, shape, layout)
     weights = shape.num_parameters * _element_bytes(config)
-    engines = (
-        ("challenger/sampler", layout.num_challenger),
-        ("solver/sampler", layout.num_solver),
-    )
     return [
         *(
-            MemoryPlan(role=role, num_actors=count, weights=weights, kv_cache=kv_cache)
-            for role, count in engines
+            MemoryPlan(
+                role=f"{role}/sampler", num_actors=count, weights=weights, kv_cache=kv_cache
+            )
+            for role, count in layout.num_engines.items()
         ),
         _learner_memory(config, shape, layout),
     ]
@@ -319,8 +317,9 @@ def phase_seconds(config: Config, shape: ModelShape, layout: Layout, plan: Phase
         sampling = plan.max_tokens / layout.num_ranks
     else:
         has_both = plan.challenger_tokens > 0
-        num_solver = layout.num_solver + (0 if has_both else layout.num_challenger)
-        of_challenger = plan.challenger_tokens / layout.num_challenger
+        engines = layout.num_engines
+        num_solver = engines["solver"] + (0 if has_both else engines["challenger"])
+        of_challenger = plan.challenger_tokens / engines["challenger"]
         sampling = max(of_challenger, plan.solver_tokens / num_solver)
     per_rank = PASSES_PER_TRAINED_TOKEN * plan.trained_tokens / layout.num_ranks
     learning = per_rank / TOKENS_PER_S_GPU_RANK * shape.num_parameters / RANK_PARAMETERS

@@ -15,7 +15,8 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from actors.cluster import Cluster, engine_environment, start_cluster
+from actors.cluster import Cluster, start_cluster
+from actors.process import engine_environment
 from actors.sampling.options import EngineOptions
 from actors.sampling.sampler import Sampler
 from rzero_ray.config.config import Config

@@ -16,7 +16,7 @@ import ray
 import torch
 
 from actors.sampling.options import EngineOptions
-from actors.weights.transport import ObjectStoreTransport
+from actors.weights.object_store import ObjectStoreTransport
 from rzero_ray.types import SyncReport
 from tests.bench import engines
 from tests.bench.harness import Figure, dtype, median_seconds, tiny_model
@@ -67,9 +67,9 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
 
 def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[SyncReport]:
     transport = ObjectStoreTransport(0, options.dtype, _BUCKET_BYTES, _DEADLINE_S)
-    transport.connect(engines.start_samplers(options, count=2)[0])
+    samplers, _ = engines.start_samplers(options, count=2)
     reports = [
-        transport.publish(StateSource(tensors), f"bench-{index}")
+        transport.publish(StateSource(tensors), f"bench-{index}", samplers)
         for index in range(_WARM_UP + _REPEATS)
     ]
     return [report for report in reports[_WARM_UP:] if report is not None]

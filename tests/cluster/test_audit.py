@@ -19,7 +19,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.ports import free_port
+from actors.process import free_port
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.evaluation.labels import command as audit

@@ -86,7 +86,7 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
         for engine in running.pool.engines:
             recorded: Any = _Recorded(engine.name, engine.actor, calls)
             engine.actor = recorded
-        ranks: Any = running.solver._learners  # the list that turns and both roles share
+        ranks: list[Any] = running.learner.ranks  # of the group that turns and both roles share
         ranks[:] = [_Recorded("learner", rank, calls) for rank in ranks]
         return running
 

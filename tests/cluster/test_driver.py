@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
-from actors.sampling.options import LearnerOptions, PhaseOptions
+from actors.learning.options import LearnerOptions, PhaseOptions
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config

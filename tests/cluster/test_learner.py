@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.learning.device_states import storages_under
-from actors.ports import free_port
-from actors.sampling.options import LearnerOptions, PhaseOptions
+from actors.learning.options import LearnerOptions, PhaseOptions
+from actors.process import free_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout, RunError
 

@@ -228,11 +228,10 @@ def test_an_engine_with_other_weights_stops_the_run(running: Fixture, tmp_path: 
         await challenger.start_phase(_phase(running, "challenger", tmp_path))
         completions = await challenger.sample(_request("7+5-6"))
         # Learn without publishing, as if the sync had silently failed.
-        await asyncio.gather(
-            *(rank.update.remote(_rollouts(completions)) for rank in challenger._learners)
-        )
+        await running.cluster.learner.update(_rollouts(completions))
+        engines = running.cluster.pool.engines_of("challenger")
         with pytest.raises(WeightMismatchError, match="challenger/sampler-0 does not sample from"):
-            await challenger._verify("challenger-01-001")
+            await challenger._verify("challenger-01-001", engines)
 
     asyncio.run(go())
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from actors.ports import free_port
-from actors.sampling.options import LearnerOptions, PhaseOptions
+from actors.learning.options import LearnerOptions, PhaseOptions
+from actors.process import free_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import LearningReport, Phase, Rollout
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.learning.group import LearnerGroup
+from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
-from actors.sampling.options import PhaseOptions
 from actors.sampling.pool import Engine, SamplerPool
 from actors.turns import NoTurns, Turns
 from rzero_ray.config.config import Config
@@ -40,20 +41,18 @@ class FakeActor:
 
 
 class FakeLearner(FakeActor):
-    """A rank that writes down (model, engines) of each load and each published version."""
+    """A rank that writes down each model loaded, and (version, engines) of each publication."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loads: list[tuple[Path, list[Any]]] = []
-        self.versions: list[str] = []
-        self.start_phase = Remote(
-            lambda p, _, engines: self.loads.append((p.initial_model, engines))
-        )
+        self.loads: list[Path] = []
+        self.published: list[tuple[str, list[Any]]] = []
+        self.start_phase = Remote(lambda phase, _: self.loads.append(phase.initial_model))
         self.publish = Remote(self._publish)
         self.save_model = Remote(lambda path: None)
 
-    def _publish(self, version: str) -> SyncReport:
-        self.versions.append(version)
+    def _publish(self, version: str, engines: list[Any]) -> SyncReport:
+        self.published.append((version, engines))
         return SyncReport(
             version=version, num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
         )
@@ -83,7 +82,7 @@ class Roles:
                 config,
                 options,
                 pool,
-                [self.learner],  # type: ignore[list-item]
+                LearnerGroup([self.learner], config.deadline),  # type: ignore[list-item]
                 turns or NoTurns(),
                 [np.zeros(3, np.int32)],
                 StageClock(),
@@ -120,7 +119,8 @@ def test_engines_that_hold_the_model_are_left_alone(roles: Roles):
         await roles.solver.hold(TRAINED)
 
     asyncio.run(go())
-    assert roles.learner.versions == ["solver-01-000"]  # of the phase itself
+    both = [roles.actor("challenger"), roles.actor("solver")]
+    assert roles.learner.published == [("solver-01-000", both)]  # of the phase itself
 
 
 def test_lent_engines_come_home_and_get_their_roles_model_back(roles: Roles):
@@ -131,8 +131,8 @@ def test_lent_engines_come_home_and_get_their_roles_model_back(roles: Roles):
         await roles.challenger.hold(BASE)
 
     asyncio.run(go())
-    assert roles.learner.loads[1:] == [(BASE, [roles.actor("challenger")])]
-    assert roles.learner.versions[1:] == ["base"]
+    assert roles.learner.loads[1:] == [BASE]
+    assert roles.learner.published[1:] == [("base", [roles.actor("challenger")])]
     assert {role: (e.role, e.model) for role, e in roles.engines.items()} == {
         "challenger": ("challenger", BASE),
         "solver": ("solver", TRAINED),

@@ -138,3 +138,31 @@ def test_metadata_agrees_with_what_is_sent():
     declared = [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()]
     sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
     assert declared == sent
+
+
+class _Trainer:
+    """A trainer engine of vLLM that only counts what it sends."""
+
+    sent = 0
+
+    def send_weights(self) -> None:
+        self.sent += 1
+
+
+def test_a_group_lasts_until_other_samplers_are_named(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda refs, timeout: refs)
+    first, late = _Engine(), _Engine()
+    transport: Any = NcclTransport(0, "float32", 1 << 20, 5.0)
+    joined: list[list[_Engine]] = []
+
+    def join(engines: list[Any]) -> tuple[SamplerClient, _Trainer]:
+        joined.append(engines)
+        return SamplerClient(engines, 5.0), _Trainer()
+
+    monkeypatch.setattr(transport, "_join", join)
+    for version, engines in (("a", [first]), ("b", [first]), ("c", [first, late])):
+        report = transport.publish(_Weights(), version, engines)
+        assert (report.version, report.num_engines) == (version, len(engines))
+    assert joined == [[first], [first, late]]
+    assert first.log == [("disconnect_weights",)]  # of the group of one
+    assert late.log == []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import get_args
+
 import pytest
 
 from actors.placement import bundles, check_resources, demands, sampling_demands
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout, disaggregated, resolve_layout
 from rzero_ray.config.load import load_config
-from rzero_ray.types import UserError
+from rzero_ray.config.roles import ROLES
+from rzero_ray.types import Role, UserError
 
 FOUR_B = ["conf=qwen3_4b"]
 """Four engines and four ranks with a GPU each."""
@@ -38,7 +42,8 @@ def _resolve(num_gpus: int, *arguments: str) -> Layout:
 def test_the_gpus_decide(num_gpus: int, arguments: list[str], kind: str, counts: tuple):
     layout = _resolve(num_gpus, *arguments)
     assert layout.kind == kind
-    assert (layout.num_challenger, layout.num_solver, layout.num_ranks) == counts
+    assert (*layout.num_engines.values(), layout.num_ranks) == counts
+    assert list(layout.num_engines) == ["challenger", "solver"]
 
 
 def test_the_choice_is_explained_in_one_line():
@@ -134,3 +139,27 @@ def test_an_evaluation_has_engines_alone():
     config = load_config(["conf=tiny", "layout=colocated"])
     names = [d.actor for d in sampling_demands(config, disaggregated(config))]
     assert names == ["challenger/sampler-0", "solver/sampler-0", "reward/worker-0"]
+
+
+def test_every_role_is_a_row():
+    assert tuple(role.name for role in ROLES) == get_args(Role)
+    lent = {to for role in ROLES for to in role.lends_to}
+    assert lent <= {role.name for role in ROLES if role.learns is not None}
+
+
+def test_a_third_role_is_a_row(monkeypatch: pytest.MonkeyPatch):
+    judge = dataclasses.replace(ROLES[0], name="judge", engines=lambda config: 2)  # type: ignore[arg-type]
+    monkeypatch.setattr("rzero_ray.config.layout.ROLES", (*ROLES, judge))
+    config = load_config(FOUR_B)
+    alone = disaggregated(config)
+    assert "1 + 3 + 2 engines" in alone.describe()
+    assert {"judge/sampler-0", "judge/sampler-1"} < {d.actor for d in demands(config, alone)}
+    assert _resolve(9).kind == "colocated"  # ten GPUs on their own
+    assert _resolve(10).kind == "disaggregated"
+    shared = [d.actor for d in demands(config, _resolve(1)) if d.place == "device-0"]
+    assert shared == [
+        "challenger/sampler-0",
+        "solver/sampler-0",
+        "judge/sampler-0",
+        "learner/rank-0",
+    ]

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from actors import cluster
+from actors.fleet import Fleet
+from actors.learning.group import LearnerGroup
 from actors.placement import demands
 from actors.sampling.pool import Engine
 from actors.turns import NoTurns, SharedDevices
+from rzero_ray.config.cluster import DeadlineConfig
 from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
@@ -56,9 +58,10 @@ class _Shared:
         self.turns: list[str] = []
         self.challenger = _engine("C", "challenger", self.calls)
         self.solver = _engine("S", "solver", self.calls)
-        learner: Any = _Actor("L", self.calls)
+        rank: Any = _Actor("L", self.calls)
+        learner = LearnerGroup([rank], DeadlineConfig())
         engines = [self.challenger, self.solver]
-        self.shared = SharedDevices(engines, [learner], 5.0, StageClock(), self.turns.append)
+        self.shared = SharedDevices(engines, learner, 5.0, StageClock(), self.turns.append)
 
     @property
     def log(self) -> list[tuple[str, str]]:
@@ -150,14 +153,14 @@ def test_engines_of_one_gpu_start_one_after_the_other(
     layout = resolve_layout(config, {"GPU": 2.0}) if takes_turns else disaggregated(config)
     log: list[tuple[str, str]] = []
     group: Any = None
-    launcher = cluster._Launcher(config, layout, group, demands(config, layout))
+    fleet = Fleet(config, layout, group, demands(config, layout))
 
     def create(name: str, model: Path) -> _Actor:
         log.append((name, "created"))  # the engine itself starts with its actor
         return _Actor(name, log)
 
-    monkeypatch.setattr(launcher, "sampler", create)
-    engines = asyncio.run(launcher.start_engines(MODELS))
+    monkeypatch.setattr(fleet, "sampler", create)
+    engines = asyncio.run(fleet.start_engines(MODELS))
     assert {(e.name.partition("/")[0], e.home, e.model) for e in engines} == {
         (role, role, model) for role, model in MODELS.items()
     }

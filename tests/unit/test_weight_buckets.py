@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import actors.weights.staging
+from actors.weights.object_store import cut_buckets
 from actors.weights.staging import NUM_SLOTS, StagingArea, remove_abandoned
-from actors.weights.transport import cut_buckets
 from rzero_ray.types import RunError
 
 

@@ -1,0 +1,43 @@
+"""The roles of a run that are language models, a row each.
+
+Placement, names of engines, who lends them to whom, and what learns are read off this table: a role
+more is a row more here, and a name more in `types.Role`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rzero_ray.config.config import Config
+from rzero_ray.config.method import ChallengerConfig, SolverConfig
+from rzero_ray.types import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSpec:
+    """What a role has on a cluster, and what it does with it."""
+
+    name: Role
+    engines: Callable[[Config], int]
+    """How many engines of its own the config gives it, where it has devices of its own."""
+    lends_to: tuple[Role, ...] = ()
+    """The roles that sample with its engines, too, while they learn, because nothing asks this one
+    meanwhile."""
+    learns: Callable[[Config], ChallengerConfig | SolverConfig] | None = None
+    """The settings by which it learns; None for a role that only samples."""
+
+
+ROLES = (
+    RoleSpec(
+        name="challenger",
+        engines=lambda config: config.sampler.num_challenger,
+        lends_to=("solver",),
+        learns=lambda config: config.challenger,
+    ),
+    RoleSpec(
+        name="solver",
+        engines=lambda config: config.sampler.num_solver,
+        learns=lambda config: config.solver,
+    ),
+)
