@@ -17,7 +17,7 @@ from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
-from rzero_ray.types import Completion, Message, RunError, SampleRequest
+from rzero_ray.types import Message, RunError, SampleRequest, TooLongError
 
 
 class Sampler:
@@ -62,6 +62,11 @@ class Sampler:
         """Answer one request; cancelled, the engine drops it."""
         self._check_awake()
         prompt_ids = self._tokenizer.render(request.messages)
+        if len(prompt_ids) >= self._max_model_len:
+            raise TooLongError(
+                f"a prompt of {len(prompt_ids)} tokens leaves no room for an answer within "
+                f"model.max_model_len={self._max_model_len}"
+            )
         outputs = await self._engine.generate(
             prompt_ids,
             request.num_samples,
@@ -70,18 +75,16 @@ class Sampler:
             self._tokenizer.stop_token_ids,
         )
         prompt = np.asarray(prompt_ids, dtype=np.int32)
-        texts = self._tokenizer.decode_all([output.token_ids.tolist() for output in outputs])
         return pack(
             [
-                Completion(
-                    prompt_ids=prompt,
-                    token_ids=output.token_ids,
-                    logprobs=output.logprobs,
-                    text=text,
-                    finished=output.finished,
-                    weight_versions=output.weight_versions,
+                self._tokenizer.to_completion(
+                    prompt,
+                    output.token_ids,
+                    output.logprobs,
+                    output.finished,
+                    output.weight_versions,
                 )
-                for output, text in zip(outputs, texts, strict=True)
+                for output in outputs
             ]
         )
 
