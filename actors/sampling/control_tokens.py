@@ -42,7 +42,8 @@ class ControlTokens:
             for number, token in enumerate(tokens.values())
         }
         self._disguises = {
-            content: _name(nonce, "disguise", number) for number, content in enumerate(self._aliases)
+            content: _name(nonce, "disguise", number)
+            for number, content in enumerate(self._aliases)
         }
         self._spelled = {disguise: content for content, disguise in self._disguises.items()}
         self._in_text = _any_of(self._aliases)

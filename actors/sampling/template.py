@@ -18,7 +18,7 @@ from typing import Any
 from rzero_ray.types import UserError
 
 CPU_SECONDS = 5
-"""Processor time in which a template renders all chats of the probe; real ones need milliseconds."""
+"""Processor time in which a template has to render the probe; real ones need milliseconds."""
 MEMORY_BYTES = 1 << 30
 MAX_CHARACTERS = 100_000
 """Longest text of one chat of the probe, whose own texts are short."""

@@ -54,6 +54,10 @@ class ChatTokenizer:
                 f"the tokenizer of {model} has no tokenizer.json, by which control tokens are told "
                 "from text; save it once with transformers' PreTrainedTokenizerFast"
             )
+        if not backend.encode("1", add_special_tokens=False).ids:
+            raise UserError(
+                f"the tokenizer of {model} has no vocabulary; its folder must hold tokenizer.json"
+            )
         self._facts = _NO_TEMPLATE
         if self._tokenizer.chat_template:
             variables = self._tokenizer.special_tokens_map
@@ -185,8 +189,11 @@ class ChatTokenizer:
 
     def _encode(self, text: str, safe: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; `safe` is the same text with what outsiders wrote disguised."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]  # type: ignore[assignment]
         guarded = self._control.encode(safe, add_special_tokens=add_special_tokens)
+        if safe != text:
+            return guarded
+        ids: list[int] = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]  # type: ignore[assignment]
+        # They differ where a text spells a control token only once it is normalized.
         return list(ids) if self._structure(ids) == self._structure(guarded) else guarded
 
     def _structure(self, ids: Iterable[int]) -> list[int]:
@@ -260,9 +267,7 @@ class ChatTokenizer:
             return _find_role_line
         text = self._facts.next_turn
         mark = text.strip().partition("\n")[0].strip()
-        is_told_by_token = any(
-            self._control.first_in(t) for t in (self._facts.end_of_turn, text)
-        )
+        is_told_by_token = any(self._control.first_in(t) for t in (self._facts.end_of_turn, text))
         if is_told_by_token or len(mark) < 3:
             return None
         at_line_start = "^" if "\n" in text[: len(text) - len(text.lstrip())] else ""
@@ -332,7 +337,8 @@ def _well_formed(text: str) -> str:
 
 
 def _fold_system(chat: Sequence[Message]) -> list[Message]:
-    """Return a chat without system: its text stands before the first user's, a blank line between."""
+    """Return a chat without system: its text stands in front of the first user's, with a blank line
+    between."""
     texts = [m["content"] for m in chat if m["role"] == "system" and m["content"]]
     folded: list[Message] = []
     for message in chat:

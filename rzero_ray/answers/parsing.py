@@ -4,8 +4,8 @@ Model output is untrusted text under optimisation pressure, so every function he
 malformed text is `None`, never an exception, and every function is linear in the length of the text
 (no backtracking regex, no recursion).
 
-A model may think between `<think>` and `</think>` before it answers. What it thinks is no answer and
-no question: every reader here takes what `spoken` returns.
+A model may think between `<think>` and `</think>` before it answers. What it thinks is no answer
+and no question: every reader here takes what `spoken` returns.
 
 Source: R-Zero (arXiv 2508.05004) section 3 (format check of the Challenger) and its appendix of
 prompts: the Challenger writes a `<question>` block and then a `\boxed{}` answer, the Solver reasons
