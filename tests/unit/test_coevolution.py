@@ -481,7 +481,7 @@ def test_a_question_that_leaves_the_solver_no_room_is_dropped_and_ends_nothing(
     assert {s.reward for s in long} == {0.0}
     row = next(row for row in _rows(tmp_path) if row["phase"] == "challenger")
     assert row["too_long"] == len(long) / len(samples)
-    assert row["well_formed"] == 1 - row["too_long"]
+    assert row["well_formed"] == pytest.approx(1 - row["too_long"])
 
     candidates = read_records(
         tmp_path / "iteration-01/curriculum/step-001/candidates.parquet", Candidate
