@@ -13,14 +13,16 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 _LETTERS = [chr(code) for code in range(0x12000, 0x12300)]
 """Cuneiform signs: letters without case or parts, which normalizers and templates leave as they
 are."""
+_DIVIDER = chr(0x12470)
+"""A cuneiform word divider: punctuation."""
 _NONCE_LENGTH = 12
 
 
@@ -47,12 +49,14 @@ class ControlTokens:
         }
         self._spelled = {disguise: content for content, disguise in self._disguises.items()}
         self._in_text = _any_of(self._aliases)
-        self._written = _as_matched(added.values())
         self._disguised = _any_of(self._spelled)
-        self._backend = _renamed(backend, self._aliases) if tokens else backend
-        self._ids = {token.content: i for i, token in tokens.items()}
-        for content, alias in self._aliases.items():
-            if self._backend.token_to_id(alias) != self._ids[content]:
+        self._contents = {i: token.content for i, token in tokens.items()}
+        backend.no_truncation()
+        backend.no_padding()
+        self._original = backend
+        self._renamed = _renamed(backend, self._aliases) if tokens else backend
+        for i, content in self._contents.items():
+            if self._renamed.token_to_id(self._aliases[content]) != i:
                 raise ValueError(f"the control token {content} loses its id under another name")
 
     def disguise(self, text: str) -> str:
@@ -62,40 +66,49 @@ class ControlTokens:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of a text: disguised parts are ordinary characters again, control tokens
         outside of them are control tokens."""
-        text = self._written.sub(lambda match: self._aliases.get(match[0], match[0]), text)
+        parts, position = [], 0
+        for start, i in self._places(text):
+            parts += [text[position:start], self._aliases[self._contents[i]]]
+            position = start + len(self._contents[i])
+        text = "".join([*parts, text[position:]])
         text = self._disguised.sub(lambda match: self._spelled[match[0]], text)
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._renamed.encode(text, add_special_tokens=add_special_tokens).ids
 
     def first_in(self, text: str) -> tuple[int, int] | None:
         """Return where the first control token of a template's text begins, and its id."""
-        for match in self._written.finditer(text):
-            if match[0] in self._ids:
-                return match.start(), self._ids[match[0]]
-        return None
+        return next(self._places(text), None)
+
+    def _places(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where the tokenizer itself finds a control token in a text, and its id."""
+        encoding = self._original.encode(text, add_special_tokens=False)
+        for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if i in self.ids:
+                # White space around it may belong to it; the token of unknown characters is none.
+                found = text.find(self._contents[i], start, end)
+                if found >= 0:
+                    yield found, i
 
 
 def _name(nonce: str, kind: str, number: int) -> str:
-    """Return a name of fixed length, so that none is the beginning of another."""
+    """Return a name of fixed length, so that none is the beginning of another.
+
+    What stands around it finds no word there, as around most control tokens.
+    """
     high, low = divmod(number, len(_LETTERS))
     first = _LETTERS[0] if kind == "alias" else _LETTERS[1]
-    return f"{first}{nonce}{_LETTERS[high]}{_LETTERS[low]}"
+    return f"{_DIVIDER}{first}{nonce}{_LETTERS[high]}{_LETTERS[low]}{_DIVIDER}"
 
 
 def _any_of(contents: Iterable[str]) -> re.Pattern[str]:
-    """Return what matches any of the texts, the longest first; nothing where there are none."""
+    """Return what matches any of the texts, the longest first; nothing where there are none.
+
+    Thousands of them are tried only where one may begin.
+    """
     ordered = sorted(contents, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, ordered)) if ordered else r"(?!)")
-
-
-def _as_matched(tokens: Iterable[AddedToken]) -> re.Pattern[str]:
-    """Return what matches added tokens as a tokenizer does: leftmost, then longest."""
-    ordered = sorted(tokens, key=lambda token: len(token.content), reverse=True)
-    patterns = [
-        rf"(?<!\w){re.escape(t.content)}(?!\w)" if t.single_word else re.escape(t.content)
-        for t in ordered
-        if t.content
-    ]
-    return re.compile("|".join(patterns) if patterns else r"(?!)")
+    if not ordered:
+        return re.compile(r"(?!)")
+    first = "".join(sorted({re.escape(content[0]) for content in ordered}))
+    return re.compile(f"(?=[{first}])(?:{'|'.join(map(re.escape, ordered))})")
 
 
 def _renamed(backend: Tokenizer, aliases: Mapping[str, str]) -> Tokenizer:
