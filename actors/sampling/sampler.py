@@ -36,13 +36,14 @@ class Sampler:
         with large_imports():
             # Imported here: the driver imports this module only to name the class.
             from actors.sampling.tokenization import ChatTokenizer
-            from actors.sampling.vllm_engine import VllmEngine
 
             try:
                 self._tokenizer = ChatTokenizer(options.model)
             except UserError as error:
                 self._refusal = error
             else:
+                from actors.sampling.vllm_engine import VllmEngine
+
                 self._engine = VllmEngine(options)
 
     def __repr__(self) -> str:

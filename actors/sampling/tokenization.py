@@ -192,7 +192,8 @@ class ChatTokenizer:
         guarded = self._control.encode(safe, add_special_tokens=add_special_tokens)
         if safe != text:
             return guarded
-        ids: list[int] = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]  # type: ignore[assignment]
+        encoded: Any = self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        ids: list[int] = encoded["input_ids"]
         # They differ where a text spells a control token only once it is normalized.
         return list(ids) if self._structure(ids) == self._structure(guarded) else guarded
 
