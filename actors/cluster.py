@@ -37,6 +37,7 @@ from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Clock, Task
 from rzero_ray.types import (
     Completion,
+    PlacedText,
     Role,
     SampleRequest,
     Sampling,
@@ -157,6 +158,15 @@ def check_machine(config: Config, layout: Layout) -> None:
 def check_machine_for_sampling(settings: SamplingSettings) -> None:
     """Raise UserError when engines and reward workers do not fit, as `check_machine` does."""
     check_resources(sampling_demands(settings, engines_alone(settings.sampler)), _has())
+
+
+def check_texts(config: Config, model: Path, texts: Sequence[PlacedText]) -> None:
+    """Raise UserError where a text is longer than `model.max_model_len` allows, in the tokens of
+    the folder `model`, or where its tokenizer or chat template cannot be used. Needs no Ray."""
+    # Imported here: it imports transformers, which a driver without texts does without.
+    from actors.sampling.lengths import check_lengths
+
+    check_lengths(model, texts, config.model.max_model_len)
 
 
 def _has() -> Mapping[str, float]:

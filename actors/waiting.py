@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from rzero_ray.types import RunError
+from rzero_ray.types import RunError, UserError
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def _one_line_errors(what: str) -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error.cause, RunError):
+        if isinstance(error.cause, RunError | UserError):
             raise error.cause from None
         raise
     except RayActorError as error:

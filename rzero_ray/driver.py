@@ -31,7 +31,13 @@ from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
 from rzero_ray.phases.challenger import train_challenger
 from rzero_ray.phases.curriculum import build_curriculum
-from rzero_ray.phases.labelled import LABELLED_METHODS, load_labelled
+from rzero_ray.phases.labelled import (
+    LABELLED_KEY,
+    LABELLED_METHODS,
+    labelled_copy,
+    labelled_texts,
+    load_labelled,
+)
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.clock import StageClock
@@ -50,7 +56,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, Role, SyncReport, iteration_key
+from rzero_ray.types import LabelledProblem, PlacedText, Role, SyncReport, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -70,7 +76,10 @@ async def coevolve(config: Config, cast: Cast, run: Run) -> None:
 
 async def learn_labelled(config: Config, cast: Cast, run: Run) -> None:
     """Teach the Solver labelled data, from any checkpoint (paper, Fig. 4)."""
-    problems = await run.once("labelled", LabelledProblem, partial(_labelled, config, cast.task))
+    copy = labelled_copy(run.stored.root)
+    if copy is not None:
+        run.note(f"labelled problems come from {copy}, the run's copy: labelled.path is not read")
+    problems = await run.once(LABELLED_KEY, LabelledProblem, partial(_labelled, config, cast.task))
     await evaluate_base(config, cast, run)
     for iteration in run.iterations(config.num_iterations):
         await LABELLED_METHODS[config.method](config, iteration, cast, problems, run)
@@ -110,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_and_run(arguments: list[str]) -> None:
     config = _load([a for a in arguments if a != "--dry-run"])
     check_labels(config)
-    if config.labelled.path:
+    if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))
     check_oracle(config)
     if "--dry-run" in arguments:
@@ -160,6 +169,7 @@ def _run(config: Config) -> None:
             display.note(layout.describe())
             with clock.stage("base_model"):
                 base_model = obtain_model(config.model)
+                _check_texts(config, root, base_model)
         run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
         try:
             if joined is not None:
@@ -171,6 +181,25 @@ def _run(config: Config) -> None:
             summary = write_summary(run.stored)
             report = write_report(run.stored, summary)
         display.finish(summary, report)
+
+
+def _check_texts(config: Config, root: Path, model: Path) -> None:
+    """Raise UserError where a text that is known beforehand is too long for the model."""
+    from actors.cluster import check_texts
+
+    task = make_task(config.task)
+    texts = [
+        PlacedText(
+            where=f"held-out problem {number} of task={config.task}",
+            messages=task.solver_messages(problem.question),
+            answer="",
+        )
+        for number, problem in enumerate(task.heldout(), start=1)
+    ]
+    if config.labelled.path:
+        texts += labelled_texts(config, task, root)
+    if texts:
+        check_texts(config, model, texts)
 
 
 def _join_cluster(config: Config) -> tuple[str, Layout]:

@@ -36,7 +36,10 @@ class Sampler(Protocol):
     """A language model that samples."""
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
-        """Return `request.num_samples` completions, in the order of their seeds."""
+        """Return `request.num_samples` completions, in the order of their seeds.
+
+        Raises TooLongError where the prompt leaves no room for an answer.
+        """
         ...
 
 

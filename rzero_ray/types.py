@@ -41,6 +41,14 @@ class RunError(Exception):
     """
 
 
+class TooLongError(RunError):
+    """A prompt leaves the model no room for an answer; its text is one line.
+
+    `Policy.sample` raises it. Where a model wrote the prompt's question, that question is dropped;
+    elsewhere it ends the run.
+    """
+
+
 class Message(TypedDict):
     """One turn of a chat, in the form that `apply_chat_template` takes."""
 
@@ -114,7 +122,8 @@ class Completion:
     logprobs: NDArray[np.float32]
     """[T] log-probability (nats) under the sampler of each sampled token."""
     text: str
-    """The completion as text, special tokens left out."""
+    """The completion as text, special tokens left out; `<think>` is in front where the prompt ends
+    inside a thought."""
     finished: bool
     """False when the length limit cut it."""
     weight_versions: tuple[tuple[Weights | None, int, int], ...]
@@ -222,6 +231,18 @@ class LabelledProblem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedText:
+    """A text that a model will be given, and where it comes from."""
+
+    where: str
+    """The file and line, or what else names it to the user."""
+    messages: tuple[Message, ...]
+    """The prompt."""
+    answer: str
+    """What is imitated behind the prompt; empty where the model answers itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkProblem:
     """A problem of a benchmark, whatever data set it comes from."""
 
@@ -322,6 +343,8 @@ class ChallengerSample:
     """Share of the step's well-formed questions in this question's cluster."""
     reward: float
     advantage: float
+    too_long: bool = False
+    """Whether the question counts as malformed because it leaves the Solver no room to answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

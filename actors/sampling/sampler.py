@@ -17,20 +17,13 @@ from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
-from rzero_ray.types import Message, RunError, SampleRequest, Weights
+from rzero_ray.types import Message, RunError, SampleRequest, TooLongError, UserError, Weights
 
 
 class Sampler:
     """An async actor: requests overlap, and the engine batches them."""
 
     def __init__(self, name: str, options: EngineOptions) -> None:
-        with large_imports():
-            # Imported here: the driver imports this module only to name the class.
-            from actors.sampling.tokenization import ChatTokenizer
-            from actors.sampling.vllm_engine import VllmEngine
-
-            self._tokenizer = ChatTokenizer(options.model)
-            self._engine = VllmEngine(options)
         self._name = name
         self._max_model_len = options.max_model_len
         self._weight_backend = options.weight_backend
@@ -38,12 +31,31 @@ class Sampler:
         """The `PARTS` of the engine that sleep."""
         self._paused_since = 0.0
         self._staging = StagingArea()
+        self._refusal: UserError | None = None
+        """Why there is no engine. Said by `start`: Ray makes a page of an error in here."""
+        with large_imports():
+            # Imported here: the driver imports this module only to name the class.
+            from actors.sampling.tokenization import ChatTokenizer
+
+            try:
+                self._tokenizer = ChatTokenizer(options.model)
+            except UserError as error:
+                self._refusal = error
+            else:
+                from actors.sampling.vllm_engine import VllmEngine
+
+                self._engine = VllmEngine(options)
 
     def __repr__(self) -> str:
         return self._name
 
     async def start(self) -> int:
-        """Make the engine ready for weights; returns the process id."""
+        """Make the engine ready for weights; returns the process id.
+
+        Raises UserError where the model's tokenizer or chat template cannot be used.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         if self._weight_backend == "object_store":  # the others connect when the learner does
             await self.connect_weights({})
         return os.getpid()
@@ -62,6 +74,11 @@ class Sampler:
         """Answer one request; cancelled, the engine drops it."""
         self._check_awake()
         prompt_ids = self._tokenizer.render(request.messages)
+        if len(prompt_ids) >= self._max_model_len:
+            raise TooLongError(
+                f"a prompt of {len(prompt_ids)} tokens leaves no room for an answer within "
+                f"model.max_model_len={self._max_model_len}"
+            )
         return pack(await self._engine.generate(prompt_ids, request, self._tokenizer))
 
     async def num_unfinished(self) -> int:
@@ -159,4 +176,5 @@ class Sampler:
     async def stop(self) -> None:
         """End the engine, and remove what weights passed through."""
         self._staging.close()
-        self._engine.shutdown()
+        if self._refusal is None:
+            self._engine.shutdown()

@@ -100,12 +100,8 @@ class VllmEngine:
         )
         final = await self._run(prompt_ids, params)
         outputs = sorted(final.outputs, key=lambda output: output.index)
-        texts = tokenizer.decode_all([output.token_ids for output in outputs])
         prompt = np.asarray(prompt_ids, dtype=np.int32)
-        return [
-            self._completion(prompt, output, text)
-            for output, text in zip(outputs, texts, strict=True)
-        ]
+        return [self._completion(prompt, output, tokenizer) for output in outputs]
 
     async def prompt_logprobs(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return [len - 1] log-probabilities of each prompt token after the first."""
@@ -179,19 +175,18 @@ class VllmEngine:
         return final
 
     def _completion(
-        self, prompt_ids: NDArray[np.int32], output: CompletionOutput, text: str
+        self, prompt_ids: NDArray[np.int32], output: CompletionOutput, tokenizer: ChatTokenizer
     ) -> Completion:
         rows: Any = output.logprobs  # one position per token, in each the sampled token alone
         token_ids = np.asarray(output.token_ids, dtype=np.int32)
         assert len(rows.logprobs) == len(token_ids)
-        return Completion(
-            prompt_ids=prompt_ids,
-            token_ids=token_ids,
-            logprobs=np.asarray(rows.logprobs, dtype=np.float32),
-            text=text,
+        return tokenizer.to_completion(
+            prompt_ids,
+            token_ids,
+            np.asarray(rows.logprobs, dtype=np.float32),
             finished=output.finish_reason == "stop",
-            weight_versions=tuple(
+            weight_versions=[
                 (self._published.get(span.version), span.start, span.end)
                 for span in output.weight_versions or ()
-            ),
+            ],
         )

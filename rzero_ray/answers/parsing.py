@@ -4,6 +4,9 @@ Model output is untrusted text under optimisation pressure, so every function he
 malformed text is `None`, never an exception, and every function is linear in the length of the text
 (no backtracking regex, no recursion).
 
+A model may think between `<think>` and `</think>` before it answers. What it thinks is no answer
+and no question: every reader here takes what `spoken` returns.
+
 Source: R-Zero (arXiv 2508.05004) section 3 (format check of the Challenger) and its appendix of
 prompts: the Challenger writes a `<question>` block and then a `\boxed{}` answer, the Solver reasons
 and then writes a `\boxed{}` answer.
@@ -50,6 +53,19 @@ class _Box:
     end: int
 
 
+def spoken(text: str) -> str:
+    """Return what a text says outside its thoughts: what follows the last closed thought, up to a
+    thought that is not closed.
+
+    The whole text where it has no tags. A thought that was cut off says nothing, whatever boxes it
+    holds; a closing tag alone ends a thought that the prompt has opened.
+    """
+    close_at = text.rfind(_THINK_CLOSE)
+    start = 0 if close_at < 0 else close_at + len(_THINK_CLOSE)
+    open_at = text.find(_THINK_OPEN, start)
+    return text[start:] if open_at < 0 else text[start:open_at]
+
+
 def _last_question_span(text: str) -> tuple[int, int] | None:
     """Offsets (open, close) of the tags of the last pair, or None."""
     last_close = text.rfind(_QUESTION_CLOSE)
@@ -68,13 +84,15 @@ def _question_in(text: str, span: tuple[int, int]) -> str | None:
 
 
 def parse_question(text: str) -> str | None:
-    """Return the stripped text inside the last well-formed `<question>...</question>` pair.
+    """Return the stripped text inside the last well-formed `<question>...</question>` pair that the
+    text says outside its thoughts (`spoken`).
 
     None when there is no pair, or the last pair is empty or longer than `MAX_QUESTION_CHARS`. The
     last pair counts because a draft may precede it. This is the lenient check, and in effect the
     official code's: that code also asks for a box, but its box reader returns the (truthy) string
     "None" for a missing one, so only the tag is ever enforced.
     """
+    text = spoken(text)
     span = _last_question_span(text)
     return None if span is None else _question_in(text, span)
 
@@ -101,7 +119,8 @@ def _last_box(text: str) -> _Box | None:
 
 
 def parse_answer(text: str) -> str | None:
-    r"""Return the stripped contents of the last balanced `\boxed{...}` (or `\fbox{...}`).
+    r"""Return the stripped contents of the last balanced `\boxed{...}` (or `\fbox{...}`) that the
+    text says outside its thoughts (`spoken`).
 
     None when there is none, when it is empty, or when no box is balanced (a completion cut off
     inside its box). "Last" is by the position of the command, so of nested boxes the inner one
@@ -110,6 +129,11 @@ def parse_answer(text: str) -> str | None:
     The official evaluation takes the first box, greedily to the end of the line; a chain of thought
     often boxes intermediate results, so we take the last balanced one.
     """
+    return _boxed(spoken(text))
+
+
+def _boxed(text: str) -> str | None:
+    """Return the stripped contents of the last balanced box, wherever it stands."""
     box = _last_box(text)
     if box is None:
         return None
@@ -122,11 +146,12 @@ def parse_challenge(text: str) -> Challenge | None:
     This is the format check the paper states for the Challenger (section 3): both blocks, in that
     order. The official code enforces the `<question>` tag alone; `parse_question` reproduces that.
     """
+    text = spoken(text)
     span = _last_question_span(text)
     if span is None:
         return None
     question = _question_in(text, span)
-    answer = parse_answer(text[span[1] + len(_QUESTION_CLOSE) :])
+    answer = _boxed(text[span[1] + len(_QUESTION_CLOSE) :])
     if question is None or answer is None:
         return None
     return Challenge(question, answer)
@@ -148,11 +173,18 @@ def has_think_format(text: str) -> bool:
     close_at = text.find(_THINK_CLOSE)
     if not text.startswith(_THINK_OPEN) or close_at < 0:
         return False
-    return parse_answer(text[close_at + len(_THINK_CLOSE) :]) is not None
+    return _boxed(text[close_at + len(_THINK_CLOSE) :]) is not None
 
 
 def has_chain_of_thought(text: str) -> bool:
-    """Say whether anything but white space precedes the final balanced box (or is there at all,
-    when no box is)."""
-    box = _last_box(text)
-    return bool((text if box is None else text[: box.start]).strip())
+    """Say whether anything but white space precedes the final balanced box that is said outside the
+    thoughts (or is there at all, when no box is); tags of a thought do not count, what they enclose
+    does."""
+    said = spoken(text)
+    box = _last_box(said)
+    if box is not None:
+        # What is said is one piece of the text, and begins where its last closed thought ends.
+        close_at = text.rfind(_THINK_CLOSE)
+        begin = 0 if close_at < 0 else close_at + len(_THINK_CLOSE)
+        text = text[: begin + box.start]
+    return bool(text.replace(_THINK_OPEN, "").replace(_THINK_CLOSE, "").strip())

@@ -16,6 +16,8 @@ from rzero_ray.config.method import CurriculumConfig, VotingConfig
 from rzero_ray.types import Candidate, CurriculumItem, ShareRule
 
 MALFORMED = "malformed"
+TOO_LONG = "too long"
+"""The question leaves the Solver no room to answer; whoever asked for the votes has found out."""
 HELD_OUT = "held out"
 WORDS = "refused words"
 UNANSWERED = "mostly unanswered"
@@ -125,7 +127,7 @@ def mark_dropped(
     normalize: Callable[[str], str],
     heldout: Collection[str],
 ) -> list[Candidate]:
-    """Return the candidates with the reason why each is dropped.
+    """Return the candidates with the reason why each is dropped; one that is too long stays so.
 
     A repeat has the normal form of a candidate before it or of one of `earlier`, the candidates of
     the steps before, kept or not.
@@ -133,6 +135,9 @@ def mark_dropped(
     seen = normal_forms(earlier, normalize)
     marked = []
     for candidate in candidates:
+        if candidate.dropped == TOO_LONG:
+            marked.append(candidate)
+            continue
         normal = None if candidate.question is None else normalize(candidate.question)
         reason = reason_without_votes(
             candidate.question, normal, candidate.truth, config, heldout, seen

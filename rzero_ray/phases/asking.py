@@ -25,6 +25,7 @@ from rzero_ray.types import (
     SampleRequest,
     Sampling,
     SolverSample,
+    TooLongError,
     Weights,
     WeightVersion,
 )
@@ -36,10 +37,12 @@ class Attempt:
 
     completion: Completion
     question: str | None
-    """None when malformed; then nobody voted."""
+    """None when malformed or too long; then nobody voted."""
     ballot: Ballot
     vote_tokens: int
     """Tokens of the votes."""
+    too_long: bool = False
+    """Whether the question was well-formed but leaves the Solver no room to answer."""
 
 
 TakeVotes = Callable[[str, int], Awaitable[tuple[Ballot, int]]]
@@ -72,7 +75,11 @@ async def pose_and_vote(
         question = parse(completion.text)
         if question is None:
             return Attempt(completion, None, NO_VOTE_YET, 0)
-        return Attempt(completion, question, *await vote(question, seed_of(index, "votes")))
+        try:
+            ballot, tokens = await vote(question, seed_of(index, "votes"))
+        except TooLongError:
+            return Attempt(completion, None, NO_VOTE_YET, 0, too_long=True)
+        return Attempt(completion, question, ballot, tokens)
 
     completions = await cast.challenger.sample(request)
     return await gather_all(attempt(g, completion) for g, completion in enumerate(completions))

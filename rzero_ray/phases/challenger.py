@@ -116,6 +116,7 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
             repetition_share=shares_PG[prompt][g],
             reward=rewards_PG[prompt][g],
             advantage=advantages_PG[prompt][g],
+            too_long=attempt.too_long,
         )
         for prompt, attempts in enumerate(attempts_PG)
         for g, attempt in enumerate(attempts)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.selection import (
+    TOO_LONG,
     Band,
     drop_crowded,
     has_enough,
@@ -105,7 +106,7 @@ def _question_format(config: Config) -> str:
 
 
 def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
-    """Return a candidate that nothing has dropped yet."""
+    """Return a candidate that nothing has dropped yet, unless it was too long to be voted on."""
     return Candidate(
         text=attempt.completion.text,
         question=attempt.question,
@@ -114,7 +115,7 @@ def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
         num_agree=attempt.ballot.num_agree,
         num_votes=attempt.ballot.num_votes,
         num_tokens=len(attempt.completion.token_ids),
-        dropped=None,
+        dropped=TOO_LONG if attempt.too_long else None,
         truth=None if attempt.question is None else task.solve(attempt.question),
         vote_tokens=attempt.vote_tokens,
         tied=attempt.ballot.is_tied,

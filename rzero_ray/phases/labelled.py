@@ -21,11 +21,21 @@ from rzero_ray.phases.learning import learn_step_by_step
 from rzero_ray.phases.metrics import imitation_metrics
 from rzero_ray.phases.solver import pick_items, train_solver
 from rzero_ray.protocols import Cast, Task
+from rzero_ray.run.parquet import read_records
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.arithmetic import labelled_problems
 from rzero_ray.tasks.registry import held_out_forms
-from rzero_ray.types import CurriculumItem, LabelledProblem, Rollout, Step, UserError
+from rzero_ray.types import (
+    CurriculumItem,
+    LabelledProblem,
+    PlacedText,
+    Rollout,
+    Step,
+    UserError,
+)
 
+LABELLED_KEY = "labelled"
+"""Of the run's copy of the problems that it read (`Run.once`)."""
 _NUM_BUILT_IN = 1_000
 _BUILT_IN_SEED = 20_260_101
 
@@ -36,21 +46,56 @@ def load_labelled(config: Config, task: Task) -> list[LabelledProblem]:
     A solution without a box gets the answer's, a missing one is the boxed answer alone. Held-out
     problems of the task are left out. Raises UserError with the line of the first bad row.
     """
+    return [problem for _, problem in _load(config, task)]
+
+
+def labelled_copy(root: Path) -> Path | None:
+    """Return the copy that the run in `root` keeps of its labelled problems; None before there is
+    one. It is what the run goes on with: the file is not read again."""
+    path = root / f"{LABELLED_KEY}.parquet"
+    return path if path.exists() else None
+
+
+def labelled_texts(config: Config, task: Task, root: Path) -> list[PlacedText]:
+    """Return what the run in `root` will give its model of the labelled problems, each with the
+    line of the file that it comes from, or its place in the run's copy."""
+    copy = labelled_copy(root)
+    if copy is None:
+        placed = _load(config, task)
+    else:
+        told = f"{copy}, the run's copy of labelled.path (without it the file is read again), row"
+        problems = read_records(copy, LabelledProblem)
+        placed = [(f"{told} {number}", problem) for number, problem in enumerate(problems, start=1)]
+    imitates = config.method == "labelled_sft"
+    return [
+        PlacedText(
+            where=where,
+            messages=task.solver_messages(problem.question),
+            answer=problem.solution if imitates else "",
+        )
+        for where, problem in placed
+    ]
+
+
+def _load(config: Config, task: Task) -> list[tuple[str, LabelledProblem]]:
+    """Return the problems of `load_labelled`, each with its place."""
     if config.labelled.path == TINY_MODEL:
         if config.task != "arithmetic":
             raise UserError(f"labelled.path={TINY_MODEL} is for task=arithmetic, not {config.task}")
-        return list(labelled_problems(_NUM_BUILT_IN, _BUILT_IN_SEED))
+        built_in = labelled_problems(_NUM_BUILT_IN, _BUILT_IN_SEED)
+        return [(f"labelled.path={TINY_MODEL}, {n}", p) for n, p in enumerate(built_in, start=1)]
     path = Path(config.labelled.path).expanduser()
     if not path.is_file():
         raise UserError(f"labelled.path={path}: no such file; give JSON lines of labelled problems")
     lines = path.read_text(encoding="utf-8").splitlines()
-    problems = [
-        _read_problem(line, f"labelled.path={path}, line {number}")
+    places = [
+        (f"labelled.path={path}, line {number}", line)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
+    problems = [(where, _read_problem(line, where)) for where, line in places]
     held_out = held_out_forms(task)
-    kept = [p for p in problems if task.normalize(p.question) not in held_out]
+    kept = [(w, p) for w, p in problems if task.normalize(p.question) not in held_out]
     if not kept:
         raise UserError(
             f"labelled.path={path} holds no problem to learn from: {len(problems)} read, "
@@ -133,4 +178,11 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: {key} is missing or empty; it must be a text or a number")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: {key} holds half a character (a lone surrogate such as \\ud83d), which no "
+            "tokenizer takes; write the character whole or leave it out"
+        ) from None
     return value.strip()

@@ -19,6 +19,7 @@ def challenger_metrics(samples: Sequence[ChallengerSample], task: Task) -> dict[
         "agreement": mean([s.num_agree / max(s.num_votes, 1) for s in posed]),
         "answered": mean([s.num_votes / max(len(s.answers), 1) for s in posed]),
         "well_formed": len(posed) / len(samples),
+        "too_long": mean([s.too_long for s in samples]),
         "repetition_share": mean([s.repetition_share for s in posed]),
         "unique": len({task.normalize(s.question or "") for s in posed}) / max(len(posed), 1),
         "completion_tokens": mean([len(s.token_ids) for s in samples]),

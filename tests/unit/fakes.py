@@ -32,6 +32,7 @@ from rzero_ray.types import (
     SampleRequest,
     Step,
     SyncReport,
+    TooLongError,
     TransferReport,
     UpdateReport,
     VotingRule,
@@ -60,9 +61,15 @@ class FakePolicy:
         self.base_logprob = -1.25
         """What `score` says of every token; samples have -1."""
         self.scored_with: list[Path | str] = []
+        self.longest_prompt: int | None = None
+        """Characters of the last message beyond which a prompt leaves no room for an answer."""
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
         assert self.weights is not None, f"the {self.role}'s engines are lent"
+        if self.longest_prompt is not None:
+            length = len(request.messages[-1]["content"])
+            if length > self.longest_prompt:
+                raise TooLongError(f"a prompt of {length} characters leaves no room for an answer")
         self.sampled_from.append(self.weights)
         self.requests.append(request)
         return [

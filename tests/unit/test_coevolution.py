@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.driver import coevolve
-from rzero_ray.method.selection import CROWDED, HELD_OUT, REPEATED
+from rzero_ray.method.selection import CROWDED, HELD_OUT, REPEATED, TOO_LONG
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import check_run_dir, prepare_run_dir
@@ -47,6 +49,9 @@ class SmallTask(ArithmeticTask):
 
     def heldout(self) -> tuple[Problem, ...]:
         return tuple(Problem(question=f"{i}+1", answer=str(i + 1)) for i in (1, 2, 3))
+
+    def strata(self) -> dict[str, tuple[Problem, ...]]:
+        return {}
 
 
 class Killed(BaseException):
@@ -452,3 +457,47 @@ def test_rollouts_are_at_most_as_stale_as_configured(tmp_path, ahead, mean_stale
 def test_staleness_needs_the_importance_correction():
     with pytest.raises(UserError, match="importance_cap"):
         load_config([*OVERRIDES, "pipeline.staleness=1", "solver.loss.importance_cap=0"])
+
+
+@pytest.mark.parametrize("early_stopping", ["true", "false"])
+def test_a_question_that_leaves_the_solver_no_room_is_dropped_and_ends_nothing(
+    tmp_path, monkeypatch, early_stopping
+):
+    config = load_config([*OVERRIDES, f"curriculum.early_stopping={early_stopping}"])
+    attempt = Attempt(config, tmp_path)
+    attempt.solver.longest_prompt = 3
+
+    def pose(rng: random.Random) -> str:
+        first = rng.choice([7, 77])
+        return f"<question>{first}+{rng.randint(1, 9)}</question>\\boxed{{0}}"
+
+    monkeypatch.setattr(attempt.challenger, "_pose", pose)
+    attempt.go()
+
+    samples = read_records(
+        tmp_path / "iteration-01/challenger/step-001/rollouts.parquet", ChallengerSample
+    )
+    long = [s for s in samples if s.too_long]
+    assert 0 < len(long) < len(samples)
+    assert all("77+" in s.text and s.question is None and not s.answers for s in long)
+    assert {s.reward for s in long} == {0.0}
+    row = next(row for row in _rows(tmp_path) if row["phase"] == "challenger")
+    assert row["too_long"] == len(long) / len(samples)
+    assert row["well_formed"] == pytest.approx(1 - row["too_long"])
+
+    candidates = read_records(
+        tmp_path / "iteration-01/curriculum/step-001/candidates.parquet", Candidate
+    )
+    assert {"77+" in c.text for c in candidates if c.dropped == TOO_LONG} == {True}
+    assert not any("77+" in c.text for c in candidates if c.dropped != TOO_LONG)
+    row = next(row for row in _rows(tmp_path) if row["phase"] == "curriculum")
+    assert row["dropped/too long"] == sum(c.dropped == TOO_LONG for c in candidates)
+
+
+def test_samples_from_before_the_reason_existed_are_read(tmp_path):
+    attempt = Attempt(load_config(OVERRIDES), tmp_path)
+    attempt.go()
+    path = tmp_path / "iteration-01/challenger/step-001/rollouts.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns("too_long"), path)
+    assert not any(s.too_long for s in read_records(path, ChallengerSample))

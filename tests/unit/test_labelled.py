@@ -8,7 +8,7 @@ import pytest
 
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.load import load_config
-from rzero_ray.driver import METHODS
+from rzero_ray.driver import METHODS, _check_and_run, _check_texts
 from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
@@ -16,6 +16,7 @@ from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
+from rzero_ray.tasks.tiny_model import build_tokenizer
 from rzero_ray.types import SolverSample, UserError
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 
@@ -54,6 +55,8 @@ def test_rows_become_problems_with_boxed_solutions(tmp_path):
         ({"question": "1+1"}, "line 2: answer is missing"),
         ({"question": "", "answer": "2"}, "line 2: question is missing"),
         ([1], "line 2 is not an object"),
+        ({"question": "1+\ud83d1", "answer": "2"}, "line 2: question holds half a character"),
+        ({"question": "1+1", "answer": "\udc00"}, "line 2: answer holds half a character"),
     ],
 )
 def test_bad_rows_are_one_line_errors_that_name_the_line(tmp_path, row, complaint):
@@ -85,11 +88,11 @@ def test_method_and_file_must_fit():
         load_config(["conf=tiny", "labelled.path=tiny"])
 
 
-def _learn(config, root: Path) -> FakePolicy:
+def _learn(config, root: Path, observer: SilentObserver | None = None) -> FakePolicy:
     challenger, solver = FakePolicy("challenger"), FakePolicy("solver")
     solver.borrows_from = challenger
     with prepare_run_dir(config, root):
-        run = Run(config, root, Path("/base"), StageClock(), SilentObserver())
+        run = Run(config, root, Path("/base"), StageClock(), observer or SilentObserver())
         cast = Cast(challenger, solver, FakeJudge(), ArithmeticTask())
         asyncio.run(METHODS[config.method](config, cast, run))
     assert not challenger.requests  # it lends its engines, and holds the base for the monitors
@@ -127,3 +130,76 @@ def test_a_second_start_reads_the_problems_of_the_first(tmp_path):
     folder = tmp_path / "run/iteration-02/solver/step-001"
     samples = read_records(folder / "rollouts.parquet", SolverSample)
     assert {s.question for s in samples} == {"20-19+8"}
+
+
+@pytest.fixture
+def tiny_tokenizer(tmp_path) -> Path:
+    folder = tmp_path / "model"
+    build_tokenizer(192).save_pretrained(folder)
+    return folder
+
+
+SUM = "+".join(["1"] * 151)  # 301 tokens
+
+
+@pytest.mark.parametrize("method", ["labelled_grpo", "labelled_sft"])
+def test_a_question_that_is_too_long_is_refused_with_its_line(tmp_path, tiny_tokenizer, method):
+    rows = [{"question": f"20-19+{n}", "answer": str(1 + n)} for n in range(1, 8)]
+    too_long = {"question": SUM, "answer": "151"}
+    path = _write(tmp_path / "d.jsonl", *rows[:3], "", too_long, *rows[3:])
+    config = _config(path, f"tiny,{method}")
+    complaint = r"d\.jsonl, line 5: the prompt has 304 tokens .*model\.max_model_len=192"
+    with pytest.raises(UserError, match=complaint) as caught:
+        _check_texts(config, tmp_path / "run", tiny_tokenizer)
+    assert "\n" not in str(caught.value)
+    _check_texts(_config(_write(path, *rows), f"tiny,{method}"), tmp_path / "run", tiny_tokenizer)
+
+
+def test_an_imitated_solution_has_to_fit_behind_its_prompt(tmp_path, tiny_tokenizer):
+    solution = "1+1=2;" * 31 + "\\boxed{2}"
+    path = _write(tmp_path / "d.jsonl", {"question": "20-18", "answer": "2", "solution": solution})
+    _check_texts(_config(path), tmp_path / "run", tiny_tokenizer)  # it is not imitated here
+    complaint = "line 1: the prompt has 8 tokens and the solution 190, together more than"
+    with pytest.raises(UserError, match=complaint):
+        _check_texts(_config(path, "tiny,labelled_sft"), tmp_path / "run", tiny_tokenizer)
+
+
+def test_held_out_problems_have_to_fit_as_well(tmp_path, tiny_tokenizer):
+    small = [
+        "model.max_model_len=9",
+        *(f"{key}.max_tokens=4" for key in ("eval", "solver.sampling", "voting.sampling")),
+        *(f"{key}.sampling.max_tokens=4" for key in ("challenger", "curriculum")),
+    ]
+    config = load_config(["conf=tiny", *small])
+    complaint = r"held-out problem \d+ of task=arithmetic: .* more of them"
+    with pytest.raises(UserError, match=complaint):
+        _check_texts(config, tmp_path / "run", tiny_tokenizer)
+
+
+def test_a_copy_with_a_text_that_is_too_long_is_named(tmp_path, tiny_tokenizer):
+    path = _write(
+        tmp_path / "d.jsonl",
+        {"question": "20-19+8", "answer": "9"},
+        {"question": SUM, "answer": "151"},
+    )
+    config = _config(path)
+    _learn(config, tmp_path / "run")
+    _write(path, {"question": "20-19+8", "answer": "9"})
+    with pytest.raises(UserError, match=r"labelled\.parquet, the run's copy .* row 2: the prompt"):
+        _check_texts(config, tmp_path / "run", tiny_tokenizer)
+
+
+def test_a_run_with_a_copy_needs_no_file_and_says_so(tmp_path, capsys):
+    path = _write(tmp_path / "data.jsonl", {"question": "20-19+8", "answer": "9"})
+    arguments = ["conf=tiny,labelled_grpo", f"labelled.path={path}", *SMALL]
+    root = tmp_path / "run"
+    first, second = SilentObserver(), SilentObserver()
+    _learn(load_config([*arguments, f"run_dir={root}"]), root, first)
+    assert not any("labelled.parquet" in note for note in first.notes)
+    path.unlink()
+    _check_and_run([*arguments, f"run_dir={root}", "num_iterations=2", "--dry-run"])
+    again = load_config([*arguments, f"run_dir={root}", "num_iterations=2"])
+    _learn(again, root, second)
+    assert any("labelled.parquet, the run's copy" in note for note in second.notes)
+    with pytest.raises(UserError, match="no such file"):
+        _check_and_run([*arguments, f"run_dir={tmp_path / 'other'}", "--dry-run"])

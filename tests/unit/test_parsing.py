@@ -15,6 +15,7 @@ from rzero_ray.answers.parsing import (
     parse_challenge,
     parse_question,
     parse_strict_question,
+    spoken,
 )
 
 LINEAR_TIME_LIMIT_S = 5.0  # 1 MB takes about 0.3 s; quadratic work would take hours
@@ -107,6 +108,10 @@ def test_has_chain_of_thought() -> None:
         "</question>" * 100_000,
         "<question></question>" * 50_000,
         r"\boxed{" + "9" * 1_000_000 + "}",
+        "<think>" * 150_000,
+        "</think>" * 150_000,
+        "<think></think>" * 80_000,
+        r"<think>\boxed{1}</think>" * 50_000,
     ],
 )
 def test_adversarial_text_takes_linear_time(text: str) -> None:
@@ -115,6 +120,7 @@ def test_adversarial_text_takes_linear_time(text: str) -> None:
     parse_question(text)
     parse_challenge(text)
     has_chain_of_thought(text)
+    has_think_format(text)
     assert time.perf_counter() - start < LINEAR_TIME_LIMIT_S
 
 
@@ -125,9 +131,11 @@ def test_nested_braces_are_kept_whole() -> None:
 
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(
-    st.lists(st.sampled_from([*"{}\\bx </>1\n", r"\boxed{", "<question>", "</question>"])).map(
-        "".join
-    )
+    st.lists(
+        st.sampled_from(
+            [*"{}\\bx </>1\n", r"\boxed{", "<question>", "</question>", "<think>", "</think>"]
+        )
+    ).map("".join)
 )
 def test_parsing_is_total(text: str) -> None:
     answer, question = parse_answer(text), parse_question(text)
@@ -157,3 +165,51 @@ def test_the_strict_question_has_an_answer_after_it() -> None:
     assert parse_strict_question(r"<question>q</question> \boxed{1}") == "q"
     assert parse_strict_question("<question>q</question>") is None
     assert parse_question("<question>q</question>") == "q"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "answer"),
+    [
+        (r"<think>\boxed{1}</think> \boxed{2}", r" \boxed{2}", "2"),
+        (r"<think>maybe \boxed{1}", "", None),  # cut off while it thinks
+        (r"<think>\boxed{1}</think>", "", None),  # and said nothing
+        (r"\boxed{1}</think>\boxed{2}", r"\boxed{2}", "2"),  # the prompt opened the thought
+        (r"\boxed{1}</think> so", " so", None),
+        (r"\boxed{1} <think>no, \boxed{2}", r"\boxed{1} ", "1"),
+        (r"<think>a</think>\boxed{1}<think>\boxed{2}</think>\boxed{3}", r"\boxed{3}", "3"),
+        (r"<think>a</think>\boxed{1}<think>\boxed{2}", r"\boxed{1}", "1"),
+        (r"<think>a<think>b</think>\boxed{1}", r"\boxed{1}", "1"),
+        (r"<think>\boxed{</think>1}", "1}", None),  # a box does not cross the end of a thought
+        (r"\boxed{4}", r"\boxed{4}", "4"),
+        ("", "", None),
+    ],
+)
+def test_an_answer_is_what_is_said_after_the_thoughts(text, said, answer) -> None:
+    assert spoken(text) == said
+    assert parse_answer(text) == answer
+
+
+def test_a_question_in_a_thought_is_no_question() -> None:
+    draft, final = "<question>draft</question> \\boxed{1}", "<question>q</question> \\boxed{2}"
+    thought = f"<think>{draft}</think>"
+    for parse in (parse_question, parse_strict_question):
+        assert parse(thought) is None
+        assert parse(f"<think>{draft}") is None
+        assert parse(f"{draft}</think>{final}") == "q"
+        assert parse(f"{thought}{final}") == "q"
+        assert parse(f"{final}<think>{draft}") == "q"
+    assert parse_challenge(f"<think>{draft}</think><question>q</question>") is None
+    assert parse_challenge(f"<question>q</question><think>{draft}</think>\\boxed{{2}}") is None
+    assert parse_challenge(f"{thought}{final}") == Challenge("q", "2")
+
+
+def test_a_thought_is_a_chain_of_thought() -> None:
+    assert has_chain_of_thought(r"<think>1+1=2</think>\boxed{2}")
+    assert has_chain_of_thought(r"<think>1+1=2, \boxed{2}")
+    assert not has_chain_of_thought("<think>\n\n</think>\n\n\\boxed{2}")
+    assert not has_chain_of_thought(r"\boxed{2}<think>1+1=2")
+
+
+def test_the_official_format_is_about_tags_and_a_box_wherever_it_stands() -> None:
+    assert has_think_format(r"<think>a</think>b<think>\boxed{1}")
+    assert has_think_format(r"<think>a</think>\boxed{1}<think>b</think>c")
