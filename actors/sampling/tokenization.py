@@ -73,7 +73,7 @@ class ChatTokenizer:
             self._control = ControlTokens(backend, names)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"the tokenizer of {model} cannot be told apart from text: {error}"
+                f"the control tokens of {model} cannot be told from text: {error}"
             ) from None
         self._hidden = {i for i, token in added.items() if token.special} | self._control.ids
         self._hidden -= {i for i, token in added.items() if token.content in _THINK_TAGS}
