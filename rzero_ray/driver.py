@@ -56,7 +56,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, PlacedText, Role, SyncReport, iteration_key
+from rzero_ray.types import LabelledProblem, Role, SyncReport, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -169,7 +169,8 @@ def _run(config: Config) -> None:
             display.note(layout.describe())
             with clock.stage("base_model"):
                 base_model = obtain_model(config.model)
-                _check_texts(config, root, base_model)
+                if config.labelled.path:
+                    _check_labelled_texts(config, root, base_model)
         run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
         try:
             if joined is not None:
@@ -183,23 +184,11 @@ def _run(config: Config) -> None:
         display.finish(summary, report)
 
 
-def _check_texts(config: Config, root: Path, model: Path) -> None:
-    """Raise UserError where a text that is known beforehand is too long for the model."""
-    from actors.cluster import check_texts
+def _check_labelled_texts(config: Config, root: Path, model: Path) -> None:
+    """Raise UserError where a labelled problem is too long for the model, before engines start."""
+    from actors.cluster import check_texts  # imports the tokenizer, which takes seconds
 
-    task = make_task(config.task)
-    texts = [
-        PlacedText(
-            where=f"held-out problem {number} of task={config.task}",
-            messages=task.solver_messages(problem.question),
-            answer="",
-        )
-        for number, problem in enumerate(task.heldout(), start=1)
-    ]
-    if config.labelled.path:
-        texts += labelled_texts(config, task, root)
-    if texts:
-        check_texts(config, model, texts)
+    check_texts(config, model, labelled_texts(config, make_task(config.task), root))
 
 
 def _join_cluster(config: Config) -> tuple[str, Layout]:
