@@ -8,7 +8,7 @@ import pytest
 
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.load import load_config
-from rzero_ray.driver import METHODS, _check_and_run, _check_texts
+from rzero_ray.driver import METHODS, _check_and_run, _check_labelled_texts
 from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
@@ -150,30 +150,18 @@ def test_a_question_that_is_too_long_is_refused_with_its_line(tmp_path, tiny_tok
     config = _config(path, f"tiny,{method}")
     complaint = r"d\.jsonl, line 5: the prompt has 304 tokens .*model\.max_model_len=192"
     with pytest.raises(UserError, match=complaint) as caught:
-        _check_texts(config, tmp_path / "run", tiny_tokenizer)
+        _check_labelled_texts(config, tmp_path / "run", tiny_tokenizer)
     assert "\n" not in str(caught.value)
-    _check_texts(_config(_write(path, *rows), f"tiny,{method}"), tmp_path / "run", tiny_tokenizer)
+    _check_labelled_texts(_config(_write(path, *rows), f"tiny,{method}"), tmp_path / "run", tiny_tokenizer)
 
 
 def test_an_imitated_solution_has_to_fit_behind_its_prompt(tmp_path, tiny_tokenizer):
     solution = "1+1=2;" * 31 + "\\boxed{2}"
     path = _write(tmp_path / "d.jsonl", {"question": "20-18", "answer": "2", "solution": solution})
-    _check_texts(_config(path), tmp_path / "run", tiny_tokenizer)  # it is not imitated here
+    _check_labelled_texts(_config(path), tmp_path / "run", tiny_tokenizer)  # it is not imitated here
     complaint = "line 1: the prompt has 8 tokens and the solution 190, together more than"
     with pytest.raises(UserError, match=complaint):
-        _check_texts(_config(path, "tiny,labelled_sft"), tmp_path / "run", tiny_tokenizer)
-
-
-def test_held_out_problems_have_to_fit_as_well(tmp_path, tiny_tokenizer):
-    small = [
-        "model.max_model_len=9",
-        *(f"{key}.max_tokens=4" for key in ("eval", "solver.sampling", "voting.sampling")),
-        *(f"{key}.sampling.max_tokens=4" for key in ("challenger", "curriculum")),
-    ]
-    config = load_config(["conf=tiny", *small])
-    complaint = r"held-out problem \d+ of task=arithmetic: .* more of them"
-    with pytest.raises(UserError, match=complaint):
-        _check_texts(config, tmp_path / "run", tiny_tokenizer)
+        _check_labelled_texts(_config(path, "tiny,labelled_sft"), tmp_path / "run", tiny_tokenizer)
 
 
 def test_a_copy_with_a_text_that_is_too_long_is_named(tmp_path, tiny_tokenizer):
@@ -186,7 +174,7 @@ def test_a_copy_with_a_text_that_is_too_long_is_named(tmp_path, tiny_tokenizer):
     _learn(config, tmp_path / "run")
     _write(path, {"question": "20-19+8", "answer": "9"})
     with pytest.raises(UserError, match=r"labelled\.parquet, the run's copy .* row 2: the prompt"):
-        _check_texts(config, tmp_path / "run", tiny_tokenizer)
+        _check_labelled_texts(config, tmp_path / "run", tiny_tokenizer)
 
 
 def test_a_run_with_a_copy_needs_no_file_and_says_so(tmp_path, capsys):
