@@ -152,13 +152,15 @@ def test_a_question_that_is_too_long_is_refused_with_its_line(tmp_path, tiny_tok
     with pytest.raises(UserError, match=complaint) as caught:
         _check_labelled_texts(config, tmp_path / "run", tiny_tokenizer)
     assert "\n" not in str(caught.value)
-    _check_labelled_texts(_config(_write(path, *rows), f"tiny,{method}"), tmp_path / "run", tiny_tokenizer)
+    config = _config(_write(path, *rows), f"tiny,{method}")
+    _check_labelled_texts(config, tmp_path / "run", tiny_tokenizer)
 
 
 def test_an_imitated_solution_has_to_fit_behind_its_prompt(tmp_path, tiny_tokenizer):
     solution = "1+1=2;" * 31 + "\\boxed{2}"
     path = _write(tmp_path / "d.jsonl", {"question": "20-18", "answer": "2", "solution": solution})
-    _check_labelled_texts(_config(path), tmp_path / "run", tiny_tokenizer)  # it is not imitated here
+    # Nothing imitates the solution here.
+    _check_labelled_texts(_config(path), tmp_path / "run", tiny_tokenizer)
     complaint = "line 1: the prompt has 8 tokens and the solution 190, together more than"
     with pytest.raises(UserError, match=complaint):
         _check_labelled_texts(_config(path, "tiny,labelled_sft"), tmp_path / "run", tiny_tokenizer)
