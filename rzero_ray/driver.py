@@ -26,6 +26,7 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
+from rzero_ray.config.roles import ROLES
 from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
@@ -225,10 +226,7 @@ async def _run_on_cluster(
     def on_turn(holder: str) -> None:
         run.add_event("turn", holder=holder)
 
-    models: dict[Role, Path] = {
-        "challenger": run.stored.current_model("challenger"),
-        "solver": run.stored.current_model("solver"),
-    }
+    models: dict[Role, Path] = {r.name: run.stored.current_model(r.name) for r in ROLES}
     run.note("starting samplers, learner and reward workers")
     with clock.stage("startup"):
         cluster = await start_cluster(config, layout, models, task, clock, on_sync, on_turn)

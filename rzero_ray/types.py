@@ -17,6 +17,10 @@ Role = Literal["challenger", "solver"]
 PhaseName = Literal["challenger", "curriculum", "audit", "solver", "drift"]
 VotingRule = Literal["by_value", "official"]
 """How votes are counted; see `voting.VOTING_RULES`."""
+RewardRule = Literal["paper", "official", "discounted"]
+"""What a question earns; see `rewards.CHALLENGER_REWARDS`."""
+SolverRewardRule = Literal["paper", "official"]
+"""What an answer earns; see `rewards.SOLVER_REWARDS`."""
 ShareRule = Literal["answered", "all"]
 """What the majority is a share of; see `voting.MAJORITY_SHARES`."""
 TieRule = Literal["drop", "text"]

@@ -36,7 +36,6 @@ _SHARES = (
 )
 
 
-
 def check_counts(config: Any, may_be_zero: Sequence[str]) -> None:
     """Raise UserError when a key that counts things is below 1, or 0 where that has a meaning."""
     for key, value in flatten(dataclasses.asdict(config)).items():
@@ -44,7 +43,6 @@ def check_counts(config: Any, may_be_zero: Sequence[str]) -> None:
             least = 0 if key in may_be_zero else 1
             if value < least:
                 raise UserError(f"{key}={value} must be at least {least}")
-
 
 
 def check_temperature(key: str, value: float) -> None:
@@ -111,7 +109,6 @@ def check_config(config: Config) -> None:
         )
     if config.model.path == TINY_MODEL and config.task != "arithmetic":
         raise UserError(f"model.path={TINY_MODEL} knows only task=arithmetic, not {config.task}")
-
 
 
 def _check_layout(config: Config) -> None:

@@ -15,7 +15,6 @@ LayoutKind = Literal["disaggregated", "colocated"]
 WeightBackend = Literal["object_store", "nccl", "cuda_ipc"]
 
 
-
 @dataclass(frozen=True)
 class ModelConfig:
     """The base model, from which both policies start."""
@@ -31,7 +30,6 @@ class ModelConfig:
     """Where the built-in base model is kept once built."""
     tiny_seed: int = 0
     """Seed of the built-in base model: its corpus and its initial weights."""
-
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class LearnerConfig:
     """Where the KL term's frozen policy is kept; from `cpu` it visits the device once a step."""
 
 
-
 @dataclass(frozen=True)
 class SamplerConfig:
     """The vLLM engines."""
@@ -72,14 +69,12 @@ class SamplerConfig:
     enforce_eager: bool = False
 
 
-
 @dataclass(frozen=True)
 class RewardConfig:
     """The reward workers: parsing, votes, clustering."""
 
     num_workers: int = 1
     cpus_per_worker: float = 1.0
-
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,6 @@ class WeightSyncConfig:
     float32, held against the largest difference; 0.05 for bfloat16, against the mean."""
 
 
-
 @dataclass(frozen=True)
 class CheckpointConfig:
     """How often the policy in training is saved, so that a stopped run can go on."""
@@ -104,7 +98,6 @@ class CheckpointConfig:
     every_steps: int = 1
     """A resumed run repeats at most this many updates, from rollouts kept on disk."""
     keep: int = 2
-
 
 
 @dataclass(frozen=True)

@@ -76,18 +76,15 @@ class Config:
     deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
 
 
-
 def to_yaml(config: Any) -> str:
     """Return a resolved configuration as YAML; its loader reads it back unchanged."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-
 
 
 def probe_bound(config: Config) -> float:
     """Return the largest log-probability difference, in nats, that a weight sync may show."""
     by_dtype = {"float32": 1e-3, "bfloat16": 0.05}
     return config.weights.max_probe_difference or by_dtype[config.model.dtype]
-
 
 
 def sampling_settings(config: Config) -> SamplingSettings:
@@ -102,11 +99,9 @@ def sampling_settings(config: Config) -> SamplingSettings:
     )
 
 
-
 def resolve_run_dir(config: Config) -> Path:
     """Return the run directory as an absolute path (`resolve_folder`)."""
     return resolve_folder(config.run_dir)
-
 
 
 def resolve_folder(folder: str) -> Path:

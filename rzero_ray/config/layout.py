@@ -96,10 +96,10 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
 
 
 def engines_alone(sampler: SamplerConfig) -> Layout:
-    """Return the layout of an evaluation: engines that share with nobody, and no learner."""
+    """Return the layout of an evaluation: the Solver's engines, which share with nobody."""
     return Layout(
         kind="disaggregated",
-        num_engines={role.name: role.engines(sampler) for role in ROLES},
+        num_engines={"solver": sampler.num_solver},
         num_ranks=0,
         gpus_per_engine=sampler.gpus_per_engine,
         gpus_per_rank=0.0,

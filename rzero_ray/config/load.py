@@ -77,7 +77,6 @@ def load_config(arguments: Sequence[str], begun: Begun | None = None) -> Config:
     return config
 
 
-
 def _tree(values: Mapping[str, Any]) -> DictConfig:
     tree = OmegaConf.create()
     for key, value in values.items():
@@ -87,7 +86,6 @@ def _tree(values: Mapping[str, Any]) -> DictConfig:
 
 def _read_ablation(name: str) -> DictConfig:
     return read_yaml(find_conf(f"ablation/{name}"))
-
 
 
 def _check_not_contradicted(name: str, ablation: DictConfig, arguments: DictConfig) -> None:

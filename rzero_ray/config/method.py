@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rzero_ray.types import RepetitionRule, ShareRule, TieRule, VotingRule
+from rzero_ray.types import (
+    RepetitionRule,
+    RewardRule,
+    ShareRule,
+    SolverRewardRule,
+    TieRule,
+    VotingRule,
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,6 @@ class SamplingConfig:
     """A value below 1 biases the trainer-sampler ratio, because the sampler renormalises."""
     top_k: int = -1
     max_tokens: int = 4096
-
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,6 @@ class OptimizerConfig:
     warmup_updates: int = 0
     """Linear warm-up, in optimizer steps; constant after."""
     max_grad_norm: float = 1.0
-
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,6 @@ class LossConfig:
     """Truncation of the trainer/sampler probability ratio; 0 is off."""
 
 
-
 @dataclass(frozen=True)
 class ChallengerConfig:
     """Training of the Challenger (paper, section 3.2)."""
@@ -82,7 +86,7 @@ class ChallengerConfig:
     question_format: Literal["question_and_answer", "question"] = "question_and_answer"
     """What is well-formed, here and in the curriculum: a tagged question with a boxed answer after
     it (paper), or a tagged question (in effect the official code: `parsing.parse_question`)."""
-    reward: Literal["paper", "official", "discounted"] = "paper"
+    reward: RewardRule = "paper"
     """What a question earns from the votes on it (`rewards.CHALLENGER_REWARDS`)."""
     repetition_rule: RepetitionRule = "symmetric"
     """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch."""
@@ -92,7 +96,6 @@ class ChallengerConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,6 @@ class CurriculumConfig:
     """How the Challenger draws the candidates."""
 
 
-
 @dataclass(frozen=True)
 class VotingConfig:
     """How the Solver votes, in both phases that vote."""
@@ -147,7 +149,6 @@ class VotingConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
-
 @dataclass(frozen=True)
 class SolverConfig:
     """Training of the Solver on the curriculum (paper, section 3.4)."""
@@ -158,12 +159,11 @@ class SolverConfig:
     prompts_per_update: int = 128
     normalize_std: bool = True
     """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
-    reward: Literal["paper", "official"] = "paper"
+    reward: SolverRewardRule = "paper"
     """`rewards.SOLVER_REWARDS`."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,6 @@ class LabelledConfig:
     path: str = ""
     """JSON lines with `question`, `answer` and, for imitation, `solution`; or `tiny`, problems of
     task=arithmetic made here."""
-
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from rzero_ray.types import UserError
 C = TypeVar("C")
 
 
-
 def build(schema: type[C], *sources: DictConfig) -> C:
     """Return the dataclass that the sources describe; later ones win. UserError on a bad value."""
     try:
@@ -29,7 +28,6 @@ def build(schema: type[C], *sources: DictConfig) -> C:
         raise UserError(f"bad value for {error.full_key}: {_first_line(error)}") from None
     assert isinstance(config, schema)
     return config
-
 
 
 def read_arguments(overrides: Sequence[tuple[str, str]], schema: type) -> DictConfig:
@@ -41,12 +39,10 @@ def read_arguments(overrides: Sequence[tuple[str, str]], schema: type) -> DictCo
     return tree
 
 
-
 def check_keys(tree: DictConfig, name: str, schema: type) -> None:
     """Raise UserError when the file `name` holds a key that `schema` has not."""
     for key in leaf_keys(tree):
         _check_key(key, f"{key} in {name}", schema)
-
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -56,7 +52,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         leaves |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
     return leaves
-
 
 
 def find_conf(name: str) -> Path:
@@ -81,7 +76,6 @@ def find_conf(name: str) -> Path:
     raise UserError(f"no {name}.yaml in conf/{nearest(Path(name).name, known)}")
 
 
-
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
     """Return the value of `conf=`, where there is one, and the other `key=value` arguments."""
     conf: str | None = None
@@ -97,7 +91,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[st
     return conf, overrides
 
 
-
 def read_yaml(path: Path) -> DictConfig:
     """Return a file's keys and values. UserError when it holds none."""
     try:
@@ -109,7 +102,6 @@ def read_yaml(path: Path) -> DictConfig:
     return tree
 
 
-
 def _parse_value(key: str, value: str) -> Any:
     try:
         return OmegaConf.select(OmegaConf.create(f"value: {value}"), "value")
@@ -117,10 +109,8 @@ def _parse_value(key: str, value: str) -> Any:
         raise UserError(f"argument {key}={value}: the value is not valid YAML") from None
 
 
-
 def leaf_keys(tree: DictConfig) -> list[str]:
     return list(flatten(cast(dict[str, Any], OmegaConf.to_container(tree))))
-
 
 
 def _schema_keys(cls: type, prefix: str = "") -> Iterator[str]:
@@ -132,7 +122,6 @@ def _schema_keys(cls: type, prefix: str = "") -> Iterator[str]:
             yield from _schema_keys(section, f"{path}.")
         else:
             yield path
-
 
 
 def _check_key(key: str, where: str, schema: type) -> None:
@@ -147,17 +136,14 @@ def _check_key(key: str, where: str, schema: type) -> None:
     raise UserError(f"unknown key: {where}{nearest(key, known)}")
 
 
-
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return the end of an error about an unknown name: `; the nearest is KNOWN`."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"; the nearest is {near[0]}" if near else ""
 
 
-
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
-
 
 
 def split_names(names: str) -> list[str]:

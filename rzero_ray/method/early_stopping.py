@@ -73,9 +73,7 @@ def is_decided(
     return reasons != {None} or _is_label_fixed(form_counts, sizes, may_join, num_left)
 
 
-def _reasons(
-    sizes: list[int], may_join: bool, num_answers: int, band: Band
-) -> set[str | None]:
+def _reasons(sizes: list[int], may_join: bool, num_answers: int, band: Band) -> set[str | None]:
     """Return the outcomes that are possible with `num_answers` answers in the end.
 
     The largest cluster may have any size between two bounds, and the outcome moves one way with it

@@ -13,15 +13,11 @@ answers disagree: two equal answers and eight unanswered votes must not earn the
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 from rzero_ray.answers.parsing import has_think_format
 from rzero_ray.answers.voting import MAJORITY_SHARES
 from rzero_ray.config.method import ChallengerConfig, VotingConfig
-from rzero_ray.types import Ballot
-
-RewardRule = Literal["paper", "official", "discounted"]
-SolverRewardRule = Literal["paper", "official"]
+from rzero_ray.types import Ballot, RewardRule, SolverRewardRule
 
 MALFORMED_REWARD = 0.0
 """What a question without its tags or its boxed answer earns: the paper's format check."""

@@ -29,7 +29,6 @@ REPEATED = "repeated"
 CROWDED = "cluster is full"
 
 
-
 @dataclass(frozen=True, slots=True)
 class Band:
     """The part of the settings on which the outcome of a vote depends."""

@@ -228,9 +228,7 @@ def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[Memor
     weights = shape.num_parameters * _element_bytes(config)
     return [
         *(
-            MemoryPlan(
-                role=f"{role}/sampler", num_actors=count, weights=weights, kv_cache=kv_cache
-            )
+            MemoryPlan(role=f"{role}/sampler", num_actors=count, weights=weights, kv_cache=kv_cache)
             for role, count in layout.num_engines.items()
         ),
         _learner_memory(config, shape, layout),

@@ -94,9 +94,7 @@ def _replay_runs(folders: Sequence[Path]) -> Replay:
     return replay
 
 
-def _add(
-    replay: Replay, steps: Sequence[Sequence[Candidate]], config: Config, task: Task
-) -> None:
+def _add(replay: Replay, steps: Sequence[Sequence[Candidate]], config: Config, task: Task) -> None:
     """Replay the steps of one curriculum, each with what the steps before have asked."""
     settings, voting = config.curriculum, config.voting
     band = Band.of(settings, voting)

@@ -51,9 +51,7 @@ def outcome(ballot: Ballot, rules: Rules) -> tuple[str | None, str | None]:
     return reason, ballot.label if reason is None else None
 
 
-def take(
-    answers: Sequence[Answer], rules: Rules, same: Equivalence = equivalent
-) -> Ballot:
+def take(answers: Sequence[Answer], rules: Rules, same: Equivalence = equivalent) -> Ballot:
     """Take votes in portions, as the curriculum does."""
     ballot = NO_VOTE_YET
     while count := num_next_votes(ballot, Band.of(*rules)):

@@ -139,7 +139,7 @@ def test_an_evaluation_has_engines_alone():
     config = load_config(["conf=tiny", "layout=colocated"])
     layout = engines_alone(config.sampler)
     names = [d.actor for d in sampling_demands(sampling_settings(config), layout)]
-    assert names == ["challenger/sampler-0", "solver/sampler-0", "reward/worker-0"]
+    assert names == ["solver/sampler-0", "reward/worker-0"]
 
 
 def test_every_role_is_a_row():

@@ -10,7 +10,6 @@ from rzero_ray.method.advantages import (
 )
 from rzero_ray.method.rewards import (
     CHALLENGER_REWARDS,
-    RewardRule,
     challenger_reward,
     challenger_reward_discounted,
     challenger_reward_official,
@@ -18,7 +17,7 @@ from rzero_ray.method.rewards import (
     solver_reward_official,
     uncertainty,
 )
-from rzero_ray.types import Ballot
+from rzero_ray.types import Ballot, RewardRule
 
 
 @pytest.mark.parametrize(
