@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -32,6 +31,9 @@ _ROLE_LINES = re.compile(r"^(?:system|user|assistant):", re.MULTILINE)
 """Where a turn begins in a prompt of `role: content` lines."""
 _OWN_ROLE = "assistant:"
 _INNER_ROLE_LINES = re.compile(r"(?<=\n)(?=(?:system|user|assistant):)")
+
+_MOST_BYTES_AHEAD = 16
+"""Tokens of one byte that may be missing from a prefix with as many characters as the answer."""
 
 _NO_TEMPLATE = TemplateFacts(
     takes_system=True, opens_thought=False, end_of_turn="", next_turn="", frame=()
@@ -177,15 +179,14 @@ class ChatTokenizer:
             return len(self._decode(token_ids[:length]))
 
         answer = text[:start].rstrip()
-        length = bisect_left(range(len(token_ids)), len(answer), key=num_characters)
-        # The first bytes of a character decode as a character, too.
-        while num_characters(length + 1) <= start and not self._decode(
-            token_ids[:length]
-        ).startswith(answer):
-            length += 1
-        if num_characters(length) > start:
-            length -= 1
-        return max(1, length)
+        first = bisect_left(range(len(token_ids)), len(answer), key=num_characters)
+        # The first bytes of a character decode as a character, or as one each: then the count runs
+        # ahead, and the whole answer is a few tokens on.
+        for length in range(first, min(first + _MOST_BYTES_AHEAD, len(token_ids)) + 1):
+            kept = self._decode(token_ids[:length])
+            if kept.startswith(answer):
+                return max(1, length - (len(kept) > start))
+        return max(1, first - (num_characters(first) > start))
 
     def _encode(self, text: str, safe: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of `text`; `safe` is the same text with what outsiders wrote disguised."""
@@ -222,7 +223,7 @@ class ChatTokenizer:
                 add_generation_prompt=True,
                 tokenize=False,
             )
-        except TemplateError as error:
+        except Exception as error:  # whatever the template does wrong, it is the template's
             raise UserError(
                 f"the chat template of {self._model} refuses a chat: {' '.join(str(error).split())}"
             ) from None

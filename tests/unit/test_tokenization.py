@@ -276,6 +276,20 @@ def test_a_completion_is_cut_where_it_begins_a_turn_of_its_own(loaded, answer, t
     assert completion.weight_versions == (("old", 0, 3), ("new", 3, length))
 
 
+@pytest.mark.parametrize("prepend", ["legacy", "first", "always", "never"])
+@pytest.mark.parametrize("answer", ["\\boxed{4} 👍", "½👍👍", "答案是四", "多👍多}", "e\u0301é"])
+def test_a_cut_takes_no_byte_of_the_answer_where_characters_are_bytes(tmp_path, prepend, answer):
+    names = ("<unk>", "<s>", "</s>")
+    core = shapes.sentence_piece(*map(shapes.special, names), in_vocabulary=names, prepend=prepend)
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    shapes.save(tmp_path, core, None, config={"eos_token_id": 2}, bos_first=True, **tokens)
+    ours, reference = ChatTokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    completion = _complete(ours, reference, f"{answer}\n\nuser: 2+2?\nassistant: 4")
+    assert completion.text.rstrip() == answer and completion.finished
+    length = len(completion.token_ids)
+    assert len(completion.logprobs) == completion.weight_versions[-1][2] == length
+
+
 @pytest.mark.parametrize(
     "text", ["\\boxed{4}", "the user: 4", "users:\n user: 4", "", "assistant: 4\n"]
 )
@@ -426,6 +440,17 @@ def test_a_template_without_bounds_is_one_line_within_seconds(tmp_path, body, co
         ChatTokenizer(tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     assert time.process_time() - start < 10
+
+
+def test_a_template_that_fails_on_one_question_is_one_line(tmp_path):
+    core = shapes.byte_level(*shapes._QWEN_TOKENS)
+    fails = "{% if 'zero' in messages[-1]['content'] %}{{ 1 // 0 }}{% endif %}" + shapes.CHATML
+    shapes.save(tmp_path, core, fails, config={}, eos_token="<|im_end|>")
+    ours = ChatTokenizer(tmp_path)
+    ours.render(math_solver_messages("one?"))
+    with pytest.raises(UserError, match="refuses a chat: .*zero") as caught:
+        ours.render(math_solver_messages("zero?"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_tokenizer_is_one_line(tmp_path):
