@@ -53,6 +53,8 @@ def load_config(arguments: Sequence[str], begun: Begun | None = None) -> Config:
     """
     conf, overrides = split_arguments(arguments)
     names = split_names("tiny" if conf is None else conf)
+    if not names:
+        raise UserError(f"conf={conf} names no experiment; give a name in conf/ or a path")
     experiments = {name: read_yaml(find_conf(name)) for name in names}
     experiment = cast(DictConfig, OmegaConf.merge(*experiments.values()))
     override_tree = read_arguments(overrides, Config)

@@ -103,6 +103,8 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def _parse_value(key: str, value: str) -> Any:
+    if not value:
+        return ""  # to YAML it would be null, which no key takes
     try:
         return OmegaConf.select(OmegaConf.create(f"value: {value}"), "value")
     except Exception:  # as above

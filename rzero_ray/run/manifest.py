@@ -7,6 +7,7 @@ A key is the path of what it stands for: `iteration-02`, the phase `iteration-02
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast, get_args
@@ -17,6 +18,7 @@ from rzero_ray.types import PhaseName, Role, Step, UserError, iteration_key
 FORMAT = 1
 _PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 """The phases in the order in which an iteration goes through them."""
+_KEY = re.compile(rf"iteration-\d+(?:/(?:{'|'.join(_PHASES)})(?:/step-\d+)?)?", re.ASCII)
 
 
 class Manifest:
@@ -33,18 +35,23 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Read a manifest. Raises UserError where it is damaged or of another format."""
+        """Read a manifest. Raises UserError where it is damaged, missing or of another format."""
         advice = "restore it from a copy or choose another run_dir"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version, checkpoint = content["format"], content["checkpoint"]
-            finished = list(content["finished"])
-        except (ValueError, KeyError, TypeError) as error:
+            finished = content["finished"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
             ) from None
         if version != FORMAT:
             raise UserError(f"{path} has format {version}, this program reads {FORMAT}; {advice}")
+        if not isinstance(finished, list):
+            raise UserError(f"{path} is damaged (finished is no list); {advice}")
+        for key in [*finished, *([] if checkpoint is None else [checkpoint])]:
+            if not (isinstance(key, str) and _KEY.fullmatch(key)):
+                raise UserError(f"{path} is damaged ({key!r} is no key); {advice}")
         return cls(path, finished, checkpoint)
 
     def __contains__(self, key: str) -> bool:

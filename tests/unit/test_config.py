@@ -44,6 +44,9 @@ def test_config_cannot_be_changed_after_load():
     [
         (["conf=tinny"], "no tinny.yaml in conf/; the nearest is tiny"),
         (["conf=/no/such.yaml"], "no such file"),
+        (["conf="], "names no experiment"),
+        (["conf=,"], "names no experiment"),
+        (["seed="], "bad value for seed"),
         (["num_iteration=2"], "the nearest is num_iterations"),
         (["solver.optimizer.learningrate=1"], "the nearest is solver.optimizer.learning_rate"),
         (["challenger=3"], "challenger is a section"),
@@ -73,6 +76,10 @@ def test_mistakes_get_one_line_that_names_the_fix(arguments: list[str], message:
         load_config(arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_can_be_set_to_nothing_as_the_errors_of_a_run_directory_advise():
+    assert load_config(["conf=tiny", "ablation=", "labelled.path="]) == load_config(["conf=tiny"])
 
 
 def test_unknown_key_in_a_file_names_the_file(tmp_path: Path):

@@ -130,6 +130,10 @@ def test_a_preset_that_says_something_else_now_counts_as_it_was(stored: Path):
     # Another preset is another method: refused, with the key.
     with pytest.raises(UserError, match="algorithm was recommended, now paper"):
         check_run_dir(_load([*arguments, "algorithm=paper"]), stored)
+    _set_stored(stored, "ablation", "no_band_filter")
+    with pytest.raises(UserError, match="ablation was no_band_filter, now ;"):
+        check_run_dir(_load([*arguments, "ablation="]), stored)
+    _set_stored(stored, "ablation", "")
     # So is an argument, or an experiment, that says something else than it did.
     with pytest.raises(UserError, match=r"solver.num_steps was 3, now 4"):
         check_run_dir(_load([*arguments, "solver.num_steps=4"]), stored)
@@ -174,6 +178,32 @@ def test_a_damaged_config_is_one_line(stored: Path):
     (stored / "config.yaml").write_text("solver: [")
     with pytest.raises(UserError, match="cannot be read"):
         _load([*OVERRIDES, f"run_dir={stored}"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"format": 1, "finished": "iteration-00", "checkpoint": null}',
+        '{"format": 1, "finished": {"iteration-00": 1}, "checkpoint": null}',
+        '{"format": 1, "finished": [1], "checkpoint": null}',
+        '{"format": 1, "finished": ["iteration-01/solver/step-x"], "checkpoint": null}',
+        '{"format": 1, "finished": ["iteration-01/dreamer"], "checkpoint": null}',
+        '{"format": 1, "finished": [], "checkpoint": 3}',
+        "null",
+        "",
+        None,
+    ],
+)
+def test_a_manifest_that_is_none_is_one_line(stored: Path, content: str | None, capsys):
+    path = stored / "manifest.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"manifest.json is damaged"):
+            check_run_dir(load_stored_config(stored), stored)
+    assert main(["report", f"run_dir={stored}"]) == 2
+    error = capsys.readouterr().err
+    assert "manifest.json is damaged" in error and error.count("\n") == 1
 
 
 def test_finished_keys_are_a_set_and_sort_as_numbers(tmp_path: Path):

@@ -448,7 +448,7 @@ def test_a_template_that_fails_on_one_question_is_one_line(tmp_path):
     shapes.save(tmp_path, core, fails, config={}, eos_token="<|im_end|>")
     ours = ChatTokenizer(tmp_path)
     ours.render(math_solver_messages("one?"))
-    with pytest.raises(UserError, match="refuses a chat: .*zero") as caught:
+    with pytest.raises(UserError, match=r"refuses a chat: .*zero") as caught:
         ours.render(math_solver_messages("zero?"))
     assert "\n" not in str(caught.value)
 
