@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +15,32 @@ from rzero_ray.types import UserError
 
 _COUNTS = ("num_", "samples_per_", "prompts_per_", "candidates_per_", "max_per_")
 """How the names of keys begin whose value is a number of things, at least 1."""
+_ALSO_COUNTS = ("max_tokens", "every_steps", "keep")
+"""Names of other such keys."""
+_MAY_BE_INFINITE = ("deadline.", "drift.")
+"""Sections in which no limit is a limit; an infinite number anywhere else is a mistake."""
 
 
 _MAY_BE_ZERO = ("curriculum.num_wanted", "curriculum.max_per_cluster", "drift.num_sequences")
 """Counts of which 0 stands for no limit, or for leaving the thing out."""
 
 
-_NOT_NEGATIVE = ("challenger.repetition_threshold", "curriculum.cluster_threshold")
+_NOT_NEGATIVE = (
+    "repetition_threshold",
+    "repetition_weight",
+    "cluster_threshold",
+    "temperature",
+    "learning_rate",
+    "weight_decay",
+    "warmup_updates",
+    "max_grad_norm",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "kl_coefficient",
+    "importance_cap",
+)
+"""Names of keys of which no value below 0 has a meaning."""
 
 
 _SHARES = (
@@ -39,7 +59,8 @@ _SHARES = (
 def check_counts(config: Any, may_be_zero: Sequence[str]) -> None:
     """Raise UserError when a key that counts things is below 1, or 0 where that has a meaning."""
     for key, value in flatten(dataclasses.asdict(config)).items():
-        if key.rsplit(".", 1)[-1].startswith(_COUNTS):
+        name = key.rsplit(".", 1)[-1]
+        if name.startswith(_COUNTS) or name in _ALSO_COUNTS:
             least = 0 if key in may_be_zero else 1
             if value < least:
                 raise UserError(f"{key}={value} must be at least {least}")
@@ -57,17 +78,23 @@ def check_temperature(key: str, value: float) -> None:
 def check_config(config: Config) -> None:
     """Checks that concern more than one key, or a range; all of them, once."""
     check_counts(config, _MAY_BE_ZERO)
-    for key, value in flatten(dataclasses.asdict(config)).items():
-        if key in _NOT_NEGATIVE and not 0 <= value < float("inf"):
-            raise UserError(f"{key}={value} must be a number from 0 on")
-        if key in _SHARES and not 0 <= value <= 1:
-            raise UserError(f"{key}={value} must be between 0 and 1")
     for key, temperature in (
         ("challenger.sampling.temperature", config.challenger.sampling.temperature),
         ("solver.sampling.temperature", config.solver.sampling.temperature),
         ("eval.temperature", config.eval.temperature),
     ):
         check_temperature(key, temperature)
+    for key, value in flatten(dataclasses.asdict(config)).items():
+        name = key.rsplit(".", 1)[-1]
+        if name in _NOT_NEGATIVE and not 0 <= value < float("inf"):
+            raise UserError(f"{key}={value} must be a number from 0 on")
+        if name == "top_p" and not 0 < value <= 1:
+            raise UserError(f"{key}={value} must be above 0 and at most 1")
+        is_limit = key.startswith(_MAY_BE_INFINITE) and value in (-math.inf, math.inf)
+        if isinstance(value, float) and not (math.isfinite(value) or is_limit):
+            raise UserError(f"{key}={value} must be a finite number")
+        if key in _SHARES and not 0 <= value <= 1:
+            raise UserError(f"{key}={value} must be between 0 and 1")
     if (config.method == "coevolution") == bool(config.labelled.path):
         raise UserError(
             f"method={config.method} and labelled.path={config.labelled.path!r} do not fit: "

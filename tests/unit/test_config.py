@@ -62,6 +62,18 @@ def test_config_cannot_be_changed_after_load():
         (["curriculum.num_wanted=-1"], "must be at least 0"),
         (["curriculum.candidates_per_step=0"], "must be at least 1"),
         (["curriculum.cluster_threshold=-0.1"], "must be a number from 0 on"),
+        (["checkpoint.every_steps=0"], "must be at least 1"),
+        (["checkpoint.keep=0"], "must be at least 1"),
+        (["voting.sampling.max_tokens=-1"], "must be at least 1"),
+        (["challenger.repetition_weight=.nan"], "must be a number from 0 on"),
+        (["solver.optimizer.learning_rate=-1e-6"], "must be a number from 0 on"),
+        (["voting.sampling.temperature=.nan"], "must be a number from 0 on"),
+        (["curriculum.sampling.temperature=-1"], "must be a number from 0 on"),
+        (["solver.sampling.top_p=0"], "must be above 0 and at most 1"),
+        (["solver.sampling.top_p=.nan"], "must be above 0 and at most 1"),
+        (["challenger.optimizer.beta1=.inf"], "must be a finite number"),
+        (["drift.max_kl=.nan"], "must be a finite number"),
+        (["deadline.sample=.nan"], "must be a finite number"),
         (["voting.rule=loudest"], "bad value for voting.rule"),
         (["ablation=no_band"], "no ablation/no_band.yaml in conf/; the nearest is no_band_filter"),
         (
@@ -76,6 +88,11 @@ def test_mistakes_get_one_line_that_names_the_fix(arguments: list[str], message:
         load_config(arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_limit_can_be_no_limit_and_a_vote_greedy():
+    config = load_config(["conf=tiny", "drift.max_kl=.inf", "voting.sampling.temperature=0"])
+    assert config.drift.max_kl == float("inf") and config.voting.sampling.temperature == 0
 
 
 def test_a_text_can_be_set_to_nothing_as_the_errors_of_a_run_directory_advise():
