@@ -32,11 +32,19 @@ _END_OF_MARKS = 0x1F000
 
 
 def split_words(text: str) -> list[str]:
-    r"""Return the words of a text, after Unicode's compatibility normalisation (NFKC).
+    r"""Return the words of a text, after Unicode's compatibility normalisation (NFKC) and without
+    characters that only format (zero-width spaces and joiners, direction marks).
 
     "12+x=30" has five, "How many?" three, "多少个？" four, "\frac{1}{2}" seven.
     """
-    return _pattern().findall(unicodedata.normalize("NFKC", text))
+    return _pattern().findall(_visible(text))
+
+
+def _visible(text: str) -> str:
+    normal = unicodedata.normalize("NFKC", text)
+    if normal.isascii():
+        return normal
+    return "".join(char for char in normal if unicodedata.category(char) != "Cf")
 
 
 @cache
