@@ -75,8 +75,8 @@ def check_temperature(key: str, value: float) -> None:
         raise UserError(f"{key}={value} must be a number above 0: a distribution is sampled from")
 
 
-def check_config(config: Config) -> None:
-    """Checks that concern more than one key, or a range; all of them, once."""
+def _check_ranges(config: Config) -> None:
+    """Refuse a value that is outside what its key can mean."""
     check_counts(config, _MAY_BE_ZERO)
     for key, temperature in (
         ("challenger.sampling.temperature", config.challenger.sampling.temperature),
@@ -95,6 +95,11 @@ def check_config(config: Config) -> None:
             raise UserError(f"{key}={value} must be a finite number")
         if key in _SHARES and not 0 <= value <= 1:
             raise UserError(f"{key}={value} must be between 0 and 1")
+
+
+def check_config(config: Config) -> None:
+    """Raise UserError for a value out of its range, or for keys that do not fit together."""
+    _check_ranges(config)
     if (config.method == "coevolution") == bool(config.labelled.path):
         raise UserError(
             f"method={config.method} and labelled.path={config.labelled.path!r} do not fit: "

@@ -35,7 +35,7 @@ from rzero_ray.types import (
 )
 
 LABELLED_KEY = "labelled"
-"""Of the run's copy of the problems that it read (`Run.once`)."""
+"""The name of the run's copy of the problems that it read (`Run.once`)."""
 _NUM_BUILT_IN = 1_000
 _BUILT_IN_SEED = 20_260_101
 

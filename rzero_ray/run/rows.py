@@ -22,3 +22,13 @@ def phase_rows(metrics: Sequence[Row], phase: str, iteration: int | None = None)
         row for row in metrics if row["phase"] == phase and iteration in (None, row["iteration"])
     ]
     return sorted(rows, key=lambda row: (row["iteration"], row["step"]))
+
+
+def is_beyond(value: float | None, key: str, limit: float | None) -> bool:
+    """Return whether a figure lies beyond the limit whose key begins with `max_` or `min_`.
+
+    One that is missing, or has no limit, does not.
+    """
+    if value is None or limit is None:
+        return False
+    return value > limit if key.startswith("max_") else value < limit

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.config.audits import DriftConfig
-from rzero_ray.run.rows import mean
+from rzero_ray.run.rows import is_beyond, mean
 from rzero_ray.types import SolverSample
 
 T = TypeVar("T")
@@ -119,10 +119,7 @@ class Threshold:
 
     def is_crossed(self, row: Mapping[str, Any], config: DriftConfig) -> bool:
         """Return whether the row's figure lies beyond the limit; one that is missing does not."""
-        value, limit = row.get(self.figure), self.limit(config)
-        if value is None:
-            return False
-        return value > limit if self.key.startswith("max_") else value < limit
+        return is_beyond(row.get(self.figure), self.key, self.limit(config))
 
 
 THRESHOLDS = tuple(

@@ -18,7 +18,7 @@ from rzero_ray.run.report.plots import PLOTS, Plot
 from rzero_ray.run.report.summary import (
     decimals,
 )
-from rzero_ray.run.rows import Row, phase_rows
+from rzero_ray.run.rows import Row, is_beyond, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Candidate
@@ -146,7 +146,7 @@ def _drift_section(metrics: Sequence[Row]) -> str:
         cells = []
         for row in rows:
             limits = {(of, name): bound for of, name, bound in row.get("limits", last)}
-            is_crossed = _is_beyond(row.get(figure), key, limits.get((figure, key)))
+            is_crossed = is_beyond(row.get(figure), key, limits.get((figure, key)))
             found |= {figure.replace("_", " ")} if is_crossed else set()
             value = "-" if row.get(figure) is None else format(row[figure], ".3g")
             cells.append(f"{'! ' * is_crossed}{value}")
@@ -155,13 +155,6 @@ def _drift_section(metrics: Sequence[Row]) -> str:
     if found:
         verdict = f"Crossed (marked !): {', '.join(sorted(found))}."
     return f"<h2>Drift</h2><p>{html.escape(verdict)}</p>{_table(head, lines, 'numbers')}"
-
-
-def _is_beyond(value: float | None, key: str, limit: float | None) -> bool:
-    """Return whether a figure lies beyond the limit whose key begins with `max_` or `min_`."""
-    if value is None or limit is None:
-        return False
-    return value > limit if key.startswith("max_") else value < limit
 
 
 def _audit_section(metrics: Sequence[Row]) -> str:
