@@ -299,9 +299,12 @@ class Ballot:
     form_counts: tuple[tuple[int, ...], ...] = ()
     """[clusters][surface forms] votes, in the order of `clusters`, the label's form first of its
     cluster. Empty under the official rule, which has no use for it."""
-    may_join: bool = True
-    """Whether a further answer could be equivalent to answers of two of the clusters and so make
-    them one (`voting.clusters_may_join`)."""
+    may_move: bool = True
+    """Whether further votes could take an answer out of its cluster: where a cluster holds several
+    canonical forms, an answer may come that equals one of them only, and has more votes."""
+    num_ambiguous: int = 0
+    """Votes that are equivalent to an answer of another cluster as well (`5` beside `5 cm` and
+    `5 m`). Under the official rule they are not looked for."""
 
     @property
     def agreement(self) -> float:

@@ -10,15 +10,29 @@ option is unanswered.
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 from rzero_ray.answers.forms import canonical, plain_number
 from rzero_ray.answers.parsing import parse_answer
 
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|texttt|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_LETTER = re.compile(r"(?:option|choice|answer)?\s*[(\[]?([A-Za-z])[)\]]?[.:]?", re.IGNORECASE)
-_LETTER_AND_TEXT = re.compile(r"(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[.):])\s*(\S.*)", re.DOTALL)
+_WRAPPER = re.compile(
+    r"\\(?:text|textbf|textit|texttt|textrm|textsf|mathrm|mathbf|mathsf|boldsymbol|bm|underline|mbox"
+    r"|boxed|fbox)\s*\{([^{}]*)\}"
+)
+_MARKS = re.compile(r"^[\s\"'`*_{\\]+(?![a-zA-Z]{2})|[\s\"'`*_}\\;,.:]+$")
+_BRACKETED = (("{", "}"), ("\\{", "\\}"), ("\\(", "\\)"), ("\\[", "\\]"))
+_ANNOUNCED = re.compile(
+    r"(?:the\s+)?(?:final\s+|correct\s+|right\s+)?(?:answer|option|choice)\s*(?:is|=)?\s*:?\s*"
+    r"(?:(?:the\s+)?(?:option|choice|letter)\s*:?\s*)?(?=\S)",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.:]?")
+_LETTER_AND_TEXT = re.compile(
+    r"(?:[(\[]([A-Za-z])[)\]]\s*[:.,=-]?|([A-Za-z])\s*[.):,=]|([A-Za-z])\s+-|([A-Z])(?=\s))\s*(\S.*)",
+    re.DOTALL,
+)
 _QUOTES = str.maketrans(dict.fromkeys("'\"`\u2018\u2019\u201c\u201d"))
 
 
@@ -33,23 +47,59 @@ def grade_choice(response: str, reference: str, options: Sequence[str]) -> str |
 
 
 def read_choice(answer: str, options: Sequence[str]) -> str | None:
-    """Return the letter of the option that an answer names, or None."""
+    """Return the letter of the option that an answer names, or None.
+
+    A lone letter names its option, in any of the usual notations; so does the text of exactly one
+    option. A letter with a text names the option only where the text is that option's, or no
+    option's and set apart from the letter by brackets or a full stop (`C. some other wording`).
+    """
     letters = string.ascii_uppercase[: len(options)]
     text = _plain(answer)
-    letter = _LETTER.fullmatch(text)
-    if letter is not None and letter[1].upper() in letters:
-        return letter[1].upper()
-    same = [name for name, option in zip(letters, options, strict=True) if _same(text, option)]
+    for announced in (text, _ANNOUNCED.sub("", text, count=1)):
+        letter = _LETTER.fullmatch(_unmarked(announced))
+        if letter is not None and letter[1].upper() in letters:
+            return letter[1].upper()
+    same = _options_with(text, letters, options)
     if same:
         return same[0] if len(same) == 1 else None
-    both = _LETTER_AND_TEXT.fullmatch(text)
+    return _read_letter_with_text(_ANNOUNCED.sub("", text, count=1), letters, options)
+
+
+def _read_letter_with_text(text: str, letters: str, options: Sequence[str]) -> str | None:
+    both = _LETTER_AND_TEXT.fullmatch(_unmarked(text))
     if both is None:
         return None
-    letter_alone = (both[1] or both[2]).upper()
-    named = [name for name, option in zip(letters, options, strict=True) if _same(both[3], option)]
-    # "C. text of B" chooses nothing; "C. some other wording" chooses C.
-    is_clear = letter_alone in letters and (not named or letter_alone in named)
-    return letter_alone if is_clear else None
+    letter = (both[1] or both[2] or both[3] or both[4]).upper()
+    if letter not in letters:
+        return None
+    named = _options_with(both[5], letters, options)
+    if named:
+        return letter if letter in named else None  # "C. text of B" chooses nothing
+    # "C. some other wording" chooses C; "C, D" and "C = 9" name more than C, or something else.
+    is_set_apart = both[1] is not None or text.lstrip("*`\"' ")[1:2] in {".", ")"}
+    return letter if is_set_apart and not _names_another(both[5], letters) else None
+
+
+def _names_another(text: str, letters: str) -> bool:
+    """Say whether a text begins with a further lone letter."""
+    further = re.match(r"[\s,;&/(\[]*(?:and|or)?[\s(\[]*([A-Za-z])(?![A-Za-z])", text)
+    return further is not None and further[1] in letters
+
+
+def _options_with(text: str, letters: str, options: Sequence[str]) -> list[str]:
+    return [name for name, option in zip(letters, options, strict=True) if _same(text, option)]
+
+
+def _unmarked(text: str) -> str:
+    """Return the text without quotation marks, bold type, braces and final punctuation."""
+    before = None
+    while text != before:
+        before = text
+        text = _MARKS.sub("", text.strip())
+        for opening, closing in _BRACKETED:
+            if text.startswith(opening) and text.endswith(closing):
+                text = text[len(opening) : -len(closing)]
+    return text
 
 
 def grade_text(response: str, reference: str) -> str | None:
@@ -79,8 +129,7 @@ def text_form(answer: str) -> str:
         text = text[1:-1].strip()
     if len(text) == 3 and text[0] == "(" and text[-1] == ")":
         text = text[1]
-    number = plain_number(text)
-    return text if number is None else str(number)
+    return text if plain_number(text) is None else canonical(text)
 
 
 def plurality(answers: Sequence[str | None]) -> str | None:
@@ -90,8 +139,11 @@ def plurality(answers: Sequence[str | None]) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Return the text without math mode and font commands."""
-    return _WRAPPER.sub(r"\1", _WRAPPER.sub(r"\1", text)).replace("$", "").strip()
+    """Return the text without math mode and font commands, with full-width letters as plain
+    ones."""
+    text = unicodedata.normalize("NFKC", text)
+    text = _WRAPPER.sub(r"\1", _WRAPPER.sub(r"\1", text)).replace("$", "")
+    return re.sub(r"\\q?quad|\\[()\[\]]", " ", text).strip()
 
 
 def _same(text: str, option: str) -> bool:

@@ -15,6 +15,8 @@ and then writes a `\boxed{}` answer.
 import re
 from dataclasses import dataclass
 
+from rzero_ray.answers.forms import is_nothing
+
 MAX_QUESTION_CHARS = 8_000
 """Longest accepted question in characters: about the paper's prompt budget of 2,048 tokens at 4
 characters a token."""
@@ -26,7 +28,15 @@ _THINK_CLOSE = "</think>"
 
 # One token of TeX that matters for brace matching. An escaped character (`\{`, `\\`) is consumed
 # whole, so it can neither open nor close a group.
-_BRACE_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BRACE_TOKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\.|[{}]", re.DOTALL)
+
+# What may stand between boxes that are one list: separators, spacing and math mode, nothing else.
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$~]|\\[,:! ()\[\]]|[,;&]|\\q?quad|\\;|\\text\s*\{[\s,]*(?:and|or)?[\s,]*\}|and\b|or\b)*"
+)
+_SEPARATOR = re.compile(r"[,;&]|and|or|quad")
+_MAX_GAP_CHARS = 80
+"""Longest text between two boxes of one list."""
 
 _NOT_A_BOX = -1
 
@@ -97,9 +107,10 @@ def parse_question(text: str) -> str | None:
     return None if span is None else _question_in(text, span)
 
 
-def _last_box(text: str) -> _Box | None:
-    """Find the balanced box that starts last, in one pass with a stack of open groups."""
-    last: _Box | None = None
+def _boxes(text: str) -> list[_Box]:
+    """Find all balanced boxes, in one pass with a stack of open groups, in the order in which they
+    start."""
+    boxes: list[_Box] = []
     open_boxes: list[
         tuple[int, int]
     ] = []  # (start, inner) per open group; start is _NOT_A_BOX for a plain group
@@ -111,20 +122,43 @@ def _last_box(text: str) -> _Box | None:
             if not open_boxes:
                 continue  # a stray closing brace ends nothing
             start, inner = open_boxes.pop()
-            if start != _NOT_A_BOX and (last is None or start > last.start):
-                last = _Box(start, inner, match.end())
+            if start != _NOT_A_BOX:
+                boxes.append(_Box(start, inner, match.end()))
         elif token[-1] == "{" and len(token) > 2:  # `\boxed{`, not the escaped brace `\{`
             open_boxes.append((match.start(), match.end()))
-    return last
+    return sorted(boxes, key=lambda box: box.start)
+
+
+def _answer_boxes(text: str) -> list[_Box]:
+    """Return the boxes that hold the answer: the last one with content, and those before it that
+    make a list with it. None where no box has content."""
+    boxes = _boxes(text)
+    while boxes and is_nothing(text[boxes[-1].inner : boxes[-1].end - 1]):
+        boxes.pop()
+    found = boxes[-1:]
+    for box in reversed(boxes[:-1]):
+        if not _is_list_gap(text, box.end, found[0].start):
+            break
+        found.insert(0, box)
+    return [box for box in found if not is_nothing(text[box.inner : box.end - 1])]
+
+
+def _is_list_gap(text: str, start: int, end: int) -> bool:
+    """Say whether boxes with this text between them are items of one list."""
+    if not 0 < end - start <= _MAX_GAP_CHARS:
+        return False
+    gap = text[start:end]
+    return bool(_SEPARATOR.search(gap)) and _BETWEEN_BOXES.fullmatch(gap) is not None
 
 
 def parse_answer(text: str) -> str | None:
-    r"""Return the stripped contents of the last balanced `\boxed{...}` (or `\fbox{...}`) that the
-    text says outside its thoughts (`spoken`).
+    r"""Return the stripped contents of the last balanced `\boxed{...}` (`\fbox`, `\framebox`) with
+    content that the text says outside its thoughts (`spoken`).
 
-    None when there is none, when it is empty, or when no box is balanced (a completion cut off
-    inside its box). "Last" is by the position of the command, so of nested boxes the inner one
-    counts. Nested and escaped braces are respected.
+    None when there is none, when all are empty (dots and spacing are nothing), or when no box is
+    balanced (a completion cut off inside its box). "Last" is by the position of the command, so of
+    nested boxes the inner one counts. Nested and escaped braces are respected. Boxes with nothing
+    but commas, "and", "or" and spacing between them are one list: `\boxed{1}, \boxed{2}` is `1, 2`.
 
     The official evaluation takes the first box, greedily to the end of the line; a chain of thought
     often boxes intermediate results, so we take the last balanced one.
@@ -133,11 +167,9 @@ def parse_answer(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    """Return the stripped contents of the last balanced box, wherever it stands."""
-    box = _last_box(text)
-    if box is None:
-        return None
-    return text[box.inner : box.end - 1].strip() or None
+    """Return the stripped contents of the boxes that hold the answer, wherever they stand."""
+    boxes = _answer_boxes(text)
+    return ", ".join(text[box.inner : box.end - 1].strip() for box in boxes) or None
 
 
 def parse_challenge(text: str) -> Challenge | None:
@@ -181,10 +213,10 @@ def has_chain_of_thought(text: str) -> bool:
     thoughts (or is there at all, when no box is); tags of a thought do not count, what they enclose
     does."""
     said = spoken(text)
-    box = _last_box(said)
-    if box is not None:
+    boxes = _answer_boxes(said)
+    if boxes:
         # What is said is one piece of the text, and begins where its last closed thought ends.
         close_at = text.rfind(_THINK_CLOSE)
         begin = 0 if close_at < 0 else close_at + len(_THINK_CLOSE)
-        text = text[: begin + box.start]
+        text = text[: begin + boxes[0].start]
     return bool(text.replace(_THINK_OPEN, "").replace(_THINK_CLOSE, "").strip())

@@ -5,6 +5,7 @@ The child is `symbolic_child`; this is its owner: limits, verdicts, kills.
 
 import contextlib
 import json
+import math
 import os
 import select
 import subprocess
@@ -13,18 +14,20 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rzero_ray.answers.forms import MAX_ANSWER_CHARS
 from rzero_ray.answers.symbolic_child import FRAME_HEADER, write_frame
 
-WALL_LIMIT_S = 10.0
-"""Wall-clock seconds for one comparison. A backstop for a child that waits rather than computes;
-normal is 10 ms."""
+WALL_LIMIT_S = 120.0
+"""Wall-clock seconds for one comparison. A backstop for a child that waits rather than computes,
+far behind the limit of processor time, which alone decides on a busy machine; normal is 10 ms."""
 
-CPU_LIMIT_S = 2.0
-"""CPU seconds for one comparison, so that a verdict does not depend on how busy the machine is."""
+CPU_LIMIT_S = 1.0
+"""Processor seconds for one comparison, so that a verdict does not depend on how busy the machine
+is. Nothing honest takes over .1 s."""
 
 ADDRESS_SPACE_BYTES = 1 << 30
 """Address space of the child. sympy and math-verify load in 70 MB; 1 GiB leaves room and protects
@@ -44,6 +47,16 @@ limited."""
 
 MAX_STRIKES = 2
 """An answer that was present at this many kills is compared by text only from then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one comparison came to."""
+
+    is_equal: bool
+    cpu_s: float
+    """Processor seconds that it took, those for another child after a kill included. The same when
+    the verdict is remembered."""
 
 
 class ChildDied(Exception):
@@ -85,11 +98,16 @@ class SymbolicComparer:
         """Comparisons that ended with the child dead: over a limit, or crashed."""
         self.num_compared = 0
         """Comparisons that reached the child, killed ones included."""
+        self.num_waited = 0
+        """Comparisons that the wall-clock limit ended: the child neither answered nor used up its
+        processor time."""
+        self._cpu_limit_s = cpu_limit_s
         self._wall_limit_s = wall_limit_s
         self._start_limit_s = start_limit_s
-        self._arguments = [str(cpu_limit_s), str(address_space_bytes)]
+        self._arguments = [str(address_space_bytes)]
+        self._start_cpu_s = 0.0
         self._cache_size = cache_size
-        self._verdicts: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
         self._strikes: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
@@ -98,15 +116,25 @@ class SymbolicComparer:
         self._end_child: weakref.finalize[..., SymbolicComparer] | None = None
 
     def compare(self, a: str, b: str) -> bool:
-        """Say whether math-verify finds two LaTeX answers equal, in either direction, within the
-        limits."""
+        """Say whether two LaTeX formulas are found equal within the limits."""
+        return self.judge(a, b).is_equal
+
+    def judge(self, a: str, b: str, cpu_left_s: float = math.inf) -> Verdict:
+        """Compare two LaTeX formulas within the limits, and within what is left of a budget.
+
+        A verdict that a spent budget cut short is not remembered.
+        """
         if a == b or max(len(a), len(b)) > MAX_ANSWER_CHARS:
-            return a == b
+            return Verdict(a == b, 0.0)
         pair = (a, b) if a <= b else (b, a)
+        limit_s = min(self._cpu_limit_s, cpu_left_s)
         with self._lock:
             verdict = self._verdicts.get(pair)
             if verdict is None:
-                verdict = self._judge(pair)
+                num_killed = self.num_killed
+                verdict = self._judge(pair, limit_s)
+                if self.num_killed > num_killed and limit_s < self._cpu_limit_s:
+                    return verdict
                 self._verdicts[pair] = verdict
                 if len(self._verdicts) > self._cache_size:
                     self._verdicts.popitem(last=False)
@@ -120,12 +148,12 @@ class SymbolicComparer:
         if self._end_child is not None:
             self._end_child()
 
-    def _judge(self, pair: tuple[str, str]) -> bool:
+    def _judge(self, pair: tuple[str, str], limit_s: float) -> Verdict:
         if any(self._strikes[text] >= MAX_STRIKES for text in pair):
-            return False
+            return Verdict(is_equal=False, cpu_s=0.0)
         self.num_compared += 1
         try:
-            equal = self._ask(pair)
+            verdict = self._ask(pair, limit_s)
         except ChildDied as death:
             self.close()
             self.num_killed += 1
@@ -135,23 +163,25 @@ class SymbolicComparer:
                 self._strikes[text] += weight
             if len(self._strikes) > self._cache_size:
                 self._strikes.clear()
-            return False
+            return Verdict(is_equal=False, cpu_s=limit_s + self._start_cpu_s)
         for text in pair:
             self._strikes.pop(text, None)
-        return equal
+        return verdict
 
-    def _ask(self, pair: tuple[str, str]) -> bool:
+    def _ask(self, pair: tuple[str, str], limit_s: float) -> Verdict:
         child = self._ready_child()
         deadline = time.monotonic() + self._wall_limit_s
         num_parsed = 0
+        request = {"first": pair[0], "second": pair[1], "cpu_limit_s": limit_s}
         try:
-            write_frame(cast(BinaryIO, child.stdin), {"first": pair[0], "second": pair[1]})
+            write_frame(cast(BinaryIO, child.stdin), request)
             while "equal" not in (reply := _receive(child, deadline)):
                 num_parsed = reply["parsed"]
         except (OSError, TimeoutError, EOFError) as error:
+            self.num_waited += isinstance(error, TimeoutError)
             raise ChildDied(num_parsed) from error
         self._num_served += 1
-        return reply["equal"]
+        return Verdict(reply["equal"], reply["cpu_s"])
 
     def _ready_child(self) -> "subprocess.Popen[bytes]":
         """Return a child that waits for a request, starting or replacing it when needed."""
@@ -183,6 +213,7 @@ class SymbolicComparer:
             child.kill()
             child.wait()
             raise RuntimeError(f"rzero_ray.answers.symbolic_child did not start: {reply['error']}")
+        self._start_cpu_s = float(reply["cpu_s"])
         return child
 
 

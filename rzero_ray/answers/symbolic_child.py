@@ -1,45 +1,37 @@
-r"""The killable child of `symbolic.SymbolicComparer`: compares two LaTeX answers with math-verify.
+r"""The killable child of `symbolic.SymbolicComparer`: compares two LaTeX formulas.
 
 Run as `python -P -m rzero_ray.answers.symbolic_child`; it speaks length-prefixed JSON over its
-standard input and output:
+standard input and output. Once, when it is ready, it sends its processor time so far, or what keeps
+it from starting:
 
-    parent -> child   {"first": str, "second": str} child  -> parent  {"ready": true} once; then for
-    each request {"parsed": 1}, {"parsed": 2}, {"equal": bool}
-                      or, when it cannot start, {"error": str}
+    child  -> parent  {"cpu_s": float}  or  {"error": str}
 
-The two "parsed" frames tell the parent which answer was being read if it has to kill this process.
+Then for each request the two "parsed" frames tell the parent which formula was being read if it has
+to kill this process, and the last one what the comparison took:
 
-Nothing here trusts the text. Limits: CPU seconds for each comparison (SIGXCPU kills this process
-even inside C code), address space, no new files (RLIMIT_FSIZE 0), no core dump. Only math-verify's
-LaTeX grammar reads the text; the Python `eval` that sympy reaches for any string is replaced by a
-reader of number literals, and an audit hook refuses processes, sockets and files opened for
-writing, should a library ever find another way to them.
+    parent -> child   {"first": str, "second": str, "cpu_limit_s": float}
+    child  -> parent  {"parsed": 1}, {"parsed": 2}, {"equal": bool, "cpu_s": float}
+
+Nothing here trusts the text. Limits: processor seconds for each comparison (a timer ends this
+process even inside C code), address space, no new files (RLIMIT_FSIZE 0), no core dump. Only
+latex2sympy's grammar reads the text; the Python `eval` that sympy reaches for any string is
+replaced by a reader of number literals, and an audit hook refuses processes, sockets and files
+opened for writing, should a library ever find another way to them.
 """
 
 import json
 import logging
-import math
 import os
 import re
 import resource
+import signal
 import struct
 import sys
-from collections.abc import Callable
-from functools import lru_cache
+import time
 from typing import Any, BinaryIO
 
 FRAME_HEADER = struct.Struct(">I")
 """Every frame is a 4-byte big-endian length and that many bytes of JSON."""
-
-PARSE_CACHE_SIZE = 256
-"""Parsed answers kept: one vote compares each answer with every other one, and parsing is most of
-the cost."""
-
-PROBE_DIGITS = 20
-"""Significant digits of the numeric probe."""
-
-PROBE_TOLERANCE = 1e-3
-"""Relative difference that settles a comparison; math-verify rounds to 6 decimals at the most."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)")
@@ -91,14 +83,11 @@ def _limit_resources(address_space_bytes: int) -> None:
 
 
 def _allow_cpu(seconds: float) -> None:
-    """Let this process use `seconds` more CPU time, rounded up to the kernel's whole seconds."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    limit = math.ceil(usage.ru_utime + usage.ru_stime + seconds)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+    """Let this process use `seconds` of processor time from now on; the timer's signal ends it."""
+    signal.setitimer(signal.ITIMER_PROF, max(seconds, 0.001))
 
 
-def _refuse_side_effects(event: str, args: tuple[Any, ...]) -> None:
+def refuse_side_effects(event: str, args: tuple[Any, ...]) -> None:
     """Audit hook: no processes, no sockets, no files opened for writing."""
     if event.startswith(_FORBIDDEN_EVENTS):
         raise PermissionError(event)
@@ -106,7 +95,7 @@ def _refuse_side_effects(event: str, args: tuple[Any, ...]) -> None:
         raise PermissionError(event)
 
 
-def _forbid_eval() -> None:
+def forbid_eval() -> None:
     """Replace sympy's Python-`eval` of strings by a reader of number literals.
 
     Without this, model text is one grammar slip away from `eval`: latex2sympy2 gives the text of
@@ -127,106 +116,48 @@ def _forbid_eval() -> None:
     sympy_parser.eval_expr = read_literal
 
 
-def _load_math_verify() -> tuple[
-    Callable[[str], list[Any]], Callable[[list[Any], list[Any]], bool]
-]:
-    """Return (parse, same): math-verify with its LaTeX grammar only and without its own SIGALRM
-    timeouts."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    # ExprExtractionConfig, math-verify's other default, must stay out: it evaluates Python. The
-    # answer is already out of its box, and `equality` has dealt with units (math-verify drops a
-    # variable that looks like one: 2m would be 2).
-    normalization = NormalizationConfig(
-        basic_latex=True,
-        units=False,
-        malformed_operators=True,
-        nits=True,
-        boxed="none",
-        equations=False,
-    )
-    config = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normalization)]
-
-    @lru_cache(maxsize=PARSE_CACHE_SIZE)
-    def parse_latex(text: str) -> list[Any]:
-        return parse(
-            f"${text}$", extraction_config=config, fallback_mode="no_fallback", parsing_timeout=0
-        )
-
-    def same(first: list[Any], second: list[Any]) -> bool:
-        if len(first) == len(second) == 1 and _differ_clearly(first[0], second[0]):
-            return False
-        # math-verify is not symmetric ("x>1" against an interval); we need a symmetric relation.
-        return bool(
-            verify(first, second, timeout_seconds=0) or verify(second, first, timeout_seconds=0)
-        )
-
-    return parse_latex, same
-
-
-def _differ_clearly(first: Any, second: Any) -> bool:
-    """Say whether two expressions have clearly different values at one fixed point.
-
-    Most pairs in a vote differ, and this spares them `simplify`, which is 100 times slower and is
-    what adversarial answers make hang. Only a clear, finite, numeric difference counts; names
-    (compared by case), percentages, sets, relations and matrices are left to math-verify.
-    """
-    import sympy
-
-    for side in (first, second):
-        if not isinstance(side, sympy.Expr) or isinstance(side, sympy.MatrixExpr):
-            return False
-        if side.is_Symbol or side.has(sympy.UnevaluatedExpr):
-            return False
-    symbols = sorted(first.free_symbols | second.free_symbols, key=str)
-    # Distinct values between 1 and 2, where logarithms, roots and powers are all tame.
-    point = {
-        symbol: 1 + sympy.Rational(37 + 11 * k, 101 + 23 * k) for k, symbol in enumerate(symbols)
-    }
-    try:
-        left, right = (complex(side.subs(point).evalf(PROBE_DIGITS)) for side in (first, second))
-    except Exception:  # no number at this point (f(x), poles, sympy's gaps): undecided
-        return False
-    difference = abs(left - right)
-    return math.isfinite(difference) and difference > PROBE_TOLERANCE * (1 + abs(left))
-
-
-def serve(cpu_limit_s: float, address_space_bytes: int) -> None:
+def serve(address_space_bytes: int) -> None:
     """Answer requests until the parent closes the pipe."""
     requests, replies = _take_over_pipes()
     try:
         _limit_resources(address_space_bytes)
         logging.disable(logging.CRITICAL)
-        parse_latex, same = _load_math_verify()
+        from rzero_ray.answers import symbolic_equality
+
         # Loads what sympy imports lazily, some of which needs the `eval` that is about to go.
-        if not same(parse_latex("x^2-1"), parse_latex("(x-1)(x+1)")):
-            raise RuntimeError("math-verify does not find x^2-1 and (x-1)(x+1) equal")
-        _forbid_eval()
+        for first, second in _WARM_UP:
+            if not symbolic_equality.compare(first, second, lambda num_parsed: None):
+                raise RuntimeError(f"sympy does not find {first} and {second} equal")
+        forbid_eval()
     except (
         Exception
     ) as error:  # reported to the parent, which raises it: a broken install is not model output
         write_frame(replies, {"error": f"{type(error).__name__}: {error}"})
         return
     os.dup2(1, 2)  # /dev/null: from here on only model text could cause output
-    sys.addaudithook(_refuse_side_effects)
-    write_frame(replies, {"ready": True})
+    sys.addaudithook(refuse_side_effects)
+    write_frame(replies, {"cpu_s": time.process_time()})
 
     while (request := read_frame(requests)) is not None:
-        _allow_cpu(cpu_limit_s)
-        equal = False
-        # Whatever the text provokes (RecursionError, MemoryError, sympy's own errors), the answers
-        # are not shown equal.
-        try:
-            first = parse_latex(request["first"])
-            write_frame(replies, {"parsed": 1})
-            second = parse_latex(request["second"])
-            write_frame(replies, {"parsed": 2})
-            equal = bool(first and second and same(first, second))
-        except Exception:
-            equal = False
-        write_frame(replies, {"equal": equal})
+        start = time.process_time()
+        _allow_cpu(request["cpu_limit_s"])
+        equal = symbolic_equality.compare(
+            request["first"],
+            request["second"],
+            lambda num_parsed: write_frame(replies, {"parsed": num_parsed}),
+        )
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        write_frame(replies, {"equal": equal, "cpu_s": time.process_time() - start})
 
+
+_WARM_UP = (
+    ("x^{2}-1", "(x-1)(x+1)"),
+    (r"|x|\le 1", "[-1,1]"),
+    (r"\sqrt{2}\sin(1)", r"\sqrt{2}\sin(\frac{2}{2})"),
+    (r"\int_{0}^{1} x dx", r"\sum_{k=1}^{\infty} \frac{1}{3^{k}}"),
+    (r"2\begin{pmatrix}1\\ 2\end{pmatrix}", r"\begin{pmatrix}2\\ 4\end{pmatrix}"),
+    (r"\lim_{x\to 0} \frac{\sin x}{x}", r"\binom{n}{n}"),
+)
 
 if __name__ == "__main__":
-    serve(cpu_limit_s=float(sys.argv[1]), address_space_bytes=int(sys.argv[2]))
+    serve(address_space_bytes=int(sys.argv[1]))

@@ -7,114 +7,113 @@ Where we differ from the official code, and why: there an answer that could not 
 string "None" and votes, so a question that makes the Solver fail to box half of its answers earns
 the largest uncertainty reward; and equality is tested greedily against the first member of each
 cluster, so the result depends on the order of the samples. Here unreadable answers are counted
-apart and clusters are connected components, which no order changes. `majority_vote_official` keeps
-the official semantics for comparison.
+apart, and in a cluster every two answers are equal; which cluster an answer joins that equals
+members of several is decided by the number of votes, which no order changes.
+`majority_vote_official` keeps the official semantics for comparison.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from fractions import Fraction
-from itertools import combinations, pairwise
+from dataclasses import dataclass
 
-from rzero_ray.answers.forms import canonical, plain_number
+from rzero_ray.answers.forms import canonical, is_nothing, plain_number
 from rzero_ray.types import Ballot, ShareRule, VotingRule
 
 Equivalence = Callable[[str, str], bool]
-"""A symmetric "same answer" relation; `equality.equivalent` in production."""
+"""A symmetric "same answer" relation; `equality.BudgetedEquality.equivalent` in production."""
 
 OFFICIAL_UNANSWERED = "None"
 """What the official code's box reader returns when there is no box."""
 
 
 def majority_vote(answers: Sequence[str | None], equivalent: Equivalence) -> Ballot:
-    """Vote, independently of the order of `answers`. None and blank answers do not vote.
+    """Vote, independently of the order of `answers`. None, and answers without content
+    (`forms.is_nothing`), do not vote.
 
-    Answers with one canonical form are one group; groups joined by `equivalent` (transitively) are
-    one cluster. The largest cluster wins, ties go to the smallest canonical form in text order. The
-    label is the winner's most frequent surface form, ties again to the smallest. `equivalent` sees
-    one surface form per group, in sorted order, and never two plain numbers without units, so an
-    ordinary vote on numbers costs no comparison; at worst it is called for every pair.
+    Answers with one canonical form are one group. Groups are taken by their votes, the largest
+    first, and each joins the first cluster of which it equals every member (`equivalent` need not
+    be transitive: `5` equals `5 cm` and `5 m`, which differ). The largest cluster wins, ties go to
+    the smallest canonical form in text order. The label is the winner's most frequent surface form,
+    ties again to the smallest. `equivalent` sees one surface form per group and never two plain
+    numbers without units, so an ordinary vote on numbers costs no comparison; at worst it is called
+    once for every pair.
     """
     surfaces = Counter(
-        answer.strip() for answer in answers if answer is not None and answer.strip()
+        answer.strip() for answer in answers if answer is not None and not is_nothing(answer)
     )
-    groups: dict[str, list[str]] = defaultdict(list)
-    for surface in sorted(surfaces):
-        groups[canonical(surface)].append(surface)
+    groups = _groups(surfaces)
+    clusters, num_ambiguous = _clusters(groups, equivalent)
 
-    clusters = []
-    for forms in _connected_components(groups, equivalent):
-        members = [surface for form in forms for surface in groups[form]]
-        members.sort(key=lambda surface: (-surfaces[surface], surface))
-        counts = tuple(surfaces[surface] for surface in members)
-        clusters.append((-sum(counts), min(forms), members[0], counts))
-    clusters.sort()
+    ranked = []
+    for members in clusters:
+        forms = sorted(surface for group in members for surface in group.surfaces)
+        forms.sort(key=lambda surface: -surfaces[surface])
+        counts = tuple(surfaces[surface] for surface in forms)
+        ranked.append((-sum(counts), min(group.form for group in members), forms[0], counts))
+    ranked.sort()
     return Ballot(
         answers=tuple(answers),
-        label=clusters[0][2] if clusters else None,
-        num_agree=-clusters[0][0] if clusters else 0,
+        label=ranked[0][2] if ranked else None,
+        num_agree=-ranked[0][0] if ranked else 0,
         num_votes=surfaces.total(),
-        clusters=tuple((label, -negative_count) for negative_count, _, label, _ in clusters),
-        form_counts=tuple(counts for *_, counts in clusters),
-        may_join=clusters_may_join(list(groups)),
+        num_ambiguous=num_ambiguous,
+        clusters=tuple((label, -negative_count) for negative_count, _, label, _ in ranked),
+        form_counts=tuple(counts for *_, counts in ranked),
+        may_move=any(len(members) > 1 for members in clusters),
     )
 
 
-def clusters_may_join(forms: Sequence[str]) -> bool:
-    """Say whether further answers might make two of these canonical forms equivalent that are not.
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Answers with one canonical form."""
 
-    Equivalence by value is not transitive (`5` equals both `5 cm` and `5 m`), so in general they
-    might. They cannot where all forms are plain numbers, apart from two exceptions that are looked
-    for: `50%` equals 50 and 0.5, and a symbolic comparison rounds, so that a root may equal two
-    decimals close by. That no text equals two clearly different numbers otherwise is a property
-    of `equality.equivalent`, tested on the notations that come nearest to it.
-    """
-    values = [plain_number(form) for form in forms]
-    numbers = sorted(value for value in values if value is not None)
-    if len(numbers) < len(values):
-        return len(values) > 1
-    return any(high - low <= _NEAR * max(1, abs(high)) for low, high in pairwise(numbers)) or any(
-        _is_percent_chain(a, b) for a, b in combinations(numbers, 2)
-    )
+    form: str
+    surfaces: tuple[str, ...]
+    num_votes: int
+    is_number: bool
+
+    def equals(self, other: "_Group", equivalent: Equivalence) -> bool:
+        if self.is_number and other.is_number:
+            return False  # the canonical form of a number is its value, and these two differ
+        return equivalent(*sorted((self.surfaces[0], other.surfaces[0])))
 
 
-_NEAR = Fraction(1, 100)
-"""Relative difference of two numbers, absolute below 1: ten times that at which a symbolic
-comparison tells them apart."""
+def _groups(surfaces: Counter[str]) -> list[_Group]:
+    """Return the groups with the most votes first, equally large ones in text order."""
+    by_form: dict[str, list[str]] = defaultdict(list)
+    for surface in sorted(surfaces):
+        by_form[canonical(surface)].append(surface)
+    groups = [
+        _Group(
+            form,
+            tuple(members),
+            sum(surfaces[surface] for surface in members),
+            is_number=plain_number(members[0]) is not None,
+        )
+        for form, members in by_form.items()
+    ]
+    return sorted(groups, key=lambda group: (-group.num_votes, group.form))
 
 
-def _is_percent_chain(a: Fraction, b: Fraction) -> bool:
-    """Say whether the quotient is a power of 100: a chain such as 5000, 5000%, 50, 50%, 0.5."""
-    if a == 0 or b == 0 or (a < 0) != (b < 0):
-        return False
-    large, small = max(abs(a), abs(b)), min(abs(a), abs(b))
-    exponent = (len(str(large // small)) - 1) // 2
-    return small * 100**exponent == large
-
-
-def _connected_components(groups: dict[str, list[str]], equivalent: Equivalence) -> list[list[str]]:
-    """Partition canonical forms by the transitive closure of `equivalent` on one surface form of
-    each."""
-    forms = sorted(groups)
-    parent = {form: form for form in forms}
-
-    def root(form: str) -> str:
-        while parent[form] != form:
-            parent[form] = form = parent[parent[form]]
-        return form
-
-    is_number = {form: plain_number(form) is not None for form in forms}
-    for first, second in combinations(forms, 2):
-        if is_number[first] and is_number[second]:
-            continue  # the canonical form of a number is its value, and these two differ
-        left, right = root(first), root(second)
-        if left != right and equivalent(groups[first][0], groups[second][0]):
-            parent[right] = left
-
-    components: dict[str, list[str]] = defaultdict(list)
-    for form in forms:
-        components[root(form)].append(form)
-    return list(components.values())
+def _clusters(groups: list[_Group], equivalent: Equivalence) -> tuple[list[list[_Group]], int]:
+    """Return clusters of which every two members are equal, and the number of votes that equal a
+    member of a cluster that they are not in."""
+    clusters: list[list[_Group]] = []
+    ambiguous: set[str] = set()
+    for group in groups:
+        equals = [[group.equals(member, equivalent) for member in members] for members in clusters]
+        home = next((at for at, equal in enumerate(equals) if all(equal)), None)
+        for at, (members, equal) in enumerate(zip(clusters, equals, strict=True)):
+            if at != home and any(equal):
+                ambiguous.add(group.form)
+                ambiguous |= {
+                    member.form for member, same in zip(members, equal, strict=True) if same
+                }
+        if home is None:
+            clusters.append([group])
+        else:
+            clusters[home].append(group)
+    return clusters, sum(group.num_votes for group in groups if group.form in ambiguous)
 
 
 def majority_vote_official(answers: Sequence[str | None], equivalent: Equivalence) -> Ballot:

@@ -7,12 +7,12 @@ which reason it is dropped otherwise (with `curriculum.filters=official`, whethe
 Where the vote is by value, an outcome depends on how many votes each distinct answer has, not on
 their order.
 
-What is assumed of a vote to come: it is unanswered, an answer of its own, or equivalent to the
-answers of one cluster, in any notation. Where `Ballot.may_join` says that it could also join
-clusters into one, because equivalence by value is not transitive, that is allowed for as well;
-then little but an agreement above the band is decided early. Assumed in both cases is that
-`equivalent` says the same of two canonical forms each time, which a comparison that its time limit
-killed might not.
+What is assumed of a vote to come: it is unanswered, an answer of its own, or joins one cluster, in
+any notation. Two answers that differ never come into one cluster (`voting.majority_vote`), so
+clusters do not merge; but where one holds several notations, a vote to come may equal one of them
+only and draw it away (`Ballot.may_move`), which is allowed for as well. Assumed in both cases is
+that `equivalent` says the same of two canonical forms each time, which a comparison that its time
+limit killed might not.
 
 The Challenger's phase rewards the share, so there every vote is taken.
 """
@@ -25,7 +25,7 @@ from functools import lru_cache
 from rzero_ray.method.selection import Band, band_reason
 from rzero_ray.types import Ballot, VotingRule
 
-NO_VOTE_YET = Ballot(answers=(), label=None, num_agree=0, num_votes=0, may_join=False)
+NO_VOTE_YET = Ballot(answers=(), label=None, num_agree=0, num_votes=0, may_move=False)
 
 
 def num_next_votes(ballot: Ballot, band: Band) -> int:
@@ -35,7 +35,7 @@ def num_next_votes(ballot: Ballot, band: Band) -> int:
     so that none is taken in vain, and several are sampled at once where one alone decides nothing.
     """
     left = band.num_votes - len(ballot.answers)
-    return _num_next_votes(ballot.form_counts, ballot.may_join, left, band)
+    return _num_next_votes(ballot.form_counts, ballot.may_move, left, band)
 
 
 def num_next_votes_in_full(ballot: Ballot, band: Band) -> int:
@@ -53,62 +53,69 @@ on."""
 
 def is_decided(
     form_counts: tuple[tuple[int, ...], ...],
-    may_join: bool,
+    may_move: bool,
     num_left: int,
     band: Band,
 ) -> bool:
     """Say whether all continuations by `num_left` votes have one outcome: kept with one label, or
     dropped for one reason.
 
-    `form_counts` and `may_join` are those of `Ballot`.
+    `form_counts` and `may_move` are those of `Ballot`.
     """
     if num_left <= 0:
         return True
-    sizes = [sum(counts) for counts in form_counts]
+    num_now = sum(map(sum, form_counts))
     reasons = set()
-    for num_answers in range(sum(sizes), sum(sizes) + num_left + 1):
-        reasons |= _reasons(sizes, may_join, num_answers, band)
+    for num_answers in range(num_now, num_now + num_left + 1):
+        reasons |= _reasons(form_counts, may_move, num_answers, band)
         if len(reasons) > 1:
             return False
-    return reasons != {None} or _is_label_fixed(form_counts, sizes, may_join, num_left)
+    return reasons != {None} or _is_label_fixed(form_counts, may_move, num_left)
 
 
-def _reasons(sizes: list[int], may_join: bool, num_answers: int, band: Band) -> set[str | None]:
+def _reasons(
+    form_counts: tuple[tuple[int, ...], ...], may_move: bool, num_answers: int, band: Band
+) -> set[str | None]:
     """Return the outcomes that are possible with `num_answers` answers in the end.
 
     The largest cluster may have any size between two bounds, and the outcome moves one way with it
     (too hard, kept, too easy): equal outcomes at the bounds are all.
     """
+    sizes = [sum(counts) for counts in form_counts]
     now, most = sum(sizes), max(sizes, default=0)
-    smallest = max(most, min(num_answers, 1))
-    joins_all = may_join and num_answers > now
-    largest = num_answers if joins_all else most + num_answers - now
+    together = max(map(max, form_counts), default=0) if may_move else most
+    smallest = max(together, min(num_answers, 1))
+    largest = num_answers if may_move and num_answers > now else most + num_answers - now
     return {band_reason(size, num_answers, band) for size in (smallest, largest)}
 
 
 def _is_label_fixed(
-    form_counts: tuple[tuple[int, ...], ...], sizes: list[int], may_join: bool, num_left: int
+    form_counts: tuple[tuple[int, ...], ...], may_move: bool, num_left: int
 ) -> bool:
     """Say whether the majority's cluster and its most frequent form stay the same.
 
     A tie is decided by the order of texts, where a text to come may be the smallest, or drops the
     question (`voting.ties`): so no rival may draw level.
     """
-    if not sizes:
+    if not form_counts:
         return False
-    others = sum(sizes[1:]) if may_join else max(sizes[1:], default=0)
-    rival_clusters = form_counts if may_join else form_counts[:1]
-    label, *rivals = [count for counts in rival_clusters for count in counts]
-    return sizes[0] > others + num_left and label > max(rivals, default=0) + num_left
+    sizes = [sum(counts) for counts in form_counts]
+    label, *rivals = form_counts[0]
+    if may_move:
+        return label > sum(sizes) - label + num_left
+    return (
+        sizes[0] > max(sizes[1:], default=0) + num_left
+        and label > max(rivals, default=0) + num_left
+    )
 
 
 @lru_cache(maxsize=65_536)
 def _num_next_votes(
-    form_counts: tuple[tuple[int, ...], ...], may_join: bool, num_left: int, band: Band
+    form_counts: tuple[tuple[int, ...], ...], may_move: bool, num_left: int, band: Band
 ) -> int:
     for count in range(num_left):
         for continuation in _helpful_continuations(form_counts, count):
-            if is_decided(continuation, may_join, num_left - count, band):
+            if is_decided(continuation, may_move, num_left - count, band):
                 return count
     return num_left
 

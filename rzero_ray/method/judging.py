@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rzero_ray.answers.choices import grade_choice, grade_text, plurality
-from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.equality import BudgetedEquality
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.answers.voting import VOTING_RULES
 from rzero_ray.method.repetition import REPETITION_RULES, cluster_ids
@@ -25,13 +25,14 @@ class LocalJudge:
         self._task = task
 
     def vote(self, responses: Sequence[str], rule: VotingRule) -> Ballot:
-        """Parse [M] responses and count their answers."""
+        """Parse [M] responses and count their answers, within one budget of processor time."""
         answers = [parse_answer(response) for response in responses]
-        return VOTING_RULES[rule](answers, equivalent)
+        return VOTING_RULES[rule](answers, BudgetedEquality().equivalent)
 
     def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
         """Return `reference` per equivalent answer, else the answer itself, None without one."""
         answers = [parse_answer(response) for response in responses]
+        equivalent = BudgetedEquality().equivalent
         return [
             reference if answer is not None and equivalent(answer, reference) else answer
             for answer in answers
@@ -45,7 +46,7 @@ class LocalJudge:
             answers = [grade_text(r, problem.answer) for r in responses]
         else:
             label = self.vote(responses, "by_value").label
-            is_right = label is not None and equivalent(label, problem.answer)
+            is_right = label is not None and BudgetedEquality().equivalent(label, problem.answer)
             return Marks(
                 answers=tuple(self.grade(responses, problem.answer)),
                 majority=problem.answer if is_right else label,

@@ -18,7 +18,9 @@ from rich.table import Table
 from tests.bench.harness import Figure
 
 BENCHMARKS = (
+    "answers",
     "votes",
+    "fuzz",
     "early_stopping",
     "evaluation_pitfalls",
     "learner",

@@ -2,10 +2,11 @@
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 
-from rzero_ray.answers.closed_form import differ_clearly, value_of
+from rzero_ray.answers.closed_form import differ_clearly, exact_value, value_of
 from rzero_ray.answers.forms import canonical
 from rzero_ray.answers.symbolic import SymbolicComparer
 
@@ -40,7 +41,6 @@ def test_values_by_hand(latex: str, value: float) -> None:
         "i+1",
         r"\sqrt{-1}",
         r"\frac{1}{0}",
-        r"10^{400}",
         r"9^{9^{9}}",
         r"\sin x",
         "x=5",
@@ -63,9 +63,35 @@ def test_letters_have_different_values_and_lone_letters_are_names() -> None:
     assert not differ_clearly("x^2-1", "(x-1)(x+1)")
 
 
-def test_close_values_are_left_to_the_child() -> None:
-    assert not differ_clearly(r"\frac{1}{3}", "0.3333")
-    assert differ_clearly(r"\frac{1}{3}", "0.33")
+def test_rational_values_are_exact_and_others_are_left_to_the_child_when_close() -> None:
+    assert differ_clearly(r"\frac{1}{3}", "0." + "3" * 40)
+    assert differ_clearly(r"2^{-64}", r"2^{-65}")
+    assert differ_clearly(r"\frac{1}{25!}", r"\frac{1}{26!}")
+    assert differ_clearly(r"\sqrt{2}", "1.4142")
+    assert not differ_clearly(r"\sqrt{2}", "1.4142135623")
+    assert not differ_clearly(r"\frac{\pi}{10^{12}}", r"\frac{2\pi}{10^{12}}")
+
+
+@pytest.mark.parametrize(
+    ("latex", "value"),
+    [
+        (r"\binom{5}{2}", Fraction(10)),
+        (r"17\bmod 5", Fraction(2)),
+        (r"1-\frac{1}{2^{100}}", 1 - Fraction(1, 2**100)),
+        (r"\lfloor 2.5\rfloor", Fraction(2)),
+        (r"\gcd(12,18)", Fraction(6)),
+        (r"\sqrt{\frac{4}{9}}", Fraction(2, 3)),
+        (r"|-3|", Fraction(3)),
+        (r"5!", Fraction(120)),
+    ],
+)
+def test_exact_values(latex: str, value: Fraction) -> None:
+    assert exact_value(latex) == value
+
+
+@pytest.mark.parametrize("text", [r"9^{99999}", "99999!", r"2^{2^{40}}", r"\pi", "5!!", "!5"])
+def test_what_has_no_exact_value(text: str) -> None:
+    assert exact_value(text) is None
 
 
 def test_agrees_with_math_verify() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.forms import canonical
-from rzero_ray.answers.voting import clusters_may_join, majority_vote, majority_vote_official
+from rzero_ray.answers.voting import majority_vote, majority_vote_official
 from rzero_ray.types import Ballot
 
 
@@ -36,7 +37,7 @@ def test_unanswered_samples_are_counted_apart() -> None:
         num_votes=3,
         clusters=(("4", 2), ("5", 1)),
         form_counts=((1, 1), (1,)),
-        may_join=False,
+        may_move=False,
     )
     assert vote.answered == 3 / 6
     assert vote.agreement == 2 / 3
@@ -46,7 +47,7 @@ def test_nothing_answered() -> None:
     for answers in ([], [None], [None, "", "  "]):
         vote = majority_vote(answers, never)
         assert vote == Ballot(
-            answers=tuple(answers), label=None, num_agree=0, num_votes=0, may_join=False
+            answers=tuple(answers), label=None, num_agree=0, num_votes=0, may_move=False
         )
         assert vote.agreement == 0.0
 
@@ -60,10 +61,18 @@ def test_ties_go_to_the_smallest_canonical_form() -> None:
     assert majority_vote(["7", "3", "7", "3", "1"], never).label == "3"
 
 
-def test_clusters_are_connected_components() -> None:
+def test_a_cluster_holds_no_two_answers_that_differ() -> None:
     vote = majority_vote(["p3", "p1", "q9", "p2", "q9"], within_one)
-    assert (vote.label, vote.num_agree) == ("p1", 3)
-    assert vote.clusters == (("p1", 3), ("q9", 2))
+    assert vote.clusters == (("p1", 2), ("q9", 2), ("p3", 1))
+    assert (vote.label, vote.num_agree) == ("p1", 2)
+    assert vote.num_ambiguous == 2  # p2 and p3, which are equal and in two clusters
+    assert vote.may_move
+
+
+def test_what_equals_two_clusters_joins_the_larger() -> None:
+    vote = majority_vote(["p1", "p2", "p3", "p3", "q9", "q9"], within_one)
+    assert vote.clusters == (("p3", 3), ("q9", 2), ("p1", 1))
+    assert vote.num_ambiguous == 2
 
 
 def test_numbers_need_no_comparison_and_text_few() -> None:
@@ -126,32 +135,80 @@ def test_official_vote_is_greedy_and_first_seen_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("forms", "may_join"),
-    [
-        ([], False),
-        (["12"], False),
-        (["x^2"], False),  # one cluster: nothing to join
-        (["12", "13"], False),
-        (["-7", "7", "1/3", "0"], False),
-        (["50", "1/2"], True),  # 50%
-        (["5000", "1/2"], True),  # 5000%, 50, 50%
-        (["1414/1000", "1415/1000"], True),  # the root of 2, rounded
-        (["0", "1/1000"], True),
-        (["5 cm", "5 m"], True),  # 5
-        (["x=5", "y=5"], True),  # 5
-        (["12", "x^2"], True),
-    ],
+    ("between", "left", "right"),
+    [("50%", "50", "0.5"), ("5", "5 cm", "5 m"), ("5", "x=5", "y=5")],
 )
-def test_only_numbers_far_apart_stay_apart(forms: list[str], may_join: bool) -> None:
-    assert clusters_may_join(forms) is may_join
+def test_answers_that_equal_two_others_join_one(between: str, left: str, right: str) -> None:
+    assert equivalent(between, left) and equivalent(between, right)
+    assert not equivalent(left, right)
+    assert len(majority_vote([left, right], equivalent).clusters) == 2
+    ballot = majority_vote([left, right, right, between], equivalent)
+    assert ballot.clusters == ((right, 3), (left, 1))
+    assert ballot.num_ambiguous == 2  # the one between, and the one that it could have joined
 
 
-def test_joins_that_are_allowed_for_do_happen() -> None:
-    for between, left, right in (("50%", "50", "0.5"), ("5", "5 cm", "5 m"), ("5", "x=5", "y=5")):
-        assert equivalent(between, left) and equivalent(between, right)
-        assert not equivalent(left, right)
-        assert len(majority_vote([left, right], equivalent).clusters) == 2
-        assert len(majority_vote([left, right, between], equivalent).clusters) == 1
+@pytest.mark.parametrize(
+    "nothing",
+    ["...", r"\text{}", r"\,", "$$", "{}", ".", "..", "~", r"\quad", r"\!", r"\;", r"\mathrm{}",
+     r"\left\right", r"\(\)", r"\displaystyle", "\u200b", "\ufeff", r"\ldots", r"\phantom{5}"],
+)  # fmt: skip
+def test_nothing_does_not_vote(nothing: str) -> None:
+    ballot = majority_vote([nothing, nothing, nothing, "7", "8"], never)
+    assert (ballot.label, ballot.num_votes, ballot.num_agree) == ("7", 2, 1)
+
+
+CHAINS = (
+    ("5000", r"5000\%", "50", r"50\%", "0.5"),
+    ("5", "5 cm", "5 m", "5 kg"),
+    ("x+y=5", "5", "a-b=5"),
+    ("0", "x-2y=0", "3x+y=0", "x^2+y^2-1=0"),
+    ("(1,2)", "1<x<2", r"x\in(1,2)", r"\{1,2\}"),
+    ("101", "101_2", "101_3", "5"),
+    ("f(x)", "f'(x)", "f''(x)"),
+    (r"\frac{1}{2^{60}}", r"\frac{1}{2^{61}}", r"\frac{1}{2^{99}}"),
+    ("x=3", "3", "y=3", "5=x"),
+    (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", r"0.7071", "x"),
+    ("A. 5", "A", "A. 6", "a"),
+    ("1, 2", r"\{1,2\}", "(1,2)", r"x=1\text{ or }x=2", "2, 1"),
+)
+
+
+def test_one_outcome_whatever_the_order() -> None:
+    """100 lists with chains of answers that equal the next one only, in 20 orders each."""
+    rng = random.Random(0)
+    for number in range(100):
+        chain = CHAINS[number % len(CHAINS)]
+        answers = [*rng.choices(chain, k=7), *rng.choices(rng.choice(CHAINS), k=3), None]
+        expected = majority_vote(answers, equivalent)
+        for _ in range(20):
+            rng.shuffle(answers)
+            ballot = majority_vote(answers, equivalent)
+            assert replace(ballot, answers=expected.answers) == expected
+
+
+def test_no_cluster_has_two_members_that_differ() -> None:
+    rng = random.Random(1)
+    for chain in CHAINS:
+        answers = rng.choices(chain, k=12)
+        num_by_label = dict(majority_vote(answers, equivalent).clusters)
+        labels = list(num_by_label)
+        for size, label in zip(num_by_label.values(), labels, strict=True):
+            assert sum(equivalent(answer, label) for answer in answers) >= size
+        # Every two in one cluster are equal, so no cluster is larger than the largest such group.
+        largest = max(
+            sum(answers.count(member) for member in group)
+            for group in _mutually_equal(sorted(set(answers)))
+        )
+        assert max(num_by_label.values()) <= largest
+
+
+def _mutually_equal(answers: list[str]) -> list[tuple[str, ...]]:
+    return [
+        group
+        for size in range(1, len(answers) + 1)
+        for group in combinations(answers, size)
+        if all(equivalent(a, b) for a, b in combinations(group, 2))
+    ]
 
 
 @pytest.mark.parametrize(
