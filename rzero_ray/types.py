@@ -352,6 +352,8 @@ class ChallengerSample:
     advantage: float
     too_long: bool = False
     """Whether the question counts as malformed because it leaves the Solver no room to answer."""
+    num_ambiguous: int = 0
+    """Votes that equal an answer of another cluster as well (`Ballot.num_ambiguous`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -398,6 +400,8 @@ class Candidate:
     """Tokens of the votes taken."""
     tied: bool = False
     """Whether a second distinct answer has as many votes as the label."""
+    num_ambiguous: int = 0
+    """Votes that equal an answer of another cluster as well (`Ballot.num_ambiguous`)."""
 
     @property
     def agreement(self) -> float:

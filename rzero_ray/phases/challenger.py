@@ -117,6 +117,7 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
             reward=rewards_PG[prompt][g],
             advantage=advantages_PG[prompt][g],
             too_long=attempt.too_long,
+            num_ambiguous=attempt.ballot.num_ambiguous,
         )
         for prompt, attempts in enumerate(attempts_PG)
         for g, attempt in enumerate(attempts)

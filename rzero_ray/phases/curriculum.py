@@ -119,6 +119,7 @@ def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
         truth=None if attempt.question is None else task.solve(attempt.question),
         vote_tokens=attempt.vote_tokens,
         tied=attempt.ballot.is_tied,
+        num_ambiguous=attempt.ballot.num_ambiguous,
     )
 
 

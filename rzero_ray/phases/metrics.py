@@ -18,6 +18,7 @@ def challenger_metrics(samples: Sequence[ChallengerSample], task: Task) -> dict[
         "reward": mean([s.reward for s in samples]),
         "agreement": mean([s.num_agree / max(s.num_votes, 1) for s in posed]),
         "answered": mean([s.num_votes / max(len(s.answers), 1) for s in posed]),
+        "ambiguous": _ambiguous_share(posed),
         "well_formed": len(posed) / len(samples),
         "too_long": mean([s.too_long for s in samples]),
         "repetition_share": mean([s.repetition_share for s in posed]),
@@ -41,6 +42,7 @@ def curriculum_metrics(
     dropped = {f"dropped/{why}": count for why, count in count_dropped(candidates).items()}
     return {
         "agreement": mean([c.agreement for c in voted]),
+        "ambiguous": _ambiguous_share(voted),
         "well_formed": len(posed) / len(candidates),
         "voted": len(voted),
         "kept": len(kept),
@@ -50,6 +52,11 @@ def curriculum_metrics(
         **_label_accuracy("label_accuracy", kept, task),
         **_label_accuracy("label_accuracy_all", voted, task),
     }
+
+
+def _ambiguous_share(asked: Sequence[Candidate] | Sequence[ChallengerSample]) -> float:
+    """Return the share of the answered votes that equal answers of two clusters."""
+    return sum(q.num_ambiguous for q in asked) / max(sum(q.num_votes for q in asked), 1)
 
 
 def _votes_saved(posed: Sequence[Candidate], num_votes: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 
 from rzero_ray.answers import closed_form, forms
 from rzero_ray.answers.equality import BudgetedEquality
@@ -20,7 +21,52 @@ def run() -> list[Figure]:
     return [
         _measure("votes, plain numbers", latex_share=0.0),
         _measure("votes, a fifth in LaTeX", latex_share=0.2),
+        *(_measure_hostile(name, answers) for name, answers in HOSTILE.items()),
     ]
+
+
+HOSTILE = {
+    "antiderivatives": [rf"\int \sqrt{{x^{{{k}}}+ix+1}}dx" for k in range(1, 11)],
+    "integrals": [rf"\int_0^1 \sqrt{{x^{{{k}}}+x+1}}dx" for k in range(1, 11)],
+    "inequalities": [rf"x^{{{k}}}+x^3-5x+1>\sin x" for k in range(5, 15)],
+}
+"""Ten answers to one question, each of which costs a symbolic comparer all it has."""
+
+
+def _measure_hostile(name: str, answers: list[str]) -> Figure:
+    """Count one vote's processor time, the child's included, and what the next vote waits for."""
+    comparer = SymbolicComparer()
+    comparer.compare("x+1", "x+2")
+    before = _cpu_s()
+    majority_vote(answers, BudgetedEquality(comparer=comparer).equivalent)
+    next_s = seconds(
+        lambda: majority_vote(
+            [r"\sqrt{8}", r"2\sqrt{2}"], BudgetedEquality(comparer=comparer).equivalent
+        )
+    )
+    comparer.close()  # a child's time is known once it has ended
+    start_s = _start_s()
+    return Figure(
+        name=f"votes, ten hostile {name}",
+        value=_cpu_s() - before - start_s,
+        unit="s",
+        target="at most 8 s of processor time",
+        details=f"{comparer.num_killed} kills; the honest vote behind it takes {next_s:.2g} s",
+    )
+
+
+def _start_s() -> float:
+    """Return the processor time of a child that only starts."""
+    before = _cpu_s()
+    comparer = SymbolicComparer()
+    comparer.compare("x+1", "x+2")
+    comparer.close()
+    return _cpu_s() - before
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _measure(name: str, latex_share: float) -> Figure:

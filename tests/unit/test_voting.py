@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rzero_ray.answers.equality import equivalent
+from rzero_ray.answers.equality import BudgetedEquality, equivalent
 from rzero_ray.answers.forms import canonical
+from rzero_ray.answers.symbolic import SymbolicComparer
 from rzero_ray.answers.voting import majority_vote, majority_vote_official
 from rzero_ray.types import Ballot
 
@@ -234,3 +235,28 @@ def _mutually_equal(answers: list[str]) -> list[tuple[str, ...]]:
 )
 def test_no_notation_equals_two_numbers_far_apart(text: str) -> None:
     assert not (equivalent(text, "12") and equivalent(text, "13"))
+
+
+def test_a_vote_spends_its_budget_and_compares_the_rest_by_text() -> None:
+    hostile = [rf"\int_0^1 \sqrt{{x^{{{k}}}+x+1}}dx" for k in range(3, 9)]
+    comparer = SymbolicComparer(cpu_limit_s=0.3)
+    rules = BudgetedEquality(cpu_budget_s=1.0, comparer=comparer)
+    ballot = majority_vote([*hostile, hostile[0]], rules.equivalent)
+    assert (ballot.label, ballot.num_agree) == (hostile[0], 2)
+    assert rules.cpu_left_s <= 0
+    assert comparer.num_compared <= 4  # one costs a start of another child as well
+    assert not rules.equivalent(r"\sqrt{8}+x", r"2\sqrt{2}+x")
+    assert BudgetedEquality(comparer=comparer).equivalent(r"\sqrt{8}+x", r"2\sqrt{2}+x")
+    comparer.close()
+
+
+def test_a_remembered_verdict_costs_what_it_cost_at_first() -> None:
+    comparer = SymbolicComparer()
+    costs = []
+    for _ in range(2):
+        rules = BudgetedEquality(cpu_budget_s=5.0, comparer=comparer)
+        assert rules.equivalent("(x+1)^{3}", "x^3+3x^2+3x+1")
+        costs.append(5.0 - rules.cpu_left_s)
+    assert costs[0] == costs[1] > 0
+    assert comparer.num_compared == 1
+    comparer.close()
