@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rzero_ray.answers.forms import canonical, plain_number
+from rzero_ray.answers.notation import normal
 from rzero_ray.answers.parsing import parse_answer
 
 _WRAPPER = re.compile(
@@ -24,10 +25,11 @@ _WRAPPER = re.compile(
 _MARKS = re.compile(r"^[\s\"'`*_{\\]+(?![a-zA-Z]{2})|[\s\"'`*_}\\;,.:]+$")
 _BRACKETED = (("{", "}"), ("\\{", "\\}"), ("\\(", "\\)"), ("\\[", "\\]"))
 _ANNOUNCED = re.compile(
-    r"(?:the\s+)?(?:final\s+|correct\s+|right\s+)?(?:answer|option|choice)\s*(?:is|=)?\s*:?\s*"
+    r"(?:i\s+choose\s+|correct\s*:\s*)|(?:the\s+|my\s+)?(?:final\s+|correct\s+|right\s+)?(?:answer|option|choice)\s*(?:is|=)?\s*:?\s*"
     r"(?:(?:the\s+)?(?:option|choice|letter)\s*:?\s*)?(?=\S)",
     re.IGNORECASE,
 )
+_LATER_LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?=[.):\]]|\s*$)")
 _LETTER = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.:]?")
 _LETTER_AND_TEXT = re.compile(
     r"(?:[(\[]([A-Za-z])[)\]]\s*[:.,=-]?|([A-Za-z])\s*[.):,=]|([A-Za-z])\s+-|([A-Z])(?=\s))\s*(\S.*)",
@@ -55,14 +57,17 @@ def read_choice(answer: str, options: Sequence[str]) -> str | None:
     """
     letters = string.ascii_uppercase[: len(options)]
     text = _plain(answer)
-    for announced in (text, _ANNOUNCED.sub("", text, count=1)):
+    plain = normal(text)
+    for announced in (text, _ANNOUNCED.sub("", text, count=1), plain):
         letter = _LETTER.fullmatch(_unmarked(announced))
         if letter is not None and letter[1].upper() in letters:
             return letter[1].upper()
     same = _options_with(text, letters, options)
     if same:
         return same[0] if len(same) == 1 else None
-    return _read_letter_with_text(_ANNOUNCED.sub("", text, count=1), letters, options)
+    announced = _ANNOUNCED.sub("", text, count=1)
+    found = _read_letter_with_text(announced, letters, options)
+    return found or _read_letter_with_text(_ANNOUNCED.sub("", plain, count=1), letters, options)
 
 
 def _read_letter_with_text(text: str, letters: str, options: Sequence[str]) -> str | None:
@@ -81,9 +86,11 @@ def _read_letter_with_text(text: str, letters: str, options: Sequence[str]) -> s
 
 
 def _names_another(text: str, letters: str) -> bool:
-    """Say whether a text begins with a further lone letter."""
+    """Say whether a text names a further letter, at its beginning or like an option."""
     further = re.match(r"[\s,;&/(\[]*(?:and|or)?[\s(\[]*([A-Za-z])(?![A-Za-z])", text)
-    return further is not None and further[1] in letters
+    if further is not None and further[1] in letters:
+        return True
+    return any(letter in letters for letter in _LATER_LETTER.findall(text))
 
 
 def _options_with(text: str, letters: str, options: Sequence[str]) -> list[str]:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-MAX_BITS = 1 << 16
-"""Largest numerator or denominator of an exact value, in bits: that of 5,000!."""
+MAX_BITS = 1 << 15
+"""Largest numerator or denominator of an exact value, in bits: that of 3,000!."""
 
 MAX_CHARS = 400
 """Longest closed form that is read."""
@@ -135,6 +135,11 @@ class _Reader:
 
     def sum(self) -> _Number:
         value = self.product()
+        if self.token == r"\bmod":
+            self.take()
+            value = self._modulo(value, self.product())
+            if self.token in ("+", "-"):
+                raise ValueError("ambiguous")
         while self.token in ("+", "-"):
             if self.take() == "+":
                 value = self._noted(value + self.product())
@@ -153,9 +158,6 @@ class _Reader:
             elif self.token == "/":
                 self.take()
                 value, divided = self._noted(value / self.power()), True
-            elif self.token == r"\bmod":
-                self.take()
-                value = self._modulo(value, self.power())
             elif _STARTS_OPERAND.match(self.token):
                 before = self._tokens[self._at - 1]
                 mixed_number = self.token == r"\frac" or self.token[0].isdigit()
@@ -214,11 +216,15 @@ class _Reader:
         if token == r"\sqrt":
             return self._noted(self._root())
         if token in _CLOSERS:
-            return Fraction(_CLOSERS[token][1](self._group(_CLOSERS[token][0])))
+            closing, rounded = _CLOSERS[token]
+            value = self._group(closing)
+            if not isinstance(value, Fraction):
+                raise ValueError("rounding needs an exact value")
+            return Fraction(rounded(value))
         if token in _FUNCTIONS:
             return self._noted(_FUNCTIONS[token](self._arguments()))
         if len(token) == 1 and token.isascii() and token.isalpha() and token not in _NO_VARIABLE:
-            return 1 + (37 + 11 * ord(token)) % 997 / 997
+            return 1 + (ord(token) ** 3 % 997) / 997  # no letter is the mean of its neighbours
         raise ValueError(token)
 
     def _root(self) -> _Number:

@@ -55,6 +55,9 @@ _SYMBOLS = {
     **{"lg": r"\log_{10} ", "tfrac": r"\frac", "percent": r"\%", "pounds": "£", "euro": "€"},
 }
 _NUM_ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}
+_NUM_ARGUMENTS |= dict.fromkeys(
+    ("mathbb", "mathcal", "vec", "bar", "hat", "widehat", "tilde", "dot", "ddot", "overline"), 1
+)
 _NO_SPACE = frozenset({"!", ",", "/"})
 _JOINS_DIGITS = frozenset({":", ";", ">"})
 
@@ -206,9 +209,15 @@ class _Writer:
                     break
         self._out += ["{" + self._argument() + "}" for _ in range(_NUM_ARGUMENTS[name])]
 
+    def _follows_digit(self) -> bool:
+        """Say whether a number stands before: `10\\text{ min}` are minutes."""
+        return "".join(self._out[-2:]).rstrip()[-1:].isdigit()
+
     def _write_text(self) -> None:
         content = " ".join(self._argument().translate(_NO_BRACES).split())
-        if content in _NAMED_OPERATORS:
+        if _OPTION.fullmatch(content):
+            self._out.append(f" {content} ")
+        elif content in _NAMED_OPERATORS and not self._follows_digit():
             self._out.append(f"\\{content} ")
         elif len(content) == 1 or not _HAS_LETTERS.search(content):
             self._out.append(
@@ -220,6 +229,7 @@ class _Writer:
 
 _NAMED_OPERATORS = names("lcm gcd max min sin cos tan cot sec csc log ln exp det cis")
 _NO_BRACES = str.maketrans("", "", "{}")
+_OPTION = re.compile(r"\(?[A-J]\)?[.:]?")
 _HAS_LETTERS = re.compile(r"[^\W\d_]")
 
 

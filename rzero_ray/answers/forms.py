@@ -11,6 +11,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from rzero_ray.answers.kinds.expression import as_option
 from rzero_ray.answers.kinds.nothing import Nothing
 from rzero_ray.answers.kinds.number import Number
 from rzero_ray.answers.kinds.table import READERS
@@ -61,7 +62,7 @@ def read(answer: str) -> Value:
 def _read_cached(answer: str) -> Value:
     if _PLAIN.fullmatch(answer):
         return Number.of(Fraction(answer))
-    return _read_text(normal(answer), 0)
+    return as_option(_read_text(normal(answer), 0))
 
 
 def _read_text(text: str, depth: int) -> Value:

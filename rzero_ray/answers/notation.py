@@ -14,6 +14,9 @@ from collections.abc import Callable
 from rzero_ray.answers.characters import in_ascii
 from rzero_ray.answers.commands import rewritten
 
+MAX_LAYERS = 8
+"""Layers of braces, quotations and punctuation that are taken off."""
+
 _Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 _DOUBLED = re.compile(
     r"\\\\(?=(?:[dtc]?frac|sqrt|left|right|boxed|text|pi|le|ge|cdot|times|begin)(?![a-z]))"
@@ -23,8 +26,8 @@ _BEFORE: tuple[_Rewrite, ...] = (
     (re.compile(r"^(?:\\\$|\$)(.*)\\\$$", re.DOTALL), r"\1"),
     (re.compile(r"(?<!\\)\$"), ""),
     (re.compile(r"\*\*(?=[\w({-])"), "^"),
+    (re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!)\s*(?=\d{3})"), ""),
     (re.compile(r"\{,\}"), ","),
-    (re.compile(r",\s*\\!\s*"), ","),
     (re.compile(r"(?<![\\a-zA-Z])sqrt(?=[({])|\u221a(?=\()"), r"\\sqrt"),
     (re.compile(r"\\sqrt\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"\u221a\s*([0-9]+|[a-zA-Z])"), r"\\sqrt{\1}"),
@@ -36,11 +39,27 @@ _BEFORE: tuple[_Rewrite, ...] = (
     (re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])"), r"\\infty "),
 )
 _AFTER: tuple[_Rewrite, ...] = (
+    (re.compile(r"\\not ?="), r"\\ne "),
+    (re.compile(r"\\not ?\\in(?![a-z])"), r"\\notin "),
+    (re.compile(r"\^\{ ?\\text\{(st|nd|rd|th)\} ?\}"), r" \\text{\1} "),
+    (
+        re.compile(r"\\text\{([a-z]+)\} ?/ ?(?:\\text\{([a-z]+)\}|([a-z])(?![a-z]))"),
+        r"\\text{\1/\2\3}",
+    ),
+    # 1,000 is a number wherever it stands, but in brackets of its own, where it is a pair.
+    (
+        re.compile(
+            r"(?<![\d,.([{_])(\d{1,3}(?:,\d{3})+)(?!\d|,\S)"
+            r"|(?<![\d,._])(\d{1,3}(?:,\d{3})+)(?!\d|[)\]}\\]|,\S)"
+        ),
+        lambda m: m[0].replace(",", ""),
+    ),
     (re.compile(r"(?<![a-zA-Z])C_\{([0-9]+)\}\^\{([0-9]+)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?:\{\})?_\{([0-9]+)\}C_\{([0-9]+)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<=[a-zA-Z]) +(?=[\^_])"), ""),
     (re.compile(r"(?<=\}) +(?=[\^_])"), ""),
     (re.compile(r"\s+"), " "),
+    (re.compile(r"(?<=[0-9]) ([a-z]) ?/ ?([a-z]) ?(?=\^|$)"), r" \1/\2"),
 )
 _ASIDE = re.compile(
     r"^(?:\\text\{(?:the |my )?(?:final )?answer(?: is)?:? ?\}"
@@ -48,7 +67,7 @@ _ASIDE = re.compile(
     r"|^(?:=|\\approx|\\sim(?![a-z]))\s*(?=.)",
     re.IGNORECASE,
 )
-_TRAILING = re.compile(r"(?:\s|[,;:?]|(?<!\.)\.|\\\\|\\$|\\text\{[.,;:]?\})+$")
+_QUOTED_MARK = re.compile(r"\text\{[.,;:]?\}$")
 _OUTER_TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
 
 
@@ -69,9 +88,11 @@ def _strip(text: str) -> str:
     """Drop what surrounds the answer: punctuation, an opening such as "the answer is", braces, a
     quotation."""
     before = None
-    while text != before:
+    for _ in range(MAX_LAYERS):
+        if text == before:
+            break
         before = text
-        text = _TRAILING.sub("", text.strip())
+        text = _without_ending(text.strip())
         text = _ASIDE.sub("", text)
         if text[:1] == "{" and _closes_at(text) == len(text) - 1:
             if "," in text:
@@ -82,6 +103,20 @@ def _strip(text: str) -> str:
             if _is_phrase(content):
                 return f"\\text{{{content}}}"
             text = content
+    return text
+
+
+def _without_ending(text: str) -> str:
+    """Drop punctuation, line breaks and blanks at the end; three dots say something."""
+    for _ in range(MAX_LAYERS):
+        bare = text.rstrip(" ,;:?")
+        if bare.endswith(".") and not bare.endswith(".."):
+            bare = bare[:-1]
+        bare = bare.removesuffix("\\\\").removesuffix("\\") if not bare.endswith("\\}") else bare
+        bare = _QUOTED_MARK.sub("", bare)
+        if bare == text:
+            break
+        text = bare
     return text
 
 

@@ -15,7 +15,7 @@ and then writes a `\boxed{}` answer.
 import re
 from dataclasses import dataclass
 
-from rzero_ray.answers.forms import is_nothing
+from rzero_ray.answers.forms import canonical, is_nothing
 
 MAX_QUESTION_CHARS = 8_000
 """Longest accepted question in characters: about the paper's prompt budget of 2,048 tokens at 4
@@ -32,7 +32,8 @@ _BRACE_TOKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\.|[{}]", re.DOTALL)
 
 # What may stand between boxes that are one list: separators, spacing and math mode, nothing else.
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$~]|\\[,:! ()\[\]]|[,;&]|\\q?quad|\\;|\\text\s*\{[\s,]*(?:and|or)?[\s,]*\}|and\b|or\b)*"
+    r"(?:[\s$~]|\\[,:! ()\[\]]|[,;&]|\\q?quad|\\;|\\text\s*\{[\s,]*(?:and|or)?[\s,]*\}"
+    r"|(?:and|or)\b|[a-zA-Z](?:_\w)?\s*=)*"
 )
 _SEPARATOR = re.compile(r"[,;&]|and|or|quad")
 _MAX_GAP_CHARS = 80
@@ -168,8 +169,10 @@ def parse_answer(text: str) -> str | None:
 
 def _boxed(text: str) -> str | None:
     """Return the stripped contents of the boxes that hold the answer, wherever they stand."""
-    boxes = _answer_boxes(text)
-    return ", ".join(text[box.inner : box.end - 1].strip() for box in boxes) or None
+    contents = [text[box.inner : box.end - 1].strip() for box in _answer_boxes(text)]
+    if len({canonical(content) for content in contents}) == 1:
+        return contents[-1]  # one answer, boxed again
+    return ", ".join(contents) or None
 
 
 def parse_challenge(text: str) -> Challenge | None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -45,9 +45,6 @@ COMPARISONS_PER_CHILD = 10_000
 """A child is replaced after this many comparisons: sympy's caches grow, and its address space is
 limited."""
 
-MAX_STRIKES = 2
-"""An answer that was present at this many kills is compared by text only from then on."""
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -76,10 +73,10 @@ class SymbolicComparer:
     replaced after a kill, and replaced in a forked process; it ends when this process ends. Safe to
     share between threads (comparisons queue).
 
-    Which of two answers overran is known if it happened while reading one; otherwise both get a
-    strike. An answer with `MAX_STRIKES` is not tried again until it falls out of the cache, so a
-    vote full of bombs costs a number of kills linear, not quadratic, in its size. A finished
-    comparison clears the strikes of its answers.
+    An answer that was being read when it overran is not read again: it would overrun beside any
+    other. Where both had been read, the verdict is that of the pair alone, so that no hostile
+    answer spoils the honest ones that it is compared with; what such pairs cost is for the budget
+    of their vote (`equality.BudgetedEquality`).
     """
 
     def __init__(
@@ -108,7 +105,7 @@ class SymbolicComparer:
         self._start_cpu_s = 0.0
         self._cache_size = cache_size
         self._verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
-        self._strikes: Counter[str] = Counter()
+        self._unreadable: set[str] = set()
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._owner_pid = os.getpid()
@@ -149,7 +146,7 @@ class SymbolicComparer:
             self._end_child()
 
     def _judge(self, pair: tuple[str, str], limit_s: float) -> Verdict:
-        if any(self._strikes[text] >= MAX_STRIKES for text in pair):
+        if not self._unreadable.isdisjoint(pair):
             return Verdict(is_equal=False, cpu_s=0.0)
         self.num_compared += 1
         try:
@@ -157,15 +154,10 @@ class SymbolicComparer:
         except ChildDied as death:
             self.close()
             self.num_killed += 1
-            guilty = pair if death.num_parsed == 2 else pair[death.num_parsed :][:1]
-            weight = 1 if death.num_parsed == 2 else MAX_STRIKES
-            for text in guilty:
-                self._strikes[text] += weight
-            if len(self._strikes) > self._cache_size:
-                self._strikes.clear()
+            self._unreadable.update(pair[death.num_parsed :][:1])
+            if len(self._unreadable) > self._cache_size:
+                self._unreadable.clear()
             return Verdict(is_equal=False, cpu_s=limit_s + self._start_cpu_s)
-        for text in pair:
-            self._strikes.pop(text, None)
         return verdict
 
     def _ask(self, pair: tuple[str, str], limit_s: float) -> Verdict:

@@ -12,9 +12,10 @@ equal. No `simplify` is needed, which is 100 times slower and is what adversaria
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from functools import lru_cache
-from itertools import count
 from typing import Any
 
 import sympy
@@ -40,16 +41,21 @@ MAX_DIGITS_AT_POINT = 180
 GUARD_DIGITS = 12
 """Last digits of an evaluation that are not relied upon."""
 
-_POINTS = (
-    (sympy.Rational(37, 29), sympy.Rational(11, 23)),
-    (sympy.Rational(-53, 19), sympy.Rational(17, 31)),
-    (sympy.Rational(211, 13), sympy.Rational(29, 7)),
-    (sympy.Rational(-7, 17), sympy.Rational(-5, 41)),
-    (sympy.Rational(-1613, 11), sympy.Rational(-71, 3)),
-    (sympy.Rational(2, 37), sympy.Rational(3, 101)),
-)
-"""Points (start, step): the k-th symbol is start + k * step. Of both signs and several sizes, so
-that |x| is not x and max(x, 9) is not 9."""
+_SIZES = (Fraction(9, 5), Fraction(-13, 7), 28, -31, Fraction(3, 10), -640, 710, 3_300, -4)
+"""About the value of a symbol at each point, in an order of its own from the second point on. Of
+both signs and several sizes, so that |x| is not x, |ab| not ab and max(x, 100) not 100."""
+
+_NUM_POINTS = len(_SIZES)
+_SMOOTH_POINTS = 4
+"""As many are enough where nothing has a corner."""
+
+_WHOLE_SIZES = (12, 35, 30, 7, 64, 9, 18, 100, 25)
+"""The same for expressions of whole numbers: multiples of common divisors, odd and even."""
+
+_WHOLE_NAMES = frozenset("ijklmnN")
+"""First letters of what is a whole number where rounding or a sign that alternates is about it."""
+
+_CORNERS = (sympy.Abs, sympy.Max, sympy.Min, sympy.sign, sympy.Piecewise)
 
 _MIN_POINTS = 2
 """Points at which both sides have to have a value before they can count as equal."""
@@ -113,7 +119,19 @@ def _exact(parsed: Any) -> Any:
         if isinstance(symbol, sympy.Symbol) and symbol.name == "i"
     }
     parsed = parsed.xreplace(exact) if exact else parsed
-    return parsed.replace(lambda part: isinstance(part, sympy.UnevaluatedExpr), lambda p: p.args[0])
+    parsed = parsed.replace(lambda p: isinstance(p, sympy.UnevaluatedExpr), lambda p: p.args[0])
+    return parsed if parsed.has(sympy.I) else parsed.replace(_is_odd_root, _real_root)
+
+
+def _is_odd_root(part: Any) -> bool:
+    return part.is_Pow and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 == 1
+
+
+def _real_root(power: Any) -> Any:
+    """Return an odd root as people mean it: of a negative number the negative one."""
+    if power.base.is_nonnegative:
+        return power
+    return sympy.sign(power.base) ** power.exp.p * sympy.Abs(power.base) ** power.exp
 
 
 # --- expressions -----------------------------------------------------------------------------
@@ -163,11 +181,60 @@ _Value = Callable[[int], tuple[Formula, Formula]]
 def _values(first: Formula, second: Formula) -> Iterator[tuple[_Value, _Value]]:
     """Yield both sides' values at each point at which both have one."""
     symbols: list[Formula] = sorted({*first.free_symbols, *second.free_symbols}, key=str)
-    for start, step in _POINTS:
-        point = {symbol: start + k * step for k, symbol in zip(count(), symbols)}
+    for point in _points(symbols, first, second):
         left, right = (_value_at(side, point) for side in (first, second))
         if left is not None and right is not None:
             yield left, right
+
+
+def _points(symbols: list[Formula], *sides: Formula) -> list[dict[Any, Any]]:
+    """Return values for the symbols, each symbol's own, so that no relation between them holds at
+    every point."""
+    if not symbols:
+        return [{}]
+    has_corners = any(side.has(*_CORNERS) for side in sides)
+    count_whole = any(_is_of_whole_numbers(side) for side in sides)
+    # Roots and logarithms of letters on both sides are those of positive numbers.
+    is_positive = not has_corners and all(_has_branches(side) for side in sides)
+    values = [
+        _whole_values_of(str(symbol))
+        if count_whole and str(symbol)[0] in _WHOLE_NAMES
+        else _values_of(str(symbol), is_positive)
+        for symbol in symbols
+    ]
+    num_points = _NUM_POINTS if has_corners or count_whole else _SMOOTH_POINTS
+    return [dict(zip(symbols, at_point, strict=True)) for at_point in zip(*values, strict=True)][
+        :num_points
+    ]
+
+
+def _values_of(name: str, is_positive: bool) -> list[Formula]:
+    """Return a symbol's values, which depend on its name alone."""
+    rng = random.Random(name)
+    first, *rest = _SIZES
+    rng.shuffle(rest)
+    exact = [size * (1 + Fraction(rng.randint(-400, 400), 1_009)) for size in (first, *rest)]
+    signed = [abs(value) if is_positive else value for value in exact]
+    return [sympy.Rational(value.numerator, value.denominator) for value in signed]
+
+
+def _whole_values_of(name: str) -> list[Formula]:
+    rng = random.Random(name)
+    return [sympy.Integer(size + rng.choice((0, 0, 1, 6))) for size in _WHOLE_SIZES]
+
+
+def _is_of_whole_numbers(side: Formula) -> bool:
+    return side.has(sympy.floor, sympy.ceiling, sympy.Mod) or any(
+        power.base.is_negative and power.exp.free_symbols for power in side.atoms(sympy.Pow)
+    )
+
+
+def _has_branches(side: Formula) -> bool:
+    """Say whether a side has a root or a logarithm of something with letters."""
+    return any(log.free_symbols for log in side.atoms(sympy.log)) or any(
+        power.base.free_symbols and power.exp.is_Rational and power.exp.q > 1
+        for power in side.atoms(sympy.Pow)
+    )
 
 
 def _value_at(expression: Formula, point: dict[Any, Any]) -> _Value | None:

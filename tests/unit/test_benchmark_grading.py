@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rzero_ray.answers.choices import grade_choice, grade_text, plurality, text_form
+from rzero_ray.answers.choices import grade_choice, grade_text, plurality, read_choice, text_form
 
 OPTIONS = ("Paris", "London", "Rome", "1/2", "rome")
 
@@ -67,3 +67,28 @@ def test_the_plurality_is_the_most_frequent_answer():
 def test_any_text_is_read_without_an_exception(text: str):
     assert grade_choice(text, "A", OPTIONS) in (None, *"ABCDE")
     grade_text(text, "a")
+
+
+NUMBERS = ["5", "6", "7", "8"]
+NAMED = (
+    *("Answer: C", "Option C: 7", "The answer is C", "**C**", "`C`", '"C"', "C;", "{C}", r"\{C\}"),
+    *("\uff23", "C 7", "C, 7", "C = 7", r"C \quad 7", r"\boldsymbol{C}", r"\underline{C}"),
+    *(r"\textsf{C}", r"\(C\)", "The answer is (C)", "C,", "C. 7", "(C), 7", "choice (C)"),
+    *("Option (C): 7", "C - 7", "C \u2013 7", r"\text{(C) } 7", "**Answer: C**", r"C\ 7", "7"),
+    *("The correct answer is option C.", r"\textcolor{red}{C}", r"\left(C\right)"),
+    *("I choose C", "My answer is C"),
+)
+NOT_NAMED = (
+    *("C, D", "CD", "C. 8", "C and D", "C or D", "CAT", "C = 9", "(C)(D)", "C/D", "not C", "A cat"),
+    *("I think", "C: 8", "(C) or (D)", "A. 5; C. 7", "A. 5 B. 6", "A. is wrong; C", "x"),
+)
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_every_notation_of_a_letter(text: str) -> None:
+    assert read_choice(text, NUMBERS) == "C"
+
+
+@pytest.mark.parametrize("text", NOT_NAMED)
+def test_no_letter_is_chosen_that_was_not_named_alone(text: str) -> None:
+    assert read_choice(text, NUMBERS) is None

@@ -438,7 +438,7 @@ def test_explosive_numbers_are_not_sent_to_the_child() -> None:
     assert lonely.num_compared == 0
 
 
-def test_strikes_bound_the_kills_of_one_vote() -> None:
+def test_an_answer_that_cannot_be_read_is_not_tried_again() -> None:
     hasty = SymbolicComparer(wall_limit_s=0.3)
     bombs = [f"{base}^{{9^{{9^{{9}}}}}}" for base in range(2, 5)]
     for first in bombs:
@@ -538,3 +538,39 @@ def test_plain_script_from_another_directory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not Path(f"/proc/{int(done.stdout)}").exists()
+
+
+def test_a_hostile_answer_spoils_no_honest_one() -> None:
+    """What a pair was killed for is not held against either of its answers."""
+    hasty = SymbolicComparer(cpu_limit_s=0.3)
+    honest = r"\frac{\sqrt{3}}{2}"
+    for upper in (7, 8, 9):
+        slow = rf"\int_{{0}}^{{{upper}}} \frac{{\sin x}}{{x^{{7}}+x+1}}dx"
+        assert not hasty.compare(honest, slow)
+    assert hasty.num_killed >= 2
+    assert hasty.compare(honest, r"\sqrt{\frac{3}{4}}")
+    hasty.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\foo" + r" cm^{2}" * 40,
+        "x=5" + " cm^{2}" * 40,
+        "5" + r"\text{ cm}" * 100,
+        "{" * 990 + "x" + "}" * 990,
+        "," * 1_999 + "x",
+        "=" * 1_999 + "5",
+        r"\left(" * 200 + "1" + r"\right)" * 200,
+        "+".join([r"\frac{3^{9000}}{7^{5000}}"] * 20),
+        r"\text{" + "a b " * 400 + "}",
+        "1 and " * 300 + "2",
+        r"\pm" * 500,
+        "x=" * 900 + "1",
+    ],
+)
+def test_reading_is_linear(text: str) -> None:
+    """The parent reads any text in milliseconds: no budget covers it."""
+    start = time.process_time()
+    canonical(text[:MAX_ANSWER_CHARS])
+    assert time.process_time() - start < 1.0

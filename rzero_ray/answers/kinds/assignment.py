@@ -23,7 +23,10 @@ _POINTS = r"[A-Z](?:_\{\w+\})?'*(?:[A-Z](?:_\{\w+\})?'*){1,3}"
 _NAME = re.compile(
     rf"{_SCRIPTED}"
     rf"|{_SCRIPTED} ?\((?:[\w, ]|\\[a-z]+ )*\)"
-    r"|[fghFGHPE](?:_\{\w+\})?'* ?\([^()=<>]*\)"
+    r"|[fghFGH](?:_\{\w+\}|\^\{-1\})?'* ?\([^()=<>]*\)"
+    r"|(?:[PE]|\\mathbb ?\{[PE]\})(?:_\{\w+\})? ?[(\[][^()\[\]]*[)\]]"
+    r"|\\(?:det|max|min) ?(?:\([^()]*\)|[A-Z])?"
+    r"|\\frac\{d ?[a-z]\}\{d ?[a-z]\}"
     rf"|{_POINTS}"
     r"|m? ?\\(?:angle|triangle|det|measuredangle) ?[A-Za-z]{1,4}"
     r"|\\(?:vec|bar|hat|tilde|overline|dot) ?\{\w{1,4}\}"
@@ -71,6 +74,8 @@ def assign(name: str, value: Value, sign: str = "=") -> Assignment:
 
 def same_assignment(first: Assignment, second: Assignment, equality: Equality) -> bool:
     """Compare names and values; the letter in brackets after a function's name does not matter."""
+    if first.sign != second.sign:
+        return False  # a set is not the value
     if first.name == second.name:
         return equality.same(first.value, second.value)
     left, right = _APPLIED.fullmatch(first.name), _APPLIED.fullmatch(second.name)

@@ -25,5 +25,5 @@ def read(text: str, read_part: ReadPart) -> Clock | None:
     """Read a time with two digits of minutes, or a date with four digits of the year."""
     if time := _TIME.fullmatch(text):
         half = f" {time[2].lower()}m" if time[2] else ""
-        return Clock(time[1] + half)
+        return Clock(time[1].removeprefix("0") + half)
     return Clock(text) if _DATE.fullmatch(text) else None

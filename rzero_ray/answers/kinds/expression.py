@@ -38,6 +38,7 @@ _KNOWN = names(
     "Sigma Upsilon Phi Psi Omega"
 )
 _OPTION = re.compile(r"[(\[]?([A-Da-d])[)\].:]*")
+_OPTION_LETTERS = frozenset("abcd")
 _COMMAND = re.compile(r"\\([a-zA-Z]+|.)")
 _FORMULA = re.compile(r"[a-zA-Z0-9\s\\{}()\[\]|+\-*/^_!.,&=]*")
 _LOOSE_SPACE = re.compile(r" (?![0-9a-zA-Z])|(?<![0-9a-zA-Z\\]) ")
@@ -49,12 +50,21 @@ _DERIVATIVE = re.compile(
 )
 _BASED = re.compile(r"(?<![0-9a-zA-Z_}.])([0-9]+(?:\.[0-9]+)?)_\{(\w+)\}")
 _SUBSCRIPTED = re.compile(r"[0-9)\]]_\{")
-_ANGLE = re.compile(r"([0-9]+(?:\.[0-9]+)?|[a-zA-Z])\^\\circ")
+_ANGLE = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?|(?<![a-zA-Z\\])[a-zA-Z]|\([^()]*\)|\\frac\{[^{}]*\}\{[^{}]*\})\^\\circ"
+)
 _FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|cis)")
 _BINDER = re.compile(r"\\(?:sum|prod|int|lim)(?![a-zA-Z])")
 _INDEXED = re.compile(r"(?<![a-zA-Z\\])([a-zA-Z])_\{([^{}]*[a-z][^{}]*)\}")
 _CAPITAL_I = re.compile(r"(?<![a-zA-Z\\])I(?![a-zA-Z_])")
 _JUXTAPOSED = re.compile(r"(?<=[0-9])(?=\()|(?<=(?<![a-zA-Z\\])[a-eij-z])(?=\([0-9]+\))")
+# Where the grammar reads another thing than people do.
+_MISREAD = re.compile(
+    r"(?<![a-zA-Z\\])[fghFGHPT](?:_\{\w+\})? ?\((?![\w,{} ]*\))"  # f(x+1) as a product
+    r"|\\(?:vec|mathbf) ?\{.*\\times|\\times.*\\(?:vec|mathbf) ?\{"  # a cross product as a product
+)
+_MIXED = re.compile(r"[0-9] ?\\frac\{([0-9]+)\}\{([0-9]+)\}")
+_DIVISORS = re.compile(r"\\(?:gcd|lcm)")
 _TRANSPOSED = re.compile(r"\^\{(?:T|\\top|\*|c|H|\\prime|[+-])\}|\^\*")
 _LETTERS = re.compile(r"[a-zA-Z]{3,}")
 _LETTER = re.compile(r"\\?[a-zA-Z]+")
@@ -83,21 +93,25 @@ class Expression(Value):
 
 
 def read(text: str, read_part: ReadPart) -> Expression:
-    """Read what no other kind has read.
-
-    A lone letter from A to D may name an option, so its case and its brackets do not matter (E is
-    Euler's number; the options of benchmarks are read by `choices`).
-    """
+    """Read what no other kind has read."""
     if option := _OPTION.fullmatch(text):
-        return Expression(option[1].upper(), option[1], is_formula=True)
+        return read_formula(option[1])
     return read_formula(text)
+
+
+def as_option(value: Value) -> Value:
+    """Return a whole answer that is a lone letter from A to D as that of an option, whose case does
+    not matter (E is Euler's number; the options of benchmarks are read by `choices`)."""
+    if isinstance(value, Expression) and value.text in _OPTION_LETTERS:
+        return Expression(value.text.upper(), value.latex, value.is_formula)
+    return value
 
 
 def read_formula(text: str) -> Expression:
     """Read a text as one formula, whatever it is."""
     compact = _LOOSE_SPACE.sub("", text)
     latex = _kept(text)
-    return Expression(compact, latex, _is_formula(latex))
+    return Expression(compact, latex, _is_formula(latex) and not _MISREAD.search(text))
 
 
 def _kept(text: str) -> str:
@@ -108,7 +122,8 @@ def _kept(text: str) -> str:
     text = _BASED.sub(_in_decimal, text)
     if _FUNCTION.search(text):
         text = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
-    text = text.replace(r"^\circ", "")
+    else:
+        text = text.replace(r"^\circ", "")
     if _BINDER.search(text):
         text = _INDEXED.sub(r" \1(\2) ", text)  # a_n in a sum over n is no constant
     text = _CAPITAL_I.sub("i_{c}", text)  # the grammar's imaginary unit
@@ -143,6 +158,10 @@ def _is_formula(latex: str) -> bool:
         pattern.search(latex)
         for pattern in (_EXPLOSIVE, _SUBSCRIPTED, _TRANSPOSED, _SUBFACTORIAL, _AMBIGUOUS, _FLOOR)
     ):
+        return False
+    if _DIVISORS.search(latex) and variables(latex):
+        return False  # the grammar works out \gcd(m,n) as that of two polynomials
+    if any(int(above[:9]) >= int(below[:9]) for above, below in _MIXED.findall(latex)):
         return False
     depth = deepest = 0
     for char in latex:

@@ -55,7 +55,11 @@ def finite_set(items: tuple[Value, ...]) -> FiniteSet:
 def same_set(first: FiniteSet, second: FiniteSet, equality: Equality) -> bool:
     """Say whether each member has an equal one on the other side."""
     return all(
-        any(equality.same(value, other) for other in others)
+        any(
+            isinstance(value, FiniteSet) == isinstance(other, FiniteSet)
+            and equality.same(value, other)
+            for other in others
+        )
         for values, others in ((first.items, second.items), (second.items, first.items))
         for value in values
     )

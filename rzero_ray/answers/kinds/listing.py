@@ -7,9 +7,9 @@ values; several solutions in one list are several systems.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rzero_ray.answers.kinds.assignment import Assignment
+from rzero_ray.answers.kinds.assignment import Assignment, assign
 from rzero_ray.answers.kinds.sequence import Sequence
 from rzero_ray.answers.kinds.splitting import split, top_level
 from rzero_ray.answers.kinds.value import (
@@ -24,8 +24,11 @@ MAX_ITEMS = 64
 """Longer lists, sets and tuples are compared by text: pairing takes a quadratic number of
 comparisons."""
 
+_OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])")
+_DOTS = re.compile(r"\.\.\.|\\ldots ?")
+_STATEMENTS = frozenset({"Relation", "Interval", "Combination"})
 _JOINER = re.compile(
-    r"(?:^|(?<=[\s,;)\]}]))(?:\\text\{ ?[,;]? ?(?:and|or) ?[,;]? ?\}|\\land|\\lor|\\?&"
+    r"(?:^|(?<=[\s,;)\]}]))(?:\\text\{ ?[,;]? ?(?:and|or) ?[,;]? ?\}|\\?&"
     r"|(?:and|or)(?![a-zA-Z]))(?=[\s(\[\\{]|$)"
 )
 _CASES = re.compile(r"\\begin ?\{cases\}((?:(?!\\begin).)*)\\end ?\{cases\}", re.DOTALL)
@@ -39,6 +42,8 @@ class Listing(Value):
     """A list without brackets, of two items or more."""
 
     items: tuple[Value, ...]
+    is_choice: bool = False
+    """Whether "or" stands between statements, which then do not all hold."""
 
 
 def read(text: str, read_part: ReadPart) -> Listing | None:
@@ -47,9 +52,37 @@ def read(text: str, read_part: ReadPart) -> Listing | None:
     if items is None or len(items) > MAX_ITEMS:
         return None
     items = [both for item in items for both in with_both_signs(item)]
-    if len(items) < 2 or any(not item for item in items):
-        return None
-    return listing(tuple(read_part(item) for item in items))
+    if len(items) < 2 or any(not item or _DOTS.fullmatch(item) for item in items):
+        return None  # what dots leave out is unknown
+    values = _with_names(tuple(read_part(item) for item in items))
+    read_items = listing(values)
+    is_choice = _OR.search(text) is not None and not _are_alternatives(values)
+    return (
+        replace(read_items, text=f"or: {read_items.text}", is_choice=True)
+        if is_choice
+        else read_items
+    )
+
+
+def _with_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Give a bare value the name before it: `x=1, 2` are two values of x."""
+    named: list[Value] = []
+    for item in items:
+        before = named[-1] if named else None
+        is_bare = not isinstance(item, Assignment | Listing | Sequence)
+        if isinstance(before, Assignment) and before.sign == "=" and is_bare:
+            item = assign(before.name, item)
+        named.append(item)
+    return tuple(named)
+
+
+def _are_alternatives(items: tuple[Value, ...]) -> bool:
+    """Say whether items are values that one thing may have, for which "or" and "and" are the
+    same."""
+    names = {item.name for item in items if isinstance(item, Assignment)}
+    are_values = not any(isinstance(item, Listing) or r"\infty" in item.text for item in items)
+    are_values = are_values and not any(type(item).__name__ in _STATEMENTS for item in items)
+    return are_values and len(names) < 2
 
 
 def _rows(text: str) -> list[str]:
@@ -123,7 +156,9 @@ def _systems(items: tuple[Value, ...]) -> list[Value]:
 
 def same_listing(first: Listing, second: Listing, equality: Equality) -> bool:
     """Pair the items one to one."""
-    return same_in_any_order(first.items, second.items, equality)
+    return first.is_choice == second.is_choice and same_in_any_order(
+        first.items, second.items, equality
+    )
 
 
 def same_system(first: Listing, second: Sequence, equality: Equality) -> bool:

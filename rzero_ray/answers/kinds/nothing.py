@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rzero_ray.answers.kinds.value import ReadPart, Value
 
-_FILLER = re.compile(r"\\text|\\ldots|[\s.{}$~\u2026\\]")
+_FILLER = re.compile(r"\\(?:text|ldots|cdot|square|Box|rule)|[\s.{}()$~\u2026\\_\"`*|]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,11 +42,13 @@ _NUMBER_FORMS = tuple(
         ("repeating", r"([0-9]*\.[0-9]*)\(([0-9]{1,40})\)"),
         ("repeating", r"([0-9]*\.[0-9]*?)(?:([0-9])\2{2,})(?:\.\.\.| ?\\ldots)"),
         ("dotted", r"([0-9]*\.[0-9]*) ?((?:\\dot ?\{ ?[0-9] ?\} ?[0-9]*){1,2})"),
+        ("based", r"([0-9A-Z]{1,64}) ?\\text\{ ?\(?(?:in )?(?:base )?(\w{1,12})\)? ?\}"),
         ("based", r"\(?([0-9A-Z]{1,64}(?:\.[0-9A-Z]{1,64})?)\)?_\{(?:\\text\{)?(\w{1,5})\}?\}"),
     )
 )
 _SIGNS = re.compile(r"((?:[-+] ?)*)(.*)", re.DOTALL)
 _BASE_NAMES = {"two": 2, "three": 3, "five": 5, "eight": 8, "ten": 10, "hex": 16}
+_BASE_NAMES |= {"binary": 2, "octal": 8, "decimal": 10, "hexadecimal": 16}
 
 
 @dataclass(frozen=True, slots=True)

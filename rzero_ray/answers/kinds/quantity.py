@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rzero_ray.answers.commands import names
 from rzero_ray.answers.kinds import expression, number
 from rzero_ray.answers.kinds.expression import Expression
 from rzero_ray.answers.kinds.number import Number
@@ -19,6 +20,9 @@ from rzero_ray.answers.kinds.value import Equality, ReadPart, Value
 
 PERCENT = "%"
 DEGREE = "degree"
+COUNT = "times"
+MAX_UNITS = 3
+"""Units in a row that are read."""
 RESIDUE = "mod "
 """First letters of the unit of a residue class (`3\\pmod{7}`)."""
 
@@ -87,7 +91,8 @@ _BARE_AFTER_DIGITS = re.compile(
 )
 _BARE_AFTER_LATEX = re.compile(rf"(.*[0-9}}i]) ({'|'.join(reversed(_WORD_UNITS))}){_POWER}")
 _PREFIX = re.compile(
-    r"(?:\\text\{(Rs\.?|USD|EUR|GBP)\}|(\\\$|[\u20ac\u00a3\u00a5\u20b9]|USD|EUR|Rs\.?)) ?(.+)",
+    r"(?P<sign>-?) ?(?:\\text\{(?P<word>Rs\.?|USD|EUR|GBP)\}"
+    r"|(?P<mark>\\\$|[\u20ac\u00a3\u00a5\u20b9]|USD|EUR|Rs\.?)) ?(?P<amount>.+)",
     re.DOTALL,
 )
 _RESIDUE = re.compile(
@@ -96,6 +101,14 @@ _RESIDUE = re.compile(
 )
 _HAS_UNIT = re.compile(r"[a-zA-Z%\\]")
 _SEPARATED = re.compile(r"[=<>,;]|\\(?:ne|le|ge|in|pm|mp|cup|cap)(?![a-zA-Z])")
+_BARE_WORD = re.compile(r"(?<![\\a-zA-Z])[a-z]{2,}")
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SCALES |= {"trillion": 10**12, "dozen": 12}
+_NO_UNITS = names(
+    "or and is are not no if when where for to than as at most least more less fewer above below"
+    " over under factorial squared cubed out of by in with from plus minus times divided modulo mod"
+)
+"""First words of what follows a number and changes what it says."""
 _MEASURES = {"square": "2", "sq": "2", "sq.": "2", "cubic": "3"}
 _ORDINALS = frozenset({"st", "nd", "rd", "th"})
 _PRODUCT = re.compile(r"\\times|\\cdot|\*|[+]|(?<=.)-")
@@ -118,7 +131,7 @@ def read(text: str, read_part: ReadPart) -> Quantity | None:
         return None
     if text[:1] == "(" and text[-1:] == ")":
         text = text[1:-1].strip()
-    return _read_residue(text) or _read_prefixed(text) or _read_suffixed(text)
+    return _read_residue(text) or _read_prefixed(text) or _read_suffixed(text, MAX_UNITS)
 
 
 def _read_residue(text: str) -> Quantity | None:
@@ -135,31 +148,31 @@ def _read_prefixed(text: str) -> Quantity | None:
     match = _PREFIX.fullmatch(text)
     if match is None:
         return None
-    amount = _read_amount(match[3])
-    return None if amount is None else _quantity(amount, _UNITS[match[1] or match[2]])
+    amount = _read_amount(match["sign"] + match["amount"])
+    return None if amount is None else _quantity(amount, _UNITS[match["word"] or match["mark"]])
 
 
-def _read_suffixed(text: str) -> Quantity | None:
+def _read_suffixed(text: str, max_units: int) -> Quantity | None:
     for pattern in (_SYMBOL, _QUOTED, _BARE_AFTER_LATEX, _BARE_AFTER_DIGITS):
         match = pattern.fullmatch(text)
         if match is None:
             continue
         unit = _unit(match[2].removeprefix("\\") if "%" in match[2] else match[2])
+        if unit.split(" ")[0] in _NO_UNITS:
+            continue
         power = match[3] if pattern is not _SYMBOL else None
         if pattern is _BARE_AFTER_DIGITS and not _may_be_bare(match[2], unit):
             continue
         if unit == DEGREE and expression.is_angle_of_function(match[1]):
             continue  # \cos 60^\circ is no 60 degrees
-        is_known = unit in _UNITS.values()
-        amount = read(match[1], _no_part) or _read_amount(match[1])
+        is_known = unit in _UNITS.values() or unit in _SCALES
+        amount = _read_prefixed(match[1]) or _read_amount(match[1])
+        if amount is None and max_units > 1:
+            amount = _read_suffixed(match[1], max_units - 1)
         if amount is None or (_PRODUCT.search(match[1]) and not is_known):
             continue  # 2\times3\text{ matrix} is no six matrices
         return _quantity(amount, unit + (f"^{power}" if power else ""))
     return None
-
-
-def _no_part(text: str) -> Value:
-    raise AssertionError(f"a quantity has no parts: {text!r}")
 
 
 def _may_be_bare(name: str, unit: str) -> bool:
@@ -182,7 +195,7 @@ def _unit(text: str) -> str:
 
 def _read_amount(text: str) -> Value | None:
     text = text.strip()
-    if _SEPARATED.search(text) and number.exact(text) is None:
+    if (_SEPARATED.search(text) and number.exact(text) is None) or _BARE_WORD.search(text):
         return None
     if text[:1] == "(" and text[-1:] == ")":
         text = text[1:-1]
@@ -193,15 +206,28 @@ def _read_amount(text: str) -> Value | None:
     return read_as if read_as is not None and read_as.is_formula else None
 
 
+def _scaled(amount: Value, scale: int) -> tuple[Value, tuple[str, ...]]:
+    """Return an amount times its scale ("5 million"), with a unit that anything equals."""
+    units = amount.units if isinstance(amount, Quantity) else (COUNT,)
+    inner = amount.amount if isinstance(amount, Quantity) else amount
+    if isinstance(inner, Number):
+        return Number.of(inner.value * scale), units
+    return inner, (*units, f"times {scale}")
+
+
 def _quantity(amount: Value, unit: str) -> Quantity:
     units = (unit,)
-    if isinstance(amount, Quantity):
+    if unit in _SCALES:
+        amount, units = _scaled(amount, _SCALES[unit])
+    elif isinstance(amount, Quantity):
         amount, units = amount.amount, (*amount.units, unit)
     return Quantity(f"{amount.text} {' '.join(units)}", amount, units)
 
 
 def same_quantity(first: Quantity, second: Quantity, equality: Equality) -> bool:
     """Compare amounts where the units are the same, or one has further words."""
+    if COUNT in (first.units[0], second.units[0]):
+        return equality.same(first.amount, second.amount)
     num_shared = min(len(first.units), len(second.units))
     if first.units[:num_shared] != second.units[:num_shared]:
         return False

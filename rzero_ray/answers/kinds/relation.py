@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rzero_ray.answers.kinds import expression, region
+from rzero_ray.answers.kinds import expression, region, words
 from rzero_ray.answers.kinds.assignment import Assignment, assign, is_name
 from rzero_ray.answers.kinds.expression import Expression
 from rzero_ray.answers.kinds.listing import listing, split_items
@@ -27,14 +27,16 @@ from rzero_ray.answers.kinds.value import (
     same_in_order,
 )
 
-_FLIPPED = {">": "<", r"\ge": r"\le"}
+_FLIPPED = {">": "<", r"\ge": r"\le", r"\supset": r"\subset", r"\supseteq": r"\subseteq"}
 _ORDER = frozenset({"<", r"\le"})
 _SAME = frozenset({"=", r"\approx"})
 _SYMMETRIC = frozenset({"=", r"\ne", r"\approx", r"\iff", r"\parallel", r"\perp", r"\equiv"})
+_SYMMETRIC |= {r"\land", r"\lor"}
+_CORRESPONDENCES = frozenset({r"\sim", r"\cong"})
 _IN_GRAMMAR = frozenset({"=", r"\ne", "<", r"\le"})
 _OPERATORS = frozenset(
     {*_FLIPPED, *_ORDER, *_SYMMETRIC, r"\in", r"\notin", r"\sim", r"\cong", r"\subset"}
-    | {r"\subseteq", r"\supset", r"\to", r"\Rightarrow", r"\propto", r"\land", r"\lor"}
+    | {r"\subseteq", r"\to", r"\Rightarrow", r"\propto", r"\land", r"\lor"}
 )
 _BUILDER = re.compile(r"\\\{ ?(.+?) ?(?:\\in ?\\mathbb\{R\})? ?(?:\\mid|:|\|) ?(.+)\\\}", re.DOTALL)
 _OR = re.compile(r" ?(?:\\text\{ ?or ?\}|\\lor|(?<![a-zA-Z\\])or(?![a-zA-Z])) ?")
@@ -132,7 +134,10 @@ def _all_but(end: Value) -> Combination:
 
 
 def _relation(sides: list[str], operators: list[str], read_part: ReadPart) -> Relation:
-    values = tuple(read_part(side) for side in sides)
+    if not _CORRESPONDENCES.isdisjoint(operators):
+        values: tuple[Value, ...] = tuple(words.words(side) for side in sides)  # corner to corner
+    else:
+        values = tuple(read_part(side) for side in sides)
     parts = [values[0].text]
     for operator, value in zip(operators, values[1:], strict=True):
         parts += [operator, value.text]

@@ -23,7 +23,13 @@ _MAX_CAPITALS = 4
 
 _QUOTED = re.compile(r"\\text\{([^{}]*)\}")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}(?: [a-zA-Z]{2,})+|(?<![\\a-zA-Z])[a-z]{3,} \d")
-_CODE = re.compile(r"[0-9]*(?:[A-Z]+[0-9]+)+[A-Z]*|[0-9]+[a-zA-Z] ?[0-9]+|[0-9]+ [A-Z] [0-9]+")
+_CODE = re.compile(
+    r"[0-9]*(?:[A-Z]+[0-9]+)+[A-Z]*|[0-9]+[a-zA-Z] ?[0-9]+|[0-9]+ [a-zA-Z] [0-9]+"
+    r"|(?:[A-Z]+ [0-9]+ ?){2,}"
+)
+_LITTLE_WORD = re.compile(
+    r"(?<![\\a-zA-Z])(?:by|in|of|vs|is|to|at|on|out|per|from|with|than|as|if|so|for|or|and)(?![a-zA-Z])"
+)
 _DROPPED = re.compile(r"\\text|[{}]")
 _FUNCTION_NAMES = names(
     "sin cos tan cot sec csc log exp max min gcd lcm arcsin arccos arctan sinh cosh tanh"
@@ -65,7 +71,8 @@ def _is_words(text: str, is_quoted: bool) -> bool:
 
 def _is_sentence(text: str) -> bool:
     """Say whether words and mathematics are mixed, which no grammar of formulas reads."""
-    if _PROSE.search(_QUOTED.sub(" ", text)):
+    bare = _QUOTED.sub(" ", text)
+    if _PROSE.search(bare) or (" " in bare and _LITTLE_WORD.search(bare)):
         return True
     if "_{\\text" in text.replace(" ", ""):
         return False
