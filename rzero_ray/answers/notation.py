@@ -67,7 +67,7 @@ _ASIDE = re.compile(
     r"|^(?:=|\\approx|\\sim(?![a-z]))\s*(?=.)",
     re.IGNORECASE,
 )
-_QUOTED_MARK = re.compile(r"\text\{[.,;:]?\}$")
+_QUOTED_MARK = re.compile(r"\\text\{[.,;:]?\}$")
 _OUTER_TEXT = re.compile(r"\\text\{([^{}\\]*)\}")
 
 

@@ -26,7 +26,6 @@ comparisons."""
 
 _OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])")
 _DOTS = re.compile(r"\.\.\.|\\ldots ?")
-_STATEMENTS = frozenset({"Relation", "Interval", "Combination"})
 _JOINER = re.compile(
     r"(?:^|(?<=[\s,;)\]}]))(?:\\text\{ ?[,;]? ?(?:and|or) ?[,;]? ?\}|\\?&"
     r"|(?:and|or)(?![a-zA-Z]))(?=[\s(\[\\{]|$)"
@@ -55,13 +54,10 @@ def read(text: str, read_part: ReadPart) -> Listing | None:
     if len(items) < 2 or any(not item or _DOTS.fullmatch(item) for item in items):
         return None  # what dots leave out is unknown
     values = _with_names(tuple(read_part(item) for item in items))
-    read_items = listing(values)
-    is_choice = _OR.search(text) is not None and not _are_alternatives(values)
-    return (
-        replace(read_items, text=f"or: {read_items.text}", is_choice=True)
-        if is_choice
-        else read_items
-    )
+    items_in_order = listing(values)
+    if _OR.search(text) is None or _are_alternatives(values):
+        return items_in_order
+    return replace(items_in_order, text=f"or: {items_in_order.text}", is_choice=True)
 
 
 def _with_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -80,9 +76,10 @@ def _are_alternatives(items: tuple[Value, ...]) -> bool:
     """Say whether items are values that one thing may have, for which "or" and "and" are the
     same."""
     names = {item.name for item in items if isinstance(item, Assignment)}
-    are_values = not any(isinstance(item, Listing) or r"\infty" in item.text for item in items)
-    are_values = are_values and not any(type(item).__name__ in _STATEMENTS for item in items)
-    return are_values and len(names) < 2
+    is_said = any(
+        item.is_statement or isinstance(item, Listing) or r"\infty" in item.text for item in items
+    )
+    return not is_said and len(names) < 2
 
 
 def _rows(text: str) -> list[str]:

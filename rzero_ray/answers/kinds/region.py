@@ -29,6 +29,7 @@ MINUS_INFINITY = Expression(r"-\infty", r"-\infty", is_formula=True)
 class Interval(Value):
     """All numbers between two ends."""
 
+    is_statement = True
     low: Value
     high: Value
     closed: tuple[bool, bool]
@@ -39,6 +40,7 @@ class Interval(Value):
 class Combination(Value):
     """Sets joined by one operator."""
 
+    is_statement = True
     operator: str
     operands: tuple[Value, ...]
 

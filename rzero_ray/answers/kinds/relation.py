@@ -49,6 +49,7 @@ _FUNCTION_OF = re.compile(r"[a-zA-Z]\w*'*\(.*\)")
 class Relation(Value):
     """A statement without a name to assign to."""
 
+    is_statement = True
     sides: tuple[Value, ...]
     operators: tuple[str, ...]
     """One between each two sides; `>` and `\\ge` are turned round."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,9 @@ class Value:
 
     text: str
     """The canonical text."""
+
+    is_statement: ClassVar[bool] = False
+    """Whether "or" and "and" between two of the kind differ: statements, and sets of numbers."""
 
 
 ReadPart = Callable[[str], Value]
