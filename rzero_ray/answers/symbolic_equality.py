@@ -199,7 +199,7 @@ def _points(symbols: list[Formula], *sides: Formula) -> list[dict[Any, Any]]:
     values = [
         _whole_values_of(str(symbol))
         if count_whole and str(symbol)[0] in _WHOLE_NAMES
-        else _values_of(str(symbol), is_positive)
+        else _values_of(str(symbol), is_positive, has_whole=count_whole)
         for symbol in symbols
     ]
     num_points = _NUM_POINTS if has_corners or count_whole else _SMOOTH_POINTS
@@ -208,13 +208,16 @@ def _points(symbols: list[Formula], *sides: Formula) -> list[dict[Any, Any]]:
     ]
 
 
-def _values_of(name: str, is_positive: bool) -> list[Formula]:
-    """Return a symbol's values, which depend on its name alone."""
+def _values_of(name: str, is_positive: bool, has_whole: bool) -> list[Formula]:
+    """Return a symbol's values, which depend on its name alone. `has_whole`: one is a whole number,
+    where what is rounded may jump."""
     rng = random.Random(name)
     first, *rest = _SIZES
     rng.shuffle(rest)
     exact = [size * (1 + Fraction(rng.randint(-400, 400), 1_009)) for size in (first, *rest)]
     signed = [abs(value) if is_positive else value for value in exact]
+    if has_whole:
+        signed[1] = Fraction(round(signed[1]))
     return [sympy.Rational(value.numerator, value.denominator) for value in signed]
 
 
