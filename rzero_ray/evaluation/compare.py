@@ -18,10 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rzero_ray.config.arguments import CompareArguments, load_own
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
-from rzero_ray.config.method import LABELLED_METHODS
+from rzero_ray.config.sources import split_pairs
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
@@ -29,8 +30,9 @@ from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError, iteration_key
 
-HELP = """\
-usage: python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]
+USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]"
+HELP = f"""\
+usage: {USAGE}
 
 Compares R-Zero with learning from labels, with the same number of Solver updates in every arm:
 
@@ -95,33 +97,23 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
         raise UserError(
             "num_iterations must be at least 2: rzero_then_labelled gives the labels the last one"
         )
-    seeds = [int(seed) for seed in own["seeds"].split(",")]
-    root = Path(own["root"] or f"runs/compare-{config.name}").expanduser().absolute()
+    seeds = [int(seed) for seed in own.seeds.split(",")]
+    root = Path(own.root or f"runs/compare-{config.name}").expanduser().absolute()
     for seed in seeds:
-        _run_arms(config, passed, own["method"], seed, root)
+        _run_arms(config, passed, own.method, seed, root)
     scores = [score for seed in seeds for score in read_scores(config, root, seed)]
     write_text_durably(root / "comparison.json", json.dumps([_row(s) for s in scores], indent=1))
     write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
     return scores, config.eval.num_samples
 
 
-def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:
     """Return this command's own keys, and the driver's arguments."""
-    own = {"seeds": "0", "root": "", "method": "labelled_grpo"}
-    passed = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
+    own, passed = load_own(CompareArguments, split_pairs(arguments), USAGE)
+    for key, _ in passed:
         if key in ("seed", "run_dir", "name"):
-            raise UserError(f"{argument}: the arms have their own; use seeds= and root=")
-        if key in own:
-            own[key] = value
-        else:
-            passed.append(argument)
-    if not all(part.strip().isdigit() for part in own["seeds"].split(",")):
-        raise UserError(f"seeds={own['seeds']} must be whole numbers with commas between")
-    if own["method"] not in LABELLED_METHODS:
-        raise UserError(f"method={own['method']} must be one of {', '.join(LABELLED_METHODS)}")
-    return own, passed
+            raise UserError(f"{key}=...: the arms have their own; use seeds= and root=")
+    return own, [f"{key}={value}" for key, value in passed]
 
 
 def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, root: Path) -> None:

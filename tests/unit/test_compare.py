@@ -104,7 +104,7 @@ def test_run_directories_from_before_give_the_same_scores(started, tmp_path):
         (["conf=tiny"], "do not fit"),
         ([*ARGUMENTS, "seed=3"], "use seeds="),
         ([*ARGUMENTS, "seeds=a"], "whole numbers"),
-        ([*ARGUMENTS, "method=coevolution"], "must be one of"),
+        ([*ARGUMENTS, "method=coevolution"], "bad value for method"),
         (["conf=tiny", "labelled.path=tiny", "num_iterations=1"], "at least 2"),
     ],
 )

@@ -310,7 +310,7 @@ def test_a_bad_sheet_costs_the_command_nothing_but_one_line(finished, capsys):
         (["run_dir={run}", "oracle=gpt"], "oracle=gpt is none of exact, openai, human"),
         (["run_dir={run}/nowhere", "oracle=exact"], "is no run directory"),
         (["run_dir={run}", "oracle=exact", "iteration=9"], "iteration 9 of .* has no curriculum"),
-        (["run_dir={run}", "oracle=exact", "iteration=x"], "iteration=x must be a number"),
+        (["run_dir={run}", "oracle=exact", "iteration=x"], "bad value for iteration"),
         (["run_dir={run}", "oracle=openai"], "needs audit.endpoint.url"),
         (["run_dir={run}", "oracle=exact", "questions=9"], "unknown key.*audit.num_questions"),
         (["run_dir={run}", "oracle=exact", "verbose"], "is not of the form key=value"),

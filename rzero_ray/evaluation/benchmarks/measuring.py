@@ -29,9 +29,9 @@ from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Judge, Sampler, Task
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
-from rzero_ray.run.display import printable
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import make_task
+from rzero_ray.text.characters import printable
 from rzero_ray.types import BenchmarkProblem, SampleRequest, Sampling, UserError
 
 _ROUNDS_UNDER_WAY = 4
