@@ -28,6 +28,7 @@ from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.evaluation.drift.monitor import monitor_drift
+from rzero_ray.evaluation.endpoint import take_key
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
 from rzero_ray.phases.challenger import train_challenger
@@ -123,6 +124,7 @@ def _check_and_run(arguments: list[str]) -> None:
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))
     check_oracle(config)
+    take_key(config.audit.endpoint.key_env)  # before Ray starts processes that would inherit it
     if "--dry-run" in arguments:
         _dry_run(config)
     else:

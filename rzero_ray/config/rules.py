@@ -108,11 +108,6 @@ def gpus() -> Rule:
     )
 
 
-def unbounded() -> Rule:
-    """Return the rule of a number of which any finite value means something."""
-    return Rule("a finite number", math.isfinite)
-
-
 def line() -> Rule:
     """Return the rule of a text that is shown: one line, of characters that can be shown."""
     return Rule("one line of printable characters", str.isprintable)
