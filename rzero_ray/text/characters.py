@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 
@@ -18,3 +19,16 @@ def printable(text: str) -> str:
     line = "".join(c if c.isprintable() else " " for c in text)
     encoding = sys.stdout.encoding or "utf-8"
     return line.encode(encoding, errors="replace").decode(encoding)
+
+
+def plain_text(value: object) -> str | None:
+    """Return the text of a value from a file, without white space around it: of a text or a finite
+    number. None for anything else, which no question and no answer is."""
+    match value:
+        case bool():
+            return None
+        case float():
+            return str(value) if math.isfinite(value) else None
+        case str() | int():
+            return str(value).strip()
+    return None

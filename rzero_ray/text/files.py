@@ -53,12 +53,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, what it holds) of every line of a JSON-lines file that is not empty."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip(" \t\r"):
-            yield number, _parse_json(line, f"{path}, line {number}")
+            yield number, _parse_json(line, path, number)
 
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds."""
-    return _parse_json(read_text(path), str(path))
+    return _parse_json(read_text(path), path, 1)
 
 
 def read_csv(path: Path) -> list[list[str]]:
@@ -91,15 +91,22 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _parse_json(text: str, where: str) -> Any:
-    """Return the value of a JSON text, half characters in its strings replaced."""
+def _parse_json(text: str, path: Path, first_line: int) -> Any:
+    """Return the value of a JSON text that begins in a line of a file, half characters in its
+    strings replaced."""
     try:
         value = json.loads(text)
         if "\\ud" in text.lower():  # only an escape can spell a half character
             value = json.loads(well_formed(json.dumps(value, ensure_ascii=False)))
     except RecursionError:
-        raise UserError(f"{where} is nested too deeply to be read") from None
-    except ValueError as error:
-        reason = str(error).partition("; use sys.set")[0]
-        raise UserError(f"{where} is not JSON ({reason})") from None
+        raise UserError(f"{path}, line {first_line} is nested too deeply to be read") from None
+    except json.JSONDecodeError as error:
+        number = first_line + error.lineno - 1
+        raise UserError(
+            f"{path}, line {number} is not JSON ({error.msg}, column {error.colno})"
+        ) from None
+    except ValueError:  # Python's own limit, which keeps the conversion from taking minutes
+        raise UserError(
+            f"{path}, line {first_line} holds a number of thousands of digits"
+        ) from None
     return value

@@ -28,9 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: list[str]) -> None:
-    own, others = load_own(ReportArguments, split_pairs(arguments), USAGE)
-    for key, _ in others:
-        raise UserError(f"unknown key {key}{nearest(key, ['run_dir'])}; usage: {USAGE}")
+    pairs = split_pairs(arguments)
+    for key, _ in pairs:
+        if key != "run_dir":
+            raise UserError(f"unknown key {key}{nearest(key, ['run_dir'])}; usage: {USAGE}")
+    own, _ = load_own(ReportArguments, pairs, USAGE)
     root = resolve_folder(own.run_dir)
     config = load_stored_config(root)
     run = StoredRun(config, root, find_model(config.model) or Path(config.model.path))
