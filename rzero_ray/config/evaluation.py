@@ -35,6 +35,7 @@ from rzero_ray.config.rules import (
     optional_path,
 )
 from rzero_ray.config.sources import (
+    as_written,
     build,
     check_keys,
     find_conf,
@@ -110,7 +111,8 @@ def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
     """
     conf, overrides = split_arguments(arguments)
     given = read_arguments(overrides, EvaluationConfig)
-    if conf is None and (given.get("model") == TINY_MODEL or given.get("task") == "arithmetic"):
+    named = as_written(given)
+    if conf is None and (named.get("model") == TINY_MODEL or named.get("task") == "arithmetic"):
         conf = _TINY_CONF
     if conf is None:
         file = OmegaConf.create()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -197,26 +198,35 @@ def whole_numbers() -> Rule:
     )
 
 
-def declared_rules(schema: type, prefix: str = "") -> Iterator[tuple[str, Rule | None]]:
-    """Return (key path, its rule) of every key of a dataclass; None where it declares none."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Key:
+    """What a configuration says of one of its keys."""
+
+    section: type
+    """The dataclass of which it is a field."""
+    rule: Rule | None
+    """None where it declares none: a truth value, or one of a few names."""
+
+
+@cache
+def declared_keys(schema: type) -> Mapping[str, Key]:
+    """Return {key path: what is declared of it} of every key of a dataclass."""
+    keys: dict[str, Key] = {}
     for name, hint in get_type_hints(schema, include_extras=True).items():
-        if dataclasses.is_dataclass(hint):
-            assert isinstance(hint, type)
-            yield from declared_rules(hint, f"{prefix}{name}.")
-            continue
-        extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-        rules = [extra for extra in extras if isinstance(extra, Rule)]
-        yield f"{prefix}{name}", rules[0] if rules else None
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            keys |= {f"{name}.{inner}": key for inner, key in declared_keys(hint).items()}
+        else:
+            extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+            rule = next((extra for extra in extras if isinstance(extra, Rule)), None)
+            keys[name] = Key(schema, rule)
+    return keys
 
 
 def check_rules(config: Any) -> None:
     """Raise UserError for the first key of a configuration whose value its rule does not allow."""
-    for key, rule in declared_rules(type(config)):
-        value = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        if rule is not None:
-            check_value(key, value, rule)
+    for name, key in declared_keys(type(config)).items():
+        if key.rule is not None:
+            check_value(name, reduce(getattr, name.split("."), config), key.rule)
 
 
 def check_value(key: str, value: Any, rule: Rule) -> None:

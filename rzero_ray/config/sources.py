@@ -5,20 +5,19 @@ A key that does not exist is refused with the nearest one that does.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rzero_ray.config.renames import RENAMED_KEYS
-from rzero_ray.config.rules import a_path, check_value
+from rzero_ray.config.rules import a_path, check_value, declared_keys
 from rzero_ray.text.files import read_text
 from rzero_ray.types import UserError
 
@@ -26,6 +25,7 @@ C = TypeVar("C")
 
 _MOST_SHOWN = 300
 """Characters of a library's reason that a line repeats."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where libyaml is installed
 _MOST_LEVELS = 20
 """Of sections in a YAML file; ours have three."""
 _MOST_DIGITS = 300
@@ -50,27 +50,30 @@ def read_arguments(overrides: Sequence[tuple[str, str]], schema: type) -> DictCo
     A value is taken as it is typed: no quotes, lists or line ends of YAML have a meaning in it.
     Raises UserError for a key that `schema` has not, or a value that is of another type.
     """
-    given = OmegaConf.create()
+    tree = OmegaConf.create()
     for key, value in overrides:
         _check_key(key, f"argument {key}", schema)
         _check_no_environment(key, value)
-    try:
-        for key, value in overrides:
-            is_yaml_number = value.lower().lstrip("+-") in (".inf", ".nan")
-            OmegaConf.update(given, key, value.replace(".", "") if is_yaml_number else value)
-        typed = OmegaConf.merge(OmegaConf.structured(schema), given)
-    except OmegaConfBaseException as error:
-        raise _bad_value(error.full_key, error) from None
-    values = flatten(cast(dict[str, Any], OmegaConf.to_container(typed)))
-    tree = OmegaConf.create()
-    for key, _ in overrides:
-        OmegaConf.update(tree, key, values[key])
+        OmegaConf.update(tree, key, _typed(key, value, schema))
     return tree
+
+
+def _typed(key: str, value: str, schema: type) -> Any:
+    """Return the value of an argument in the type of its key."""
+    name = key.rpartition(".")[2]
+    if value.lower().lstrip("+-") in (".inf", ".nan"):  # as YAML writes them
+        value = value.replace(".", "")
+    try:
+        section = OmegaConf.structured(declared_keys(schema)[key].section)
+        typed = cast(DictConfig, OmegaConf.merge(section, {name: value}))
+    except OmegaConfBaseException as error:
+        raise _bad_value(key, error) from None
+    return as_written(typed)[name]
 
 
 def check_keys(tree: DictConfig, name: str, schema: type) -> None:
     """Raise UserError when the file `name` holds a key that `schema` has not."""
-    for key, value in flatten(cast(dict[str, Any], OmegaConf.to_container(tree))).items():
+    for key, value in as_written(tree).items():
         _check_key(key, f"{key} in {name}", schema)
         _check_no_environment(key, value)
         if value is None:
@@ -153,7 +156,7 @@ def read_yaml(path: Path) -> DictConfig:
 def _check_depth(path: Path, text: str) -> None:
     """Refuse what is nested too deeply: the parser in C would end the process."""
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MOST_LEVELS:
@@ -175,23 +178,13 @@ def _check_no_environment(key: str, value: object) -> None:
         )
 
 
-def leaf_keys(tree: DictConfig) -> list[str]:
-    return list(flatten(cast(dict[str, Any], OmegaConf.to_container(tree))))
-
-
-def _schema_keys(cls: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        path = f"{prefix}{item.name}"
-        section = hints[item.name]
-        if isinstance(section, type) and dataclasses.is_dataclass(section):
-            yield from _schema_keys(section, f"{path}.")
-        else:
-            yield path
+def as_written(tree: DictConfig) -> dict[str, Any]:
+    """Return {key path: value} of a tree, references such as `${name}` as they are written."""
+    return flatten(cast(dict[str, Any], OmegaConf.to_container(tree)))
 
 
 def _check_key(key: str, where: str, schema: type) -> None:
-    known = list(_schema_keys(schema))
+    known = list(declared_keys(schema))
     if key in known:
         return
     inside = [name for name in known if name.startswith(f"{key}.")]

@@ -5,7 +5,7 @@ import pytest
 
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.load import load_config
-from rzero_ray.config.sources import find_conf, flatten, leaf_keys, read_yaml
+from rzero_ray.config.sources import as_written, find_conf, flatten, read_yaml
 from rzero_ray.tasks.registry import check_labels
 from rzero_ray.types import UserError
 
@@ -193,7 +193,7 @@ PRESETS = ("paper", "official_code", "recommended")
 
 
 def _keys(path: str) -> set[str]:
-    return set(leaf_keys(read_yaml(find_conf(path))))
+    return set(as_written(read_yaml(find_conf(path))))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
