@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +116,7 @@ class SamplingCluster:
 def connect_ray() -> str:
     """Join the Ray cluster of RAY_ADDRESS, or one that runs here, or start one; return its address.
 
-    A Ray started here ends with this process.
+    A Ray started here ends with this process. SIGTERM keeps its handler.
     """
     if ray.is_initialized():
         return ray.get_runtime_context().gcs_address
@@ -122,14 +124,20 @@ def connect_ray() -> str:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(**options)
+    except SystemExit:  # what Ray's own handler of SIGTERM does while it starts
+        raise KeyboardInterrupt from None
     except ConnectionError as error:
         where = os.environ.get("RAY_ADDRESS", "the address of the last one started here")
         raise UserError(
             f"no Ray answers at {where} ({str(error).splitlines()[0]}); start one with "
             "`ray start --head`, or set RAY_ADDRESS=local for one of the driver's own"
         ) from None
+    finally:  # Ray has put a handler of its own in its place
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     return context.dashboard_url or ray.get_runtime_context().gcs_address
 
 
@@ -178,16 +186,17 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
     workers; no learner, so these weights stay."""
     layout = engines_alone(settings.sampler)
     needed = sampling_demands(settings, layout)
-    fleet = Fleet(settings, layout, reserve(needed, settings.deadline.placement), needed)
-    workers = [fleet.reward_worker(k) for k in range(settings.reward.num_workers)]
-    samplers, _ = await within(
-        settings.deadline.start,
-        "engines and reward workers to start",
-        asyncio.gather(
-            fleet.start_samplers({role.name: model for role in ROLES}),
-            asyncio.gather(*(worker.start.remote() for worker in workers)),
-        ),
-    )
+    fleet = Fleet(settings, layout, await reserve(needed, settings.deadline.placement), needed)
+    async with fleet.ended_on_failure():
+        workers = [fleet.reward_worker(k) for k in range(settings.reward.num_workers)]
+        samplers, _ = await within(
+            settings.deadline.start,
+            "engines and reward workers to start",
+            asyncio.gather(
+                fleet.start_samplers({role.name: model for role in ROLES}),
+                asyncio.gather(*(worker.start.remote() for worker in workers)),
+            ),
+        )
     return SamplingCluster(
         judge=ClusterJudge(workers, settings.deadline.grade, clock),
         pool=SamplerPool(samplers, settings.deadline.sample),
@@ -212,27 +221,28 @@ async def start_cluster(
     devices each time that changes (`actors.turns`).
     """
     needed = demands(config, layout)
-    placement = reserve(needed, config.deadline.placement)
+    placement = await reserve(needed, config.deadline.placement)
     fleet = Fleet(sampling_settings(config), layout, placement, needed)
-    learner = LearnerGroup(
-        [fleet.learner(rank, config) for rank in range(layout.num_ranks)], config.deadline
-    )
-    workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
-    samplers, *_ = await within(
-        config.deadline.start,
-        "all actors to start",
-        asyncio.gather(
-            fleet.start_samplers(models),
-            asyncio.gather(*(worker.start.remote() for worker in workers)),
-            learner.join(),
-        ),
-    )
-    pool = SamplerPool(samplers, config.deadline.sample)
-    probes: list[NDArray[np.int32]] = await within(
-        config.deadline.start,
-        f"{samplers[0].name} to render the probe prompts",
-        samplers[0].actor.render.remote(_probe_requests(task)),
-    )
+    async with fleet.ended_on_failure():
+        learner = LearnerGroup(
+            [fleet.learner(rank, config) for rank in range(layout.num_ranks)], config.deadline
+        )
+        workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
+        samplers, *_ = await within(
+            config.deadline.start,
+            "all actors to start",
+            asyncio.gather(
+                fleet.start_samplers(models),
+                asyncio.gather(*(worker.start.remote() for worker in workers)),
+                learner.join(),
+            ),
+        )
+        pool = SamplerPool(samplers, config.deadline.sample)
+        probes: list[NDArray[np.int32]] = await within(
+            config.deadline.start,
+            f"{samplers[0].name} to render the probe prompts",
+            samplers[0].actor.render.remote(_probe_requests(task)),
+        )
 
     turns: Turns = NoTurns()
     if layout.takes_turns:

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,8 @@ All keys and their defaults: rzero_ray/config/config.py.
 Output: comparison.md and comparison.json in the root folder.
 Exit codes: 0 done, 1 an arm did not finish, 2 the command or the configuration is wrong."""
 
+_LONGEST_END_S = 60.0
+"""How long an arm that is stopped may take to end in order; it needs less than 20."""
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 """What is compared; `HELP` says what each of them is."""
 
@@ -129,8 +132,22 @@ def _drive(arguments: Sequence[str], root: Path, arm: str, seed: int) -> None:
     """Run the driver; RunError when it fails: its own line says why."""
     place = [f"seed={seed}", f"name={arm}-{seed}", f"run_dir={root / f'{arm}-{seed}'}"]
     command = [sys.executable, "-m", "rzero_ray.driver", *arguments, *place]
-    if subprocess.run(command, check=False).returncode != 0:
+    if _run_to_its_end(command) != 0:
         raise RunError(f"the arm {arm} of seed {seed} did not finish")
+
+
+def _run_to_its_end(command: Sequence[str]) -> int:
+    """Run a command and return its exit code; a stop of this process stops it in order."""
+    # In a group of its own, so that a stop reaches it once, whoever sent it and however.
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LONGEST_END_S)
+            process.kill()  # nothing, where it has ended
+            raise
 
 
 def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
