@@ -9,7 +9,8 @@ One iteration, and who takes part in it:
     evaluate           Solver answers held-out problems
     monitor_drift      what has changed since the base model, and whether a person should look
 
-Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong.
+Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong, 3 the budget
+(max_hours, max_tokens) is spent, 130 stopped.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from rzero_ray.phases.labelled import (
 )
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.protocols import Cast, Task
+from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
@@ -55,6 +57,7 @@ from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_mem
 from rzero_ray.run.report.page import write_report
 from rzero_ray.run.report.summary import write_summary
 from rzero_ray.run.run import Run
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
@@ -157,6 +160,8 @@ def _run(config: Config) -> None:
     find_model(config.model)
     check_run_dir(config, root)
     complete = is_complete(config, root)
+    if not complete and (root / "manifest.json").exists():
+        check_budget(config, StoredRun(config, root, Path(config.model.path)))
     joined = None if complete else _join_cluster(config)
     with prepare_run_dir(config, root), make_display(config) as display:
         display.note(f"run directory {root}")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rzero_ray.text.characters import printable
-from rzero_ray.types import RunError, UserError
+from rzero_ray.types import BudgetSpentError, RunError, UserError
 
 _ALONE = {
     # Ray's servers then listen on this machine alone. Its option for the address does not do that.
@@ -33,7 +33,8 @@ def run_command(
     """Do a command's work and return its exit code.
 
     0 done, 1 failed and `advice` says what the same command does next time, 2 the command is wrong,
-    130 stopped by Ctrl-C or SIGTERM (`ray job stop`). `arguments` None stands for the process's.
+    3 the run's budget is spent, 130 stopped by Ctrl-C or SIGTERM (`ray job stop`). `arguments` None
+    stands for the process's.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in arguments or "-h" in arguments:
@@ -52,6 +53,9 @@ def run_command(
     except RunError as error:
         _say(f"rzero_ray: failed: {error}{advice}")
         return 1
+    except BudgetSpentError as error:
+        _say(f"rzero_ray: ended: {error}")
+        return 3
     except KeyboardInterrupt:
         _say(f"rzero_ray: stopped{advice}")
         return 130

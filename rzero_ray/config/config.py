@@ -33,7 +33,15 @@ from rzero_ray.config.method import (
     SolverConfig,
     VotingConfig,
 )
-from rzero_ray.config.rules import LARGEST_SEED, a_path, between, count, optional_path, run_name
+from rzero_ray.config.rules import (
+    LARGEST_SEED,
+    a_path,
+    at_least,
+    between,
+    count,
+    optional_path,
+    run_name,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,11 @@ class Config:
     seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     run_dir: Annotated[str, a_path()] = "runs/${name}-seed${seed}"
     num_iterations: Annotated[int, count(1, 10_000)] = 3
+    max_hours: Annotated[float, at_least(0)] = 0.0
+    """Hours of work, of all starts together, after which the run ends at the next step, with exit
+    code 3; 0 is no limit. Raised, the same command goes on."""
+    max_tokens: Annotated[int, count(0, 10**18)] = 0
+    """The same of the tokens that both roles have sampled; 0 is no limit."""
     layout: Literal["auto", "disaggregated", "colocated"] = "auto"
     """Every engine and learner rank on devices of its own, or one of each on every GPU, in turns
     (`layout.py`). `auto` is disaggregated where the cluster has the GPUs that this config names."""
