@@ -92,21 +92,10 @@ class SamplingCluster:
     pool: SamplerPool
     num_engines: int
     fleet: Fleet
-    _start_deadline_s: float
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
         """See `protocols.Sampler`."""
         return await self.pool.sample("solver", request)
-
-    async def prompt_lengths(self, requests: Sequence[SampleRequest]) -> list[int]:
-        """Return the number of tokens of each request's prompt."""
-        sampler = self.pool.samplers[0]
-        prompts = await within(
-            self._start_deadline_s,
-            f"{sampler.name} to render {len(requests)} prompts",
-            sampler.actor.render.remote(list(requests)),
-        )
-        return [len(prompt) for prompt in prompts]
 
     async def close(self) -> None:
         """End all actors and give their places back."""
@@ -168,13 +157,15 @@ def check_machine_for_sampling(settings: SamplingSettings) -> None:
     check_resources(sampling_demands(settings, engines_alone(settings.sampler)), _has())
 
 
-def check_texts(config: Config, model: Path, texts: Sequence[PlacedText]) -> None:
-    """Raise UserError where a text is longer than `model.max_model_len` allows, in the tokens of
-    the folder `model`, or where its tokenizer or chat template cannot be used. Needs no Ray."""
+def check_texts(model: Path, texts: Sequence[PlacedText], max_model_len: int, key: str) -> None:
+    """Raise UserError where a text is longer than `max_model_len` allows, in the tokens of the
+    folder `model`, or where its tokenizer or chat template cannot be used. Needs no Ray.
+
+    `key` is the name of the limit in the configuration."""
     # Imported here: it imports transformers, which a driver without texts does without.
     from actors.sampling.lengths import check_lengths
 
-    check_lengths(model, texts, config.model.max_model_len)
+    check_lengths(model, texts, max_model_len, key)
 
 
 def _has() -> Mapping[str, float]:
@@ -202,7 +193,6 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
         pool=SamplerPool(samplers, settings.deadline.sample),
         num_engines=len(samplers),
         fleet=fleet,
-        _start_deadline_s=settings.deadline.start,
     )
 
 

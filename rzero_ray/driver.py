@@ -196,7 +196,8 @@ def _check_labelled_texts(config: Config, root: Path, model: Path) -> None:
     """Raise UserError where a labelled problem is too long for the model, before engines start."""
     from actors.cluster import check_texts  # imports the tokenizer, which takes seconds
 
-    check_texts(config, model, labelled_texts(config, make_task(config.task), root))
+    texts = labelled_texts(config, make_task(config.task), root)
+    check_texts(model, texts, config.model.max_model_len, "model.max_model_len")
 
 
 def _join_cluster(config: Config) -> tuple[str, Layout]:
