@@ -75,7 +75,8 @@ def print_plan(
 ) -> None:
     """Print what the run will do, at most, what each actor holds, and then the remarks."""
     times = config.num_iterations
-    table = Table(title=f"{config.name}: one iteration, at most", box=box.SIMPLE_HEAD)
+    title = Text(printable(f"{config.name}: one iteration, at most"))
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("phase")
     for name in ("samples", "most tokens", "updates"):
         table.add_column(name, justify="right")
