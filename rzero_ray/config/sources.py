@@ -36,6 +36,9 @@ _ENVIRONMENT = re.compile(r"\$\{.*oc\.env", re.DOTALL)
 
 def build(schema: type[C], *sources: DictConfig) -> C:
     """Return the dataclass that the sources describe; later ones win. UserError on a bad value."""
+    for source in sources:
+        for key, value in as_written(source).items():
+            _check_no_environment(key, value)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except OmegaConfBaseException as error:
@@ -53,7 +56,6 @@ def read_arguments(overrides: Sequence[tuple[str, str]], schema: type) -> DictCo
     tree = OmegaConf.create()
     for key, value in overrides:
         _check_key(key, f"argument {key}", schema)
-        _check_no_environment(key, value)
         OmegaConf.update(tree, key, _typed(key, value, schema))
     return tree
 
@@ -75,7 +77,6 @@ def check_keys(tree: DictConfig, name: str, schema: type) -> None:
     """Raise UserError when the file `name` holds a key that `schema` has not."""
     for key, value in as_written(tree).items():
         _check_key(key, f"{key} in {name}", schema)
-        _check_no_environment(key, value)
         if value is None:
             raise UserError(
                 f"{key} in {name} has no value (YAML reads nothing, null and ~ as none); write one "

@@ -6,6 +6,7 @@ import pytest
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.load import load_config
 from rzero_ray.config.sources import as_written, find_conf, flatten, read_yaml
+from rzero_ray.run.directory import load_stored_config
 from rzero_ray.tasks.registry import check_labels
 from rzero_ray.types import UserError
 
@@ -147,6 +148,8 @@ def test_a_file_that_cannot_be_meant_is_one_line_with_the_cause(
     [
         ["name=${oc.env:A_SECRET}"],
         ["audit.endpoint.model=${oc.decode:${oc.env:A_SECRET}}"],
+        ["algorithm=${oc.env:A_SECRET}"],
+        ["seed=${oc.env:A_SECRET}"],
         ["audit.endpoint.api_key=hidden"],
         ["audit.endpoint.url=http://user:hidden@host/v1"],
         ["audit.endpoint.url=http://host/v1?key=hidden"],
@@ -161,6 +164,19 @@ def test_no_secret_reaches_a_configuration_or_an_error(
     with pytest.raises(UserError) as caught:
         load_config(arguments)
     assert "hidden" not in str(caught.value)
+
+
+def test_no_file_takes_a_value_out_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("A_SECRET", "hidden")
+    path = tmp_path / "mine.yaml"
+    path.write_text("algorithm: recommended\naudit: {endpoint: {model: '${oc.env:A_SECRET}'}}\n")
+    with pytest.raises(UserError, match=r"endpoint\.model takes its value from the env"):
+        load_config([f"conf={path}"])
+    (tmp_path / "config.yaml").write_text(path.read_text())
+    with pytest.raises(UserError, match=r"endpoint\.model takes its value from the env"):
+        load_stored_config(tmp_path)
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:8000/v1", "https://[::1]:1/v1", "http://h"])
