@@ -64,12 +64,13 @@ class DeepSpeedLearner:
         # DeepSpeed would compile a shared-memory all-reduce for CPUs, for a minute, with a
         # compiler that the machine may not have; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        dist.init_process_group(
-            backend,
-            store=_meeting_point(options, master_address, master_port),
-            rank=options.rank,
-            world_size=options.world_size,
-        )
+        if not dist.is_initialized():  # a process joins once, however many learners it makes
+            dist.init_process_group(
+                backend,
+                store=_meeting_point(options, master_address, master_port),
+                rank=options.rank,
+                world_size=options.world_size,
+            )
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
         self._deepspeed: Any = None
         """DeepSpeed's own engine: the policy with its optimizer, in a phase."""
