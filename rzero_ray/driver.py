@@ -9,7 +9,8 @@ One iteration, and who takes part in it:
     evaluate           Solver answers held-out problems
     monitor_drift      what has changed since the base model, and whether a person should look
 
-Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong.
+Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong, 3 the budget
+(max_hours, max_tokens) is spent, 130 stopped.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.evaluation.drift.monitor import monitor_drift
+from rzero_ray.evaluation.endpoint import take_key
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
 from rzero_ray.phases.challenger import train_challenger
@@ -41,6 +43,7 @@ from rzero_ray.phases.labelled import (
 )
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.protocols import Cast, Task
+from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
@@ -54,6 +57,7 @@ from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_mem
 from rzero_ray.run.report.page import write_report
 from rzero_ray.run.report.summary import write_summary
 from rzero_ray.run.run import Run
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
@@ -123,6 +127,7 @@ def _check_and_run(arguments: list[str]) -> None:
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))
     check_oracle(config)
+    take_key(config.audit.endpoint.key_env)  # before Ray starts processes that would inherit it
     if "--dry-run" in arguments:
         _dry_run(config)
     else:
@@ -155,6 +160,8 @@ def _run(config: Config) -> None:
     find_model(config.model)
     check_run_dir(config, root)
     complete = is_complete(config, root)
+    if not complete and (root / "manifest.json").exists():
+        check_budget(config, StoredRun(config, root, Path(config.model.path)))
     joined = None if complete else _join_cluster(config)
     with prepare_run_dir(config, root), make_display(config) as display:
         display.note(f"run directory {root}")
@@ -189,7 +196,8 @@ def _check_labelled_texts(config: Config, root: Path, model: Path) -> None:
     """Raise UserError where a labelled problem is too long for the model, before engines start."""
     from actors.cluster import check_texts  # imports the tokenizer, which takes seconds
 
-    check_texts(config, model, labelled_texts(config, make_task(config.task), root))
+    texts = labelled_texts(config, make_task(config.task), root)
+    check_texts(model, texts, config.model.max_model_len, "model.max_model_len")
 
 
 def _join_cluster(config: Config) -> tuple[str, Layout]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import AutoTokenizer
 
 from actors.learning.deepspeed_config import deepspeed_config
@@ -62,6 +64,13 @@ class DeepSpeedLearner:
         # DeepSpeed would compile a shared-memory all-reduce for CPUs, for a minute, with a
         # compiler that the machine may not have; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if not dist.is_initialized():  # a process joins once, however many learners it makes
+            dist.init_process_group(
+                backend,
+                store=_meeting_point(options, master_address, master_port),
+                rank=options.rank,
+                world_size=options.world_size,
+            )
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
         self._deepspeed: Any = None
         """DeepSpeed's own engine: the policy with its optimizer, in a phase."""
@@ -320,6 +329,15 @@ class DeepSpeedLearner:
             [replace(m, reference_logprobs_N=s) for m, s in zip(batch, scores, strict=True)]
             for batch, scores in scored
         ]
+
+
+def _meeting_point(options: LearnerOptions, address: str, port: int) -> TCPStore:
+    """Return the store through which the ranks find each other, which rank 0 serves.
+
+    It listens on `address` alone; torch itself would have it listen on every address of the node.
+    """
+    listener = socket.create_server((address, port)).detach() if options.rank == 0 else None
+    return TCPStore(address, port, options.world_size, options.rank == 0, master_listen_fd=listener)
 
 
 def _learning_rate(optimizer: OptimizerConfig, update: int) -> float:

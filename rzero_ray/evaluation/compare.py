@@ -12,16 +12,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from rzero_ray.config.arguments import CompareArguments, load_own
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
-from rzero_ray.config.method import LABELLED_METHODS
+from rzero_ray.config.sources import split_pairs
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
@@ -29,8 +31,9 @@ from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError, iteration_key
 
-HELP = """\
-usage: python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]
+USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]"
+HELP = f"""\
+usage: {USAGE}
 
 Compares R-Zero with learning from labels, with the same number of Solver updates in every arm:
 
@@ -52,6 +55,8 @@ All keys and their defaults: rzero_ray/config/config.py.
 Output: comparison.md and comparison.json in the root folder.
 Exit codes: 0 done, 1 an arm did not finish, 2 the command or the configuration is wrong."""
 
+_LONGEST_END_S = 60.0
+"""How long an arm that is stopped may take to end in order; it needs less than 20."""
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 """What is compared; `HELP` says what each of them is."""
 
@@ -95,33 +100,23 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
         raise UserError(
             "num_iterations must be at least 2: rzero_then_labelled gives the labels the last one"
         )
-    seeds = [int(seed) for seed in own["seeds"].split(",")]
-    root = Path(own["root"] or f"runs/compare-{config.name}").expanduser().absolute()
+    seeds = [int(seed) for seed in own.seeds.split(",")]
+    root = Path(own.root or f"runs/compare-{config.name}").expanduser().absolute()
     for seed in seeds:
-        _run_arms(config, passed, own["method"], seed, root)
+        _run_arms(config, passed, own.method, seed, root)
     scores = [score for seed in seeds for score in read_scores(config, root, seed)]
     write_text_durably(root / "comparison.json", json.dumps([_row(s) for s in scores], indent=1))
     write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
     return scores, config.eval.num_samples
 
 
-def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:
     """Return this command's own keys, and the driver's arguments."""
-    own = {"seeds": "0", "root": "", "method": "labelled_grpo"}
-    passed = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
+    own, passed = load_own(CompareArguments, split_pairs(arguments), USAGE)
+    for key, _ in passed:
         if key in ("seed", "run_dir", "name"):
-            raise UserError(f"{argument}: the arms have their own; use seeds= and root=")
-        if key in own:
-            own[key] = value
-        else:
-            passed.append(argument)
-    if not all(part.strip().isdigit() for part in own["seeds"].split(",")):
-        raise UserError(f"seeds={own['seeds']} must be whole numbers with commas between")
-    if own["method"] not in LABELLED_METHODS:
-        raise UserError(f"method={own['method']} must be one of {', '.join(LABELLED_METHODS)}")
-    return own, passed
+            raise UserError(f"{key}=...: the arms have their own; use seeds= and root=")
+    return own, [f"{key}={value}" for key, value in passed]
 
 
 def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, root: Path) -> None:
@@ -137,8 +132,22 @@ def _drive(arguments: Sequence[str], root: Path, arm: str, seed: int) -> None:
     """Run the driver; RunError when it fails: its own line says why."""
     place = [f"seed={seed}", f"name={arm}-{seed}", f"run_dir={root / f'{arm}-{seed}'}"]
     command = [sys.executable, "-m", "rzero_ray.driver", *arguments, *place]
-    if subprocess.run(command, check=False).returncode != 0:
+    if _run_to_its_end(command) != 0:
         raise RunError(f"the arm {arm} of seed {seed} did not finish")
+
+
+def _run_to_its_end(command: Sequence[str]) -> int:
+    """Run a command and return its exit code; a stop of this process stops it in order."""
+    # In a group of its own, so that a stop reaches it once, whoever sent it and however.
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LONGEST_END_S)
+            process.kill()  # nothing, where it has ended
+            raise
 
 
 def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:

@@ -33,6 +33,8 @@ _MAY_CHANGE = (
     "name",
     "run_dir",
     "num_iterations",
+    "max_hours",
+    "max_tokens",
     "model.cache_dir",
     "layout",
     "sampler.",

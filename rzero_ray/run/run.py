@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rzero_ray.config.config import Config
+from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.manifest import phase_key
 from rzero_ray.run.observers import Observer
@@ -77,12 +78,14 @@ class Run:
         )
 
     def steps(self, iteration: int, phase: PhaseName, num_steps: int) -> Iterator[Step]:
-        """Yield the steps of a phase that are not finished, from 1."""
+        """Yield the steps of a phase that are not finished, from 1; raise BudgetSpentError instead
+        of the next when the run may spend no more."""
         num_done = len(self.stored.manifest.steps(phase, iteration))
         self._observer.start_phase(iteration, phase, num_steps, num_done)
         for index in range(1, num_steps + 1):
             step = Step(iteration=iteration, phase=phase, index=index)
             if not self.is_finished(step.key):
+                check_budget(self.stored.config, self.stored)
                 yield self._with_checkpoint(step, num_steps)
 
     def is_finished(self, key: str) -> bool:

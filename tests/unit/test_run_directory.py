@@ -157,7 +157,7 @@ def test_a_key_that_was_renamed_is_found(stored: Path, monkeypatch):
 
 def test_an_old_name_is_refused_with_the_new_one(monkeypatch):
     monkeypatch.setitem(directory.RENAMED_KEYS, "solver.steps", "solver.num_steps")
-    with pytest.raises(UserError, match=r"solver.steps=4: solver.steps is now solver.num_steps"):
+    with pytest.raises(UserError, match=r"solver.steps: solver.steps is now solver.num_steps"):
         load_config(["conf=tiny", "solver.steps=4"])
 
 

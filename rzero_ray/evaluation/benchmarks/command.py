@@ -30,7 +30,7 @@ from rzero_ray.evaluation.benchmarks.jobs import (
 from rzero_ray.evaluation.benchmarks.judge_model import Opinion, ask_judge
 from rzero_ray.evaluation.benchmarks.measuring import measure, say
 from rzero_ray.evaluation.benchmarks.report import Report, make_report, write_report
-from rzero_ray.evaluation.endpoint import Endpoint
+from rzero_ray.evaluation.endpoint import Endpoint, take_key
 from rzero_ray.run.display import make_console
 from rzero_ray.run.parquet import write_records, write_text_durably
 from rzero_ray.tasks.base_model import find_model
@@ -79,6 +79,7 @@ def run_evaluation(config: EvaluationConfig, console: Console) -> Report:
     Everything that can be wrong with the command is found before an engine starts.
     """
     output = resolve_output_dir(config)
+    take_key(config.endpoint.key_env)  # before Ray starts processes that would inherit it
     judge_model = _open_judge(config)
     jobs = load_jobs(config)
     subjects = make_subjects(config, output)

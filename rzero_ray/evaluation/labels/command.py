@@ -15,8 +15,10 @@ from pathlib import Path
 
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.config.arguments import AuditArguments, load_own
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import Config, resolve_folder
+from rzero_ray.config.sources import split_pairs
 from rzero_ray.evaluation.labels.agreement import (
     RIGHT,
     UNKNOWN,
@@ -133,24 +135,16 @@ def _agreement_line(first: str, second: str, found: Agreement) -> str:
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, int | None, Config]:
     """Return the run directory, the iteration, and the run's configuration with these arguments."""
-    values: dict[str, str] = {}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator:
-            raise UserError(f"argument {argument!r} is not of the form key=value; usage: {USAGE}")
-        values[key] = value
-    for key in ("run_dir", "oracle"):
-        if not values.get(key):
-            raise UserError(f"{key}=... is missing; usage: {USAGE}")
-    if values["oracle"] not in ORACLES:
-        raise UserError(f"oracle={values['oracle']} is none of {', '.join(ORACLES)}")
-    root = Path(values.pop("run_dir")).expanduser().resolve()
-    number = values.pop("iteration", None)
-    if number is not None and not (number.isdecimal() and int(number) > 0):
-        raise UserError(f"iteration={number} must be a number from 1 on")
-    config = load_stored_config(root, [(f"audit.{key}", value) for key, value in values.items()])
+    own, of_run = load_own(AuditArguments, split_pairs(arguments), USAGE)
+    oracle = dict(of_run).get("oracle")
+    if not oracle:
+        raise UserError(f"oracle=... is missing; usage: {USAGE}")
+    if oracle not in ORACLES:
+        raise UserError(f"oracle={oracle[:40]} is none of {', '.join(ORACLES)}")
+    root = resolve_folder(own.run_dir)
+    config = load_stored_config(root, [(f"audit.{key}", value) for key, value in of_run])
     check_oracle(config)
-    return root, None if number is None else int(number), config
+    return root, own.iteration or None, config
 
 
 def _curricula(root: Path, iteration: int | None) -> dict[int, list[CurriculumItem]]:

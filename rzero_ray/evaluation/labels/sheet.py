@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from pathlib import Path
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
 from rzero_ray.run.parquet import write_text_durably
+from rzero_ray.text.files import read_csv
 from rzero_ray.types import CurriculumItem, UserError
 
 COLUMNS = ("question", "label", "answer", "right")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
-"""How a cell begins that a spreadsheet would not take for plain text."""
+_NO_PLAIN_TEXT = re.compile(r"'|\t|\r|\n|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+"""How a cell begins that a spreadsheet would not take for plain text: signs of formulas, also the
+full-width ones and behind white space."""
 _VERDICTS = {
     **dict.fromkeys(("yes", "y", "true", "1", RIGHT), RIGHT),
     **dict.fromkeys(("no", "n", "false", "0", WRONG), WRONG),
@@ -42,7 +45,8 @@ def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
     if path.exists():
         return
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
+    # All in quotation marks: a spreadsheet that splits at semicolons finds none in a cell.
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     for item in items:
         writer.writerow([_guard(item.question), _guard(item.label), "", ""])
@@ -56,12 +60,7 @@ def read_sheet(path: Path, items: Sequence[CurriculumItem]) -> list[SheetRow]:
     Raises UserError, in one line, for a file that is no such sheet, a value that means nothing, a
     row that appears twice or is not among `items`.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark there
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a CSV file in UTF-8 ({reason}); save it as one") from None
+    lines = read_csv(path)
     head = [cell.strip().lower() for cell in lines[0]] if lines else []
     missing = [name for name in COLUMNS[:2] if name not in head]
     if not {"answer", "right"} & set(head):
@@ -109,7 +108,7 @@ def _read_row(
 
 def _guard(text: str) -> str:
     """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return f"'{text}" if _NO_PLAIN_TEXT.match(text) else text
 
 
 def _unguard(text: str) -> str:

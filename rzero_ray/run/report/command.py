@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rzero_ray.config.arguments import ReportArguments, load_own
 from rzero_ray.config.command import run_command
-from rzero_ray.config.sources import nearest, split_arguments
+from rzero_ray.config.config import resolve_folder
+from rzero_ray.config.sources import nearest, split_pairs
 from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.report.page import write_report
 from rzero_ray.run.report.summary import write_summary
@@ -26,14 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: list[str]) -> None:
-    _, given = split_arguments(arguments)
-    values = dict(given)
-    for key in values:
+    pairs = split_pairs(arguments)
+    for key, _ in pairs:
         if key != "run_dir":
             raise UserError(f"unknown key {key}{nearest(key, ['run_dir'])}; usage: {USAGE}")
-    if not values.get("run_dir"):
-        raise UserError(f"run_dir=... is missing; usage: {USAGE}")
-    root = Path(values["run_dir"]).expanduser().resolve()
+    own, _ = load_own(ReportArguments, pairs, USAGE)
+    root = resolve_folder(own.run_dir)
     config = load_stored_config(root)
     run = StoredRun(config, root, find_model(config.model) or Path(config.model.path))
     summary = write_summary(run)
