@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -44,20 +45,21 @@ from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
+    hold_run_dir,
     how_it_began,
     is_complete,
     prepare_run_dir,
 )
-from rzero_ray.run.display import make_display, print_plan
+from rzero_ray.run.display import Display, make_display, print_plan
+from rzero_ray.run.inspection import check_files
 from rzero_ray.run.observers import Observers
 from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_memory
-from rzero_ray.run.report.page import write_report
-from rzero_ray.run.report.summary import write_summary
+from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.run import Run
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, Role, SyncReport, iteration_key
+from rzero_ray.types import LabelledProblem, Role, SyncReport, UserError, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -153,36 +155,48 @@ def _run(config: Config) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
     root = resolve_run_dir(config)
     find_model(config.model)
-    check_run_dir(config, root)
-    complete = is_complete(config, root)
-    joined = None if complete else _join_cluster(config)
-    with prepare_run_dir(config, root), make_display(config) as display:
-        display.note(f"run directory {root}")
-        ablation = f", ablation {config.ablation}" if config.ablation else ""
-        display.note(f"algorithm {config.algorithm}{ablation}")
-        clock = StageClock()
-        if joined is None:
-            display.note("finished already: nothing to do; raise num_iterations to go on")
-            base_model = find_model(config.model) or Path(config.model.path)
-        else:
+    with hold_run_dir(config, root):
+        lost = check_files(config, root)
+        complete = is_complete(config, root)
+        joined = None if complete else _join_cluster(config)
+        prepare_run_dir(config, root)
+        with make_display(config) as display:
+            for text in lost:
+                display.note(f"warning: {text}")
+            _run_in(root, config, display, joined)
+
+
+def _run_in(
+    root: Path, config: Config, display: Display, joined: tuple[str, Layout] | None
+) -> None:
+    """Go through the loop in a run directory that is held; `joined` is None for a finished run."""
+    display.note(f"run directory {root}")
+    ablation = f", ablation {config.ablation}" if config.ablation else ""
+    display.note(f"algorithm {config.algorithm}{ablation}")
+    clock = StageClock()
+    if joined is None:
+        display.note("finished already: nothing to do; raise num_iterations to go on")
+        base_model = find_model(config.model) or Path(config.model.path)
+    else:
+        address, layout = joined
+        display.note(f"Ray at {address}")
+        display.note(layout.describe())
+        with clock.stage("base_model"):
+            base_model = obtain_model(config.model)
+            if config.labelled.path:
+                _check_labelled_texts(config, root, base_model)
+    run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
+    try:
+        if joined is not None:
             address, layout = joined
-            display.note(f"Ray at {address}")
-            display.note(layout.describe())
-            with clock.stage("base_model"):
-                base_model = obtain_model(config.model)
-                if config.labelled.path:
-                    _check_labelled_texts(config, root, base_model)
-        run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
-        try:
-            if joined is not None:
-                address, layout = joined
-                run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
-                asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
-                run.add_event("end")
-        finally:
-            summary = write_summary(run.stored)
-            report = write_report(run.stored, summary)
-        display.finish(summary, report)
+            run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
+            asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
+            run.add_event("end")
+    except BaseException:
+        with suppress(OSError, UserError):  # the first reason is the one to be told
+            write_report(run.stored)
+        raise
+    display.finish(*write_report(run.stored))
 
 
 def _check_labelled_texts(config: Config, root: Path, model: Path) -> None:

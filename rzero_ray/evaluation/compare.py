@@ -22,10 +22,10 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.method import LABELLED_METHODS
+from rzero_ray.disk.files import write_text_durably
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
-from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError, iteration_key
 

@@ -116,7 +116,7 @@ class Display(ABC):
         self._num_steps = 0
         self._accuracies: dict[int, dict[str, Any]] = {}
         self._label_accuracies: dict[int, float] = {}
-        for row in evaluations_in(resolve_run_dir(config)):
+        for row in evaluations_in(resolve_run_dir(config), config.eval.num_samples):
             self._accuracies[row["iteration"]] = row
 
     @abstractmethod

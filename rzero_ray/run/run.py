@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rzero_ray.config.config import Config
+from rzero_ray.disk.files import write_text_durably
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.manifest import phase_key
 from rzero_ray.run.observers import Observer
-from rzero_ray.run.parquet import read_records, write_records, write_text_durably
+from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.rows import Row
-from rzero_ray.run.stored import StoredRun, by_number
+from rzero_ray.run.stored import StoredRun, by_number, row_key
 from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, iteration_key
 
 R = TypeVar("R")
@@ -163,11 +164,7 @@ class Run:
 
     def _forget_unfinished_metrics(self) -> None:
         """Forget lines of steps that will be done again."""
-        self.stored.log.keep_metrics(
-            lambda row: self.is_finished(
-                Step(iteration=row["iteration"], phase=row["phase"], index=row["step"]).key
-            )
-        )
+        self.stored.log.mend(lambda row: self.is_finished(row_key(row)))
 
     def _take_back_steps_without_checkpoint(self, iteration: int, role: Role) -> int:
         """Return how many steps of an unfinished phase the last checkpoint holds.

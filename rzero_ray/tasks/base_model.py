@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+
 from rzero_ray.config.cluster import TINY_MODEL, ModelConfig
+from rzero_ray.disk.files import damaged, open_regular, read_json
 from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
+
+
+class ModelSettings(BaseModel):
+    """What a reader of a model's `config.json` may rely on: that it is an object."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 def find_model(model: ModelConfig) -> Path | None:
@@ -31,6 +41,24 @@ def find_model(model: ModelConfig) -> Path | None:
             f"format, a hub name such as Qwen/Qwen3-4B-Base, or `{TINY_MODEL}`"
         )
     return _in_hub_cache(path)
+
+
+def check_model_files(folder: Path) -> None:
+    """Raise UserError where a model folder of this program is incomplete or cut, in one line."""
+    if not folder.is_dir():
+        raise damaged(folder, "the model is missing")
+    read_json(folder / "config.json", ModelSettings)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise damaged(folder, "it holds no weights (*.safetensors)")
+    for path in weights:
+        with open_regular(path):
+            pass
+        try:
+            with safe_open(path, framework="numpy"):
+                pass  # its header says how long the file is
+        except (SafetensorError, OSError) as error:
+            raise damaged(path, str(error)) from None
 
 
 def obtain_model(model: ModelConfig) -> Path:

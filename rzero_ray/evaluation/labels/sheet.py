@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.disk.files import write_text_durably
 from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
-from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.types import CurriculumItem, UserError
 
 COLUMNS = ("question", "label", "answer", "right")
