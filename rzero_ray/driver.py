@@ -28,6 +28,7 @@ from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
+from rzero_ray.disk.files import DamagedFileError
 from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
@@ -57,9 +58,9 @@ from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_mem
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.run import Run
 from rzero_ray.run.tensorboard import ScalarLog
-from rzero_ray.tasks.base_model import find_model, obtain_model
+from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, Role, SyncReport, UserError, iteration_key
+from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -154,7 +155,9 @@ def _dry_run(config: Config) -> None:
 def _run(config: Config) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
     root = resolve_run_dir(config)
-    find_model(config.model)
+    base_model = find_model(config.model)
+    if base_model is not None:
+        check_model_files(base_model)
     with hold_run_dir(config, root):
         lost = check_files(config, root)
         complete = is_complete(config, root)
@@ -192,9 +195,11 @@ def _run_in(
             run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
             asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
             run.add_event("end")
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError, UserError):  # the first reason is the one to be told
             write_report(run.stored)
+        if isinstance(error, DamagedFileError):  # the run has written files since it looked
+            raise RunError(str(error)) from None
         raise
     display.finish(*write_report(run.stored))
 

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from rzero_ray.disk.errors import disk_error
 from rzero_ray.types import RunError, UserError
 
 
@@ -43,4 +44,10 @@ def run_command(
     except KeyboardInterrupt:
         print(f"rzero_ray: stopped{advice}", file=sys.stderr)
         return 130
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        print(f"rzero_ray: failed: {reason}{advice}", file=sys.stderr)
+        return 1
     return 0

@@ -33,6 +33,7 @@ from rzero_ray.config.method import (
     SolverConfig,
     VotingConfig,
 )
+from rzero_ray.disk.folder import expanded
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,17 @@ def sampling_settings(config: Config) -> SamplingSettings:
 
 def resolve_run_dir(config: Config) -> Path:
     """Return the run directory as an absolute path (`resolve_folder`)."""
-    return resolve_folder(config.run_dir)
+    return resolve_folder(config.run_dir, "run_dir")
 
 
-def resolve_folder(folder: str) -> Path:
-    """Return the absolute path of a folder that a program writes.
+def resolve_folder(folder: str, key: str) -> Path:
+    """Return the absolute path of a folder that a program writes; `key` is the key that names it.
 
     A relative one lies in the current folder. Ray unpacks a submitted job into a folder of its own
     that it deletes later; there a relative one lies in `~/rzero_ray/` of the head node instead, so
     that submitting the same job again resumes it.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder, key)
     if path.is_absolute():
         return path
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

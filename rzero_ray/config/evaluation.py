@@ -135,7 +135,9 @@ def sampling_settings(config: EvaluationConfig, model: str) -> SamplingSettings:
 def resolve_output_dir(config: EvaluationConfig) -> Path:
     """Return the output folder as an absolute path (see `config.resolve_folder`)."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.model.rstrip("/")).strip("-")
-    return resolve_folder(config.output_dir or f"evaluations/{name}-seed{config.seed}")
+    return resolve_folder(
+        config.output_dir or f"evaluations/{name}-seed{config.seed}", "output_dir"
+    )
 
 
 def _validate(config: EvaluationConfig) -> None:

@@ -22,6 +22,16 @@ LOCK = ".lock"
 """The name of the file that the writer of a folder holds."""
 
 
+def expanded(text: str, key: str) -> Path:
+    """Return the path that a key gives, its `~` resolved. UserError where that cannot be."""
+    try:
+        if "\0" in text:
+            raise UserError(f"{key}={text!r} holds a null character, which no path has")
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={text}: {error}; write the path out".replace("\n", " ")) from None
+
+
 def check_folder(folder: Path, key: str, is_own: Callable[[Set[str]], bool]) -> None:
     """Raise UserError unless `folder` is new, empty, or the command's own. Writes nothing.
 

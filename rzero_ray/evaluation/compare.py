@@ -9,9 +9,10 @@ Source: R-Zero, Fig. 4 and Table 4 ("performance amplifier"), where the arms hav
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.method import LABELLED_METHODS
 from rzero_ray.disk.files import write_text_durably
+from rzero_ray.disk.folder import check_folder, expanded, held
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
@@ -54,6 +56,10 @@ Exit codes: 0 done, 1 an arm did not finish, 2 the command or the configuration 
 
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 """What is compared; `HELP` says what each of them is."""
+_OWN_NAME = re.compile(r"(rzero|labelled|rzero_then_labelled)-\d+|comparison\.(json|md)", re.ASCII)
+"""The names of what a comparison's folder holds."""
+_ROOM = 1 << 20
+"""Bytes that must be free for what is written beside the runs, which look for themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +102,25 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
             "num_iterations must be at least 2: rzero_then_labelled gives the labels the last one"
         )
     seeds = [int(seed) for seed in own["seeds"].split(",")]
-    root = Path(own["root"] or f"runs/compare-{config.name}").expanduser().absolute()
+    root = expanded(own["root"] or f"runs/compare-{config.name}", "root").absolute()
+    check_folder(root, "root", _is_comparison)
     for seed in seeds:
-        _run_arms(config, passed, own["method"], seed, root)
-    scores = [score for seed in seeds for score in read_scores(config, root, seed)]
-    write_text_durably(root / "comparison.json", json.dumps([_row(s) for s in scores], indent=1))
-    write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
+        for folder in _evaluations(config, root, seed).values():
+            if (folder / "evaluation.parquet").exists():
+                read_answered(folder / "evaluation.parquet")
+    with held(root, "root", _ROOM):
+        for seed in seeds:
+            _run_arms(config, passed, own["method"], seed, root)
+        scores = [score for seed in seeds for score in read_scores(config, root, seed)]
+        rows = json.dumps([_row(of) for of in scores], indent=1)
+        write_text_durably(root / "comparison.json", rows)
+        write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
     return scores, config.eval.num_samples
+
+
+def _is_comparison(names: Set[str]) -> bool:
+    """Return whether a folder's files are those of a comparison: its arms, and what they show."""
+    return all(_OWN_NAME.fullmatch(name) for name in names)
 
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -143,21 +161,26 @@ def _drive(arguments: Sequence[str], root: Path, arm: str, seed: int) -> None:
 
 def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
     """Return the four arms' scores of a seed, from their run directories."""
-    last = iteration_key(config.num_iterations)
-    evaluations = {
-        "base": root / f"rzero-{seed}/iteration-00",
-        "rzero": root / f"rzero-{seed}" / last,
-        "labelled": root / f"labelled-{seed}" / last,
-        "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
-    }
+    folders = _evaluations(config, root, seed)
     problems = {
-        arm: read_answered(folder / "evaluation.parquet") for arm, folder in evaluations.items()
+        arm: read_answered(folder / "evaluation.parquet") for arm, folder in folders.items()
     }
     budget = config.num_iterations * config.solver.num_steps * _updates_per_step(config)
     return [
         _score(arm, seed, 0 if arm == "base" else budget, answered, problems["base"])
         for arm, answered in problems.items()
     ]
+
+
+def _evaluations(config: Config, root: Path, seed: int) -> dict[str, Path]:
+    """Return the folder of the evaluation that counts of each arm."""
+    last = iteration_key(config.num_iterations)
+    return {
+        "base": root / f"rzero-{seed}/iteration-00",
+        "rzero": root / f"rzero-{seed}" / last,
+        "labelled": root / f"labelled-{seed}" / last,
+        "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
+    }
 
 
 def _updates_per_step(config: Config) -> int:

@@ -49,7 +49,7 @@ def check_files(config: Config, root: Path) -> list[str]:
     if not os.path.lexists(root / "manifest.json"):
         return []
     run = StoredRun(config, root, find_model(config.model) or Path(config.model.path))
-    _check_places(root)
+    check_places(root)
     run.log.events()
     lost = lost_rows(run)
     run.evaluations()
@@ -78,7 +78,7 @@ def lost_rows(run: StoredRun) -> list[str]:
     return lines
 
 
-def _check_places(root: Path) -> None:
+def check_places(root: Path) -> None:
     """Refuse a file where a folder belongs, a folder where a file does, and logs that are links."""
     for name in _REPLACED:
         if (root / name).is_dir():

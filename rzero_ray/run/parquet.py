@@ -52,6 +52,11 @@ def read_records(path: Path, record_type: type[R]) -> list[R]:
         raise _no_rows(path, record_type, error) from None
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of a file's columns."""
+    return _read_table(path).column_names
+
+
 def num_records(path: Path, record_type: type) -> int:
     """Return how many records a file holds; much faster than `read_records`, which would find it
     whole: DamagedFileError where it is cut, changed, or has other columns."""
@@ -61,11 +66,7 @@ def num_records(path: Path, record_type: type) -> int:
 def _read_columns(path: Path, record_type: type) -> pa.Table:
     """Return the columns that are fields of the record, in their types."""
     hints, optional = get_type_hints(record_type), _optional_names(record_type)
-    with open_regular(path) as stream:
-        try:
-            table = pq.read_table(stream, page_checksum_verification=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise damaged(path, f"no whole Parquet file: {error}") from None
+    table = _read_table(path)
     schema = pa.schema(
         pa.field(name, _ARROW_TYPES[kind], nullable=NoneType in get_args(hints[name]))
         for name, kind in _kinds(record_type).items()
@@ -75,6 +76,14 @@ def _read_columns(path: Path, record_type: type) -> pa.Table:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise _no_rows(path, record_type, error) from None
+
+
+def _read_table(path: Path) -> pa.Table:
+    with open_regular(path) as stream:
+        try:
+            return pq.read_table(stream, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise damaged(path, f"no whole Parquet file: {error}") from None
 
 
 def _no_rows(path: Path, record_type: type, error: Exception) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -9,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from rzero_ray.config.cluster import TINY_MODEL, ModelConfig
 from rzero_ray.disk.files import damaged, open_regular, read_json
+from rzero_ray.disk.folder import expanded
 from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
 
@@ -27,8 +29,8 @@ def find_model(model: ModelConfig) -> Path | None:
     path = model.path
     if path == TINY_MODEL:
         return None
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    folder = expanded(path, "model.path")
+    if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"model.path={path}: no config.json in this folder; it must hold a model in "
@@ -71,7 +73,7 @@ def obtain_model(model: ModelConfig) -> Path:
         return found
     if model.path != TINY_MODEL:
         return _download(model.path)
-    cache = Path(model.cache_dir).expanduser()
+    cache = expanded(model.cache_dir, "model.cache_dir")
     recipe = BaseModelRecipe(seed=model.tiny_seed)
     folder = base_model_folder(cache, recipe)
     return folder if folder.is_dir() else _build(cache, recipe)

@@ -37,7 +37,7 @@ from rzero_ray.evaluation.benchmarks.report import Report, make_report, write_re
 from rzero_ray.evaluation.endpoint import Endpoint
 from rzero_ray.run.display import make_console
 from rzero_ray.run.parquet import num_records, write_records
-from rzero_ray.tasks.base_model import find_model
+from rzero_ray.tasks.base_model import check_model_files, find_model
 
 HELP = """\
 usage: python -m rzero_ray evaluate model=PATH [suite=math] [key=value ...]
@@ -91,6 +91,8 @@ def run_evaluation(config: EvaluationConfig, console: Console) -> Report:
     subjects = make_subjects(config, output)
     for subject in subjects:
         found = find_model(sampling_settings(config, subject.path).model)
+        if found is not None:
+            check_model_files(found)
         check_same_settings(config, subject, found)
         unfinished(subject, jobs)
         if judge_model is not None:

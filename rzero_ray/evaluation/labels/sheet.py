@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.disk.files import write_text_durably
+from rzero_ray.disk.files import DamagedFileError, read_text, write_text_durably
 from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
 from rzero_ray.types import CurriculumItem, UserError
 
@@ -39,14 +40,13 @@ class SheetRow:
 
 def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
     """Write a sheet to fill in; one that exists, and may be half filled in, is left alone."""
-    if path.exists():
+    if os.path.lexists(path):
         return
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
     for item in items:
         writer.writerow([_guard(item.question), _guard(item.label), "", ""])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_durably(path, stream.getvalue())
 
 
@@ -57,9 +57,9 @@ def read_sheet(path: Path, items: Sequence[CurriculumItem]) -> list[SheetRow]:
     row that appears twice or is not among `items`.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark there
+        text = read_text(path).removeprefix("\ufeff")  # spreadsheets put a byte order mark there
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (DamagedFileError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a CSV file in UTF-8 ({reason}); save it as one") from None
     head = [cell.strip().lower() for cell in lines[0]] if lines else []

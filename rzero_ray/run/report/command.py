@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rzero_ray.config.command import run_command
 from rzero_ray.config.sources import nearest, split_arguments
+from rzero_ray.disk.folder import expanded
 from rzero_ray.run.directory import load_stored_config
-from rzero_ray.run.inspection import lost_rows
+from rzero_ray.run.inspection import check_places, lost_rows
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.base_model import find_model
@@ -34,9 +35,10 @@ def _report(arguments: list[str]) -> None:
             raise UserError(f"unknown key {key}{nearest(key, ['run_dir'])}; usage: {USAGE}")
     if not values.get("run_dir"):
         raise UserError(f"run_dir=... is missing; usage: {USAGE}")
-    root = Path(values["run_dir"]).expanduser().resolve()
+    root = expanded(values["run_dir"], "run_dir").absolute()
     config = load_stored_config(root)
     run = StoredRun(config, root, find_model(config.model) or Path(config.model.path))
+    check_places(root)
     for text in lost_rows(run):
         print(f"rzero_ray: warning: {text}", file=sys.stderr)
     _, page = write_report(run)
