@@ -28,7 +28,8 @@ from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
-from rzero_ray.disk.files import DamagedFileError
+from rzero_ray.disk.files import DamagedFileError, damaged
+from rzero_ray.disk.folder import free_space
 from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
@@ -56,6 +57,7 @@ from rzero_ray.run.inspection import check_files
 from rzero_ray.run.observers import Observers
 from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_memory
 from rzero_ray.run.report.writing import write_report
+from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
@@ -135,8 +137,14 @@ def _check_and_run(arguments: list[str]) -> None:
 def _load(arguments: list[str]) -> Config:
     """Read the configuration; a run that is resumed keeps the method with which it began."""
     config = load_config(arguments)
-    begun = how_it_began(resolve_run_dir(config))
-    return config if begun is None else load_config(arguments, begun)
+    root = resolve_run_dir(config)
+    begun = how_it_began(root)
+    if begun is None:
+        return config
+    try:
+        return load_config(arguments, begun)
+    except UserError as error:  # the arguments alone are in order
+        raise damaged(root / "config.yaml", str(error)) from None
 
 
 def _dry_run(config: Config) -> None:
@@ -149,7 +157,10 @@ def _dry_run(config: Config) -> None:
     memory = [] if shape is None else plan_memory(config, shape, layout)
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
     print_plan(config, plan, memory, [*remarks, "", *cluster.plan_resources(config, layout)])
-    check_run_dir(config, resolve_run_dir(config))
+    root = resolve_run_dir(config)
+    check_run_dir(config, root)
+    if shape is not None:
+        print(f"disk: up to {plan_disk(config, shape)}, {free_space(root)} at {root}")
 
 
 def _run(config: Config) -> None:
@@ -158,7 +169,8 @@ def _run(config: Config) -> None:
     base_model = find_model(config.model)
     if base_model is not None:
         check_model_files(base_model)
-    with hold_run_dir(config, root):
+    shape = find_shape(config.model.path, base_model)
+    with hold_run_dir(config, root, None if shape is None else plan_disk(config, shape)):
         lost = check_files(config, root)
         complete = is_complete(config, root)
         joined = None if complete else _join_cluster(config)
@@ -195,6 +207,7 @@ def _run_in(
             run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
             asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
             run.add_event("end")
+        run.close()
     except BaseException as error:
         with suppress(OSError, UserError):  # the first reason is the one to be told
             write_report(run.stored)

@@ -39,6 +39,7 @@ _NOT_NEGATIVE = (
     "dual_clip",
     "kl_coefficient",
     "importance_cap",
+    "every",
 )
 """Names of keys of which no value below 0 has a meaning."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -126,8 +127,13 @@ def _schema_keys(cls: type, prefix: str = "") -> Iterator[str]:
             yield path
 
 
+@cache
+def _known_keys(schema: type) -> list[str]:
+    return list(_schema_keys(schema))
+
+
 def _check_key(key: str, where: str, schema: type) -> None:
-    known = list(_schema_keys(schema))
+    known = _known_keys(schema)
     if key in known:
         return
     inside = [name for name in known if name.startswith(f"{key}.")]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from rzero_ray.types import UserError
 
-_REMOVED = ".removed"
+REMOVED = ".removed"
 """Ends the name of a folder that is being removed, so that a half of it is never taken for it."""
 
 
@@ -98,11 +98,12 @@ def remove_folder(path: Path, root: Path) -> None:
         return
     if not path.is_dir():
         return
-    doomed = path.with_name(f".{path.name}{_REMOVED}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    if not doomed.exists():
-        path.replace(doomed)
+    doomed = path
+    if not path.name.endswith(REMOVED):
+        doomed = path.with_name(f".{path.name}{REMOVED}")
         shutil.rmtree(doomed, ignore_errors=True)
+        path.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -54,19 +54,19 @@ def check_folder(folder: Path, key: str, is_own: Callable[[Set[str]], bool]) -> 
 
 
 @contextmanager
-def held(folder: Path, key: str, room: int, lock: str = LOCK) -> Iterator[None]:
+def held(folder: Path, key: str, room: int, lock: str = LOCK, what: str = "") -> Iterator[None]:
     """Hold a folder that `check_folder` has accepted; it is made where it is missing.
 
     Raises UserError when another process holds it, when it cannot be written, or when less than
-    `room` bytes are free on its disk. A folder that was made here and that the block leaves empty
-    is removed again.
+    `room` bytes, which are needed for `what`, are free on its disk. A folder that was made here and
+    that the block leaves empty is removed again.
     """
     is_new = not os.path.lexists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"{key}={folder} cannot be written; choose another {key}")
-        _check_room(folder, key, room)
+        _check_room(folder, key, room, what)
         if (folder / lock).is_symlink():
             raise UserError(f"{folder / lock} is a link; remove it")
         holder = FileLock(folder / lock)
@@ -89,12 +89,18 @@ def held(folder: Path, key: str, room: int, lock: str = LOCK) -> Iterator[None]:
         holder.release()
 
 
-def _check_room(folder: Path, key: str, room: int) -> None:
+def free_space(folder: Path) -> str:
+    """Return how much room the disk has on which a folder is, or will be made."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return f"{shutil.disk_usage(there).free / GIB:,.1f} GiB free"
+
+
+def _check_room(folder: Path, key: str, room: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < room:
         raise UserError(
             f"{key}={folder}: {free / GIB:.1f} GiB free on its disk, needs at least "
-            f"{room / GIB:.1f}; free some space or choose another {key}"
+            f"{room / GIB:.1f}{what}; free some space or choose another {key}"
         )
 
 

@@ -144,7 +144,9 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, root: Path) -> None:
     without_labels = [a for a in passed if not a.startswith("labelled.")]
-    _drive([*without_labels, "method=coevolution"], root, "rzero", seed)
+    # The third arm starts from a model that is not the run's last.
+    keep = "checkpoint.keep_models.every=1"
+    _drive([*without_labels, "method=coevolution", keep], root, "rzero", seed)
     _drive([*passed, f"method={method}"], root, "labelled", seed)
     checkpoint = root / f"rzero-{seed}/models/solver-{iteration_key(config.num_iterations - 1)}"
     rest = [f"method={method}", f"model.path={checkpoint}", "num_iterations=1"]

@@ -25,6 +25,7 @@ from rzero_ray.config.sources import build, flatten, nearest, read_arguments
 from rzero_ray.disk.files import damaged, read_text, read_yaml, write_text_durably
 from rzero_ray.disk.folder import GIB, check_folder, held
 from rzero_ray.run.manifest import Manifest
+from rzero_ray.run.retention import DiskPlan, bytes_to_come
 from rzero_ray.types import UserError, iteration_key
 
 _KEY = "run_dir"
@@ -48,6 +49,10 @@ _MAY_CHANGE = (
 )
 """Keys (or sections) that may differ when a run is resumed: they do not change what it computes."""
 
+_BEFORE_IT_WAS_A_KEY = {"checkpoint.keep_models.every": 1}
+"""What the program did before a key existed, where that is not the key's default: a run that began
+then loses no model by it."""
+
 
 def check_run_dir(config: Config, root: Path) -> None:
     """Raise UserError unless `root` is new or can be resumed with `config`. Writes nothing.
@@ -70,13 +75,15 @@ def is_complete(config: Config, root: Path) -> bool:
 
 
 @contextmanager
-def hold_run_dir(config: Config, root: Path, room: int = 0) -> Iterator[None]:
+def hold_run_dir(config: Config, root: Path, disk: DiskPlan | None = None) -> Iterator[None]:
     """Take a run directory that `check_run_dir` accepts, for one driver (`folder.held`).
 
-    `room` is how many bytes the run will need for models and checkpoints.
+    `disk` is what the run will have on its disk, where that is known; there must be room for it.
     """
     check_run_dir(config, root)
-    with held(root, _KEY, room + _MIN_FREE_BYTES):
+    room = _MIN_FREE_BYTES + (0 if disk is None else bytes_to_come(disk, root))
+    what = "" if disk is None else f" for {disk}, what is there counted"
+    with held(root, _KEY, room, what=what):
         check_run_dir(config, root)  # another driver may have been at work until just before
         yield
 
@@ -100,6 +107,10 @@ def load_stored_config(root: Path, overrides: Sequence[tuple[str, str]] = ()) ->
     for key, value in _read_stored(root, known).items():
         if key in known:
             OmegaConf.update(tree, key, value)
+    try:
+        check_config(build(Config, tree))
+    except UserError as error:
+        raise damaged(root / "config.yaml", str(error)) from None
     config = build(Config, tree, read_arguments(overrides, Config))
     check_config(config)
     return config
@@ -112,9 +123,10 @@ def how_it_began(root: Path) -> Begun | None:
     known = flatten(asdict(Config()))
     stored = _read_stored(root, known)
     lasting = {key: value for key, value in known.items() if not key.startswith(_MAY_CHANGE)}
+    before = {**lasting, **_BEFORE_IT_WAS_A_KEY}
     return Begun(
         stored={key: value for key, value in stored.items() if key in lasting},
-        added={key: default for key, default in lasting.items() if key not in stored},
+        added={key: default for key, default in before.items() if key not in stored},
     )
 
 

@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def check_files(config: Config, root: Path) -> list[str]:
     lost = lost_rows(run)
     run.evaluations()
     for pattern, record_type in _KINDS.items():
-        for path in sorted(root.glob(pattern)):
+        for path in _files(root, pattern):
             num_records(path, record_type)
     _check_candidates(run)
     _check_policies(run)
@@ -90,6 +91,18 @@ def check_places(root: Path) -> None:
     for folder in [*folders, *by_number(root, "iteration-*")]:
         if os.path.lexists(folder) and not folder.is_dir():
             raise damaged(folder, "it is no folder")
+
+
+def _files(root: Path, pattern: str) -> list[Path]:
+    """Return what lies under a pattern, links to nothing as well, which `glob` passes over."""
+    place, _, name = pattern.rpartition("/")
+    folders = sorted(root.glob(place)) if place else [root]
+    return [
+        folder / found
+        for folder in folders
+        if folder.is_dir()
+        for found in fnmatch.filter(sorted(os.listdir(folder)), name)
+    ]
 
 
 def _check_candidates(run: StoredRun) -> None:

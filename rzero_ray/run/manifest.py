@@ -118,16 +118,19 @@ class Manifest:
     def last_learned(self, roles: Sequence[Role]) -> tuple[Role, int] | None:
         """Return which of the roles finished a phase of learning last, and in which iteration."""
         phases: list[tuple[Role, int]] = [
-            (role, number_in(key.partition("/")[0]))
-            for role in roles
-            for key in self._finished
-            if key.endswith(f"/{role}")
+            (role, iteration) for role in roles for iteration in self.learned(role)
         ]
         return max(phases, key=lambda of: (of[1], PHASES.index(of[0])), default=None)
 
     def num_evaluated(self) -> int:
         """Return how many evaluations are finished, that of the base model counted."""
         return sum("/" not in key for key in self._finished)
+
+    def learned(self, role: Role) -> list[int]:
+        """Return the iterations in which the role has finished a phase of learning, in order."""
+        return sorted(
+            number_in(k.partition("/")[0]) for k in self._finished if k.endswith(f"/{role}")
+        )
 
     def durable_steps(self, iteration: int, role: Role) -> int:
         """Return how many steps of a phase of learning the last checkpoint holds."""

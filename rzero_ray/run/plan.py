@@ -225,7 +225,7 @@ def find_shape(name: str, folder: Path | None) -> ModelShape | None:
 def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[MemoryPlan]:
     """Return what one engine of each role and one learner rank hold, each in its turn."""
     kv_cache = _kv_cache(config, shape, layout)
-    weights = shape.num_parameters * _element_bytes(config)
+    weights = shape.num_parameters * element_bytes(config)
     return [
         *(
             MemoryPlan(role=f"{role}/sampler", num_actors=count, weights=weights, kv_cache=kv_cache)
@@ -254,7 +254,7 @@ def host_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
     all of the learner's states in the samplers', and page-locked room for both at all times."""
     *engines, learner = plan_memory(config, shape, layout)
     states = learner.weights + learner.gradients + learner.optimizer
-    reference = shape.num_parameters * _element_bytes(config)
+    reference = shape.num_parameters * element_bytes(config)
     return states + reference + sum(engine.weights for engine in engines)
 
 
@@ -264,7 +264,7 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     The frozen reference is whole on every rank. One that is kept in the host's memory visits the
     device when there are no activations.
     """
-    learner, size = config.learner, _element_bytes(config)
+    learner, size = config.learner, element_bytes(config)
     whole = shape.num_parameters * size
     stage, ranks = learner.zero_stage, layout.num_ranks
     layer = LAYER_ACTIVATION_FACTOR * shape.hidden_size * size // 2
@@ -290,17 +290,18 @@ def _kv_cache(config: Config, shape: ModelShape, layout: Layout) -> int:
     sampler = config.sampler
     if sampler.kv_cache_gib or not sampler.gpus_per_engine:
         return int(sampler.kv_cache_gib * GIB)
-    weights = shape.num_parameters * _element_bytes(config)
+    weights = shape.num_parameters * element_bytes(config)
     return max(0, int(layout.gpu_memory_utilization * GPU_BYTES) - weights)
 
 
 def num_full_sequences(config: Config, shape: ModelShape, layout: Layout) -> int:
     """Return how many sequences of `model.max_model_len` tokens fit an engine's KV cache."""
-    per_sequence = config.model.max_model_len * shape.kv_elements * _element_bytes(config)
+    per_sequence = config.model.max_model_len * shape.kv_elements * element_bytes(config)
     return _kv_cache(config, shape, layout) // per_sequence
 
 
-def _element_bytes(config: Config) -> int:
+def element_bytes(config: Config) -> int:
+    """Return the size of a weight in the type of the model."""
     return 4 if config.model.dtype == "float32" else 2
 
 

@@ -40,9 +40,18 @@ def find_model(model: ModelConfig) -> Path | None:
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
             f"model.path={path}: no such folder; give a folder with a model in Hugging Face "
-            f"format, a hub name such as Qwen/Qwen3-4B-Base, or `{TINY_MODEL}`"
+            f"format, a hub name such as Qwen/Qwen3-4B-Base, or `{TINY_MODEL}`{_kept(folder)}"
         )
     return _in_hub_cache(path)
+
+
+def _kept(folder: Path) -> str:
+    """Return which models a run has kept, where `folder` would be one of them."""
+    beside = folder.parent
+    if beside.name != "models" or not os.path.isdir(beside):
+        return ""
+    names = sorted(name for name in os.listdir(beside) if not name.startswith("."))
+    return f"; this run has kept (checkpoint.keep_models) {', '.join(names) or 'none'}"
 
 
 def check_model_files(folder: Path) -> None:
