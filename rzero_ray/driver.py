@@ -28,7 +28,7 @@ from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
-from rzero_ray.disk.files import DamagedFileError, damaged
+from rzero_ray.disk.files import DamagedFileError
 from rzero_ray.disk.folder import free_space
 from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.heldout import evaluate
@@ -144,7 +144,10 @@ def _load(arguments: list[str]) -> Config:
     try:
         return load_config(arguments, begun)
     except UserError as error:  # the arguments alone are in order
-        raise damaged(root / "config.yaml", str(error)) from None
+        raise UserError(
+            f"{root / 'config.yaml'}, with which the run began, does not fit: {error}; restore it "
+            "from a copy or choose another run_dir"
+        ) from None
 
 
 def _dry_run(config: Config) -> None:

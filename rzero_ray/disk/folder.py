@@ -63,10 +63,10 @@ def held(folder: Path, key: str, room: int, lock: str = LOCK, what: str = "") ->
     """
     is_new = not os.path.lexists(folder)
     try:
+        _check_room(folder, key, room, what)
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"{key}={folder} cannot be written; choose another {key}")
-        _check_room(folder, key, room, what)
         if (folder / lock).is_symlink():
             raise UserError(f"{folder / lock} is a link; remove it")
         holder = FileLock(folder / lock)
@@ -91,12 +91,16 @@ def held(folder: Path, key: str, room: int, lock: str = LOCK, what: str = "") ->
 
 def free_space(folder: Path) -> str:
     """Return how much room the disk has on which a folder is, or will be made."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return f"{shutil.disk_usage(there).free / GIB:,.1f} GiB free"
+    return f"{_free_bytes(folder) / GIB:,.1f} GiB free"
+
+
+def _free_bytes(folder: Path) -> int:
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return shutil.disk_usage(there).free
 
 
 def _check_room(folder: Path, key: str, room: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
+    free = _free_bytes(folder)
     if free < room:
         raise UserError(
             f"{key}={folder}: {free / GIB:.1f} GiB free on its disk, needs at least "

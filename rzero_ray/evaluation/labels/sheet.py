@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,13 @@ from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
 from rzero_ray.types import CurriculumItem, UserError
 
 COLUMNS = ("question", "label", "answer", "right")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
-"""How a cell begins that a spreadsheet would not take for plain text."""
+_SIGNS = r"[=+\-@\uff1d\uff0b\uff0d\uff20]"
+"""With what a formula begins; the last four are full-width signs."""
+_FORMULA = re.compile(rf"\s*(?:'|{_SIGNS})|[\t\r\n]")
+"""How a cell begins that a spreadsheet may not take for plain text."""
+_BEHIND_SEMICOLON = re.compile(rf";(?=\s*'*{_SIGNS})")
+"""What would begin a cell of its own in a spreadsheet that splits lines at semicolons."""
+_GUARDED_SEMICOLON = re.compile(rf";'(?=\s*'*{_SIGNS})")
 _VERDICTS = {
     **dict.fromkeys(("yes", "y", "true", "1", RIGHT), RIGHT),
     **dict.fromkeys(("no", "n", "false", "0", WRONG), WRONG),
@@ -72,6 +78,8 @@ def read_sheet(path: Path, items: Sequence[CurriculumItem]) -> list[SheetRow]:
             f"{', '.join(COLUMNS)}, separated by commas"
         )
     known = {(_key(item.question), _key(item.label)): item for item in items}
+    # Of two that differ in white space alone, each is found where the editor has kept that.
+    known |= {(item.question, item.label): item for item in items}
     seen: set[int] = set()
     return [
         _read_row(f"{path}, row {number}", dict(zip(head, cells, strict=False)), known, seen)
@@ -87,7 +95,7 @@ def _read_row(
     seen: set[int],
 ) -> SheetRow:
     question, label = _unguard(cells.get("question", "")), _unguard(cells.get("label", ""))
-    item = known.get((_key(question), _key(label)))
+    item = known.get((question, label)) or known.get((_key(question), _key(label)))
     if item is None:
         raise UserError(
             f"{where}: this question with this label is not in the run's curriculum; a spreadsheet "
@@ -109,12 +117,13 @@ def _read_row(
 
 def _guard(text: str) -> str:
     """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    guarded = _BEHIND_SEMICOLON.sub(";'", text)
+    return f"'{guarded}" if _FORMULA.match(text) else guarded
 
 
 def _unguard(text: str) -> str:
     """Return what `_guard` was given."""
-    return text[1:] if text.startswith("'") else text
+    return _GUARDED_SEMICOLON.sub(";", text.removeprefix("'"))
 
 
 def _key(text: str) -> str:
