@@ -6,7 +6,6 @@ number they rest on is a named constant below with its source, and `assumptions`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout
+from rzero_ray.disk.files import damaged, read_json
 from rzero_ray.protocols import Task
+from rzero_ray.tasks.base_model import ModelSettings
 
 GIB = 2**30
 
@@ -217,7 +218,12 @@ KNOWN_MODELS = {
 def find_shape(name: str, folder: Path | None) -> ModelShape | None:
     """Return the shape of `model.path`: of its folder where it is on this machine, else by name."""
     if folder is not None:
-        return model_shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        path = folder / "config.json"
+        settings = read_json(path, ModelSettings)
+        try:
+            return model_shape(settings)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise damaged(path, f"its sizes are no numbers: {error}") from None
     settings = KNOWN_MODELS.get(name)
     return None if settings is None else model_shape(settings)
 
