@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from rzero_ray.disk.errors import disk_error
 from rzero_ray.types import RunError, UserError
 
 T = TypeVar("T")
@@ -75,6 +76,9 @@ def _one_line_errors(what: str) -> Iterator[None]:
     except RayTaskError as error:
         if isinstance(error.cause, RunError | UserError):
             raise error.cause from None
+        refused = disk_error(error.cause)
+        if refused is not None:
+            raise RunError(f"waited for {what}: {refused}") from None
         raise
     except RayActorError as error:
         cause = " ".join(str(error).split())

@@ -23,8 +23,8 @@ from rzero_ray.answers.kinds.value import Value
 from rzero_ray.answers.symbolic import SymbolicComparer
 
 CPU_BUDGET_S = 7.0
-"""Processor seconds that the symbolic comparisons of one vote, or of one set of grades, may take:
-8 with the start of another child after the last kill. What is left over is compared by text only."""
+"""Processor seconds that the symbolic comparisons of one vote, or of one set of grades, may take: 8
+with the start of another child after the last kill. What is left over is compared by text only."""
 
 
 def equivalent(a: str, b: str, comparer: SymbolicComparer | None = None) -> bool:

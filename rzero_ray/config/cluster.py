@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rzero_ray.config.rules import (
@@ -105,12 +105,28 @@ class WeightSyncConfig:
 
 
 @dataclass(frozen=True)
+class KeepModelsConfig:
+    """Which models of finished iterations stay in `models/` (`run.retention`).
+
+    The last one of each role always does: the next phase starts from it, and so does a run that is
+    prolonged.
+    """
+
+    every: Annotated[int, count(0)] = 5
+    """Keep those of every n-th iteration too: 1 keeps all, 0 none."""
+    best: bool = True
+    """Keep the Solver with the highest mean@k on the held-out problems too, where there are any."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """How often the policy in training is saved, so that a stopped run can go on."""
 
     every_steps: Annotated[int, count()] = 1
     """A resumed run repeats at most this many updates, from rollouts kept on disk."""
     keep: Annotated[int, count()] = 2
+    """How many checkpoints of the phase in progress stay; the others go as new ones come."""
+    keep_models: KeepModelsConfig = field(default_factory=KeepModelsConfig)
 
 
 @dataclass(frozen=True)

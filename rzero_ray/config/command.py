@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from rzero_ray.disk.errors import disk_error
 from rzero_ray.text.characters import printable
 from rzero_ray.types import BudgetSpentError, RunError, UserError
 
@@ -59,6 +60,12 @@ def run_command(
     except KeyboardInterrupt:
         _say(f"rzero_ray: stopped{advice}")
         return 130
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        _say(f"rzero_ray: failed: {reason}{advice}")
+        return 1
     return 0
 
 

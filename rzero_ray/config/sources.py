@@ -6,28 +6,24 @@ A key that does not exist is refused with the nearest one that does.
 from __future__ import annotations
 
 import difflib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rzero_ray.config.renames import RENAMED_KEYS
 from rzero_ray.config.rules import a_path, check_value, declared_keys
 from rzero_ray.text.files import read_text
+from rzero_ray.text.yaml_text import NotKeysAndValuesError, first_line, parse_yaml
 from rzero_ray.types import UserError
 
 C = TypeVar("C")
 
 _MOST_SHOWN = 300
-"""Characters of a library's reason that a line repeats."""
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where libyaml is installed
-_MOST_LEVELS = 20
-"""Of sections in a YAML file; ours have three."""
+"""Characters of a refused argument that its line repeats."""
 _MOST_DIGITS = 300
 _LARGEST_NUMBER = 10**_MOST_DIGITS
 """What a floating-point number can hold, about."""
@@ -138,34 +134,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[st
 
 def read_yaml(path: Path) -> DictConfig:
     """Return a file's keys and values. UserError when it holds none."""
-    text = read_text(path)
     try:
-        _check_depth(path, text)
-        tree = OmegaConf.load(io.StringIO(text))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}: " if mark else ""
-        reason = " ".join(filter(None, (error.context, error.problem)))
-        raise UserError(f"{path} is not valid YAML: {where}{reason}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
-        raise UserError(f"{path} is not valid YAML: {_first_line(error)}") from None
-    if not isinstance(tree, DictConfig):
-        raise UserError(f"{path} must hold keys and values, not a list")
-    return tree
-
-
-def _check_depth(path: Path, text: str) -> None:
-    """Refuse what is nested too deeply: the parser in C would end the process."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MOST_LEVELS:
-            raise UserError(f"{path} is nested in more than {_MOST_LEVELS} levels")
+        return parse_yaml(read_text(path))
+    except NotKeysAndValuesError as error:
+        raise UserError(f"{path} {error}") from None
 
 
 def _bad_value(key: str | None, error: Exception) -> UserError:
-    return UserError(f"bad value for {key or 'a key'}: {_first_line(error)}")
+    return UserError(f"bad value for {key or 'a key'}: {first_line(error)}")
 
 
 def _check_no_environment(key: str, value: object) -> None:
@@ -200,11 +176,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """Return the end of an error about an unknown name: `; the nearest is KNOWN`."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"; the nearest is {near[0]}" if near else ""
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:_MOST_SHOWN] if lines else type(error).__name__
 
 
 def split_names(names: str) -> list[str]:

@@ -9,9 +9,10 @@ Source: R-Zero, Fig. 4 and Table 4 ("performance amplifier"), where the arms hav
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.sources import split_pairs
+from rzero_ray.disk.files import write_text_durably
+from rzero_ray.disk.folder import check_folder, held
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
-from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError, iteration_key
 
@@ -59,6 +61,10 @@ _LONGEST_END_S = 60.0
 """How long an arm that is stopped may take to end in order; it needs less than 20."""
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 """What is compared; `HELP` says what each of them is."""
+_OWN_NAME = re.compile(r"(rzero|labelled|rzero_then_labelled)-\d+|comparison\.(json|md)", re.ASCII)
+"""The names of what a comparison's folder holds."""
+_ROOM = 1 << 20
+"""Bytes that must be free for what is written beside the runs, which look for themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +108,24 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
         )
     seeds = [int(seed) for seed in own.seeds.split(",")]
     root = Path(own.root or f"runs/compare-{config.name}").expanduser().absolute()
+    check_folder(root, "root", _is_comparison)
     for seed in seeds:
-        _run_arms(config, passed, own.method, seed, root)
-    scores = [score for seed in seeds for score in read_scores(config, root, seed)]
-    write_text_durably(root / "comparison.json", json.dumps([_row(s) for s in scores], indent=1))
-    write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
+        for folder in _evaluations(config, root, seed).values():
+            if (folder / "evaluation.parquet").exists():
+                read_answered(folder / "evaluation.parquet")
+    with held(root, "root", _ROOM):
+        for seed in seeds:
+            _run_arms(config, passed, own.method, seed, root)
+        scores = [score for seed in seeds for score in read_scores(config, root, seed)]
+        rows = json.dumps([_row(of) for of in scores], indent=1)
+        write_text_durably(root / "comparison.json", rows)
+        write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
     return scores, config.eval.num_samples
+
+
+def _is_comparison(names: Set[str]) -> bool:
+    """Return whether a folder's files are those of a comparison: its arms, and what they show."""
+    return all(_OWN_NAME.fullmatch(name) for name in names)
 
 
 def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:
@@ -121,7 +139,9 @@ def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:
 
 def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, root: Path) -> None:
     without_labels = [a for a in passed if not a.startswith("labelled.")]
-    _drive([*without_labels, "method=coevolution"], root, "rzero", seed)
+    # The third arm starts from a model that is not the run's last.
+    keep = "checkpoint.keep_models.every=1"
+    _drive([*without_labels, "method=coevolution", keep], root, "rzero", seed)
     _drive([*passed, f"method={method}"], root, "labelled", seed)
     checkpoint = root / f"rzero-{seed}/models/solver-{iteration_key(config.num_iterations - 1)}"
     rest = [f"method={method}", f"model.path={checkpoint}", "num_iterations=1"]
@@ -152,21 +172,26 @@ def _run_to_its_end(command: Sequence[str]) -> int:
 
 def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
     """Return the four arms' scores of a seed, from their run directories."""
-    last = iteration_key(config.num_iterations)
-    evaluations = {
-        "base": root / f"rzero-{seed}/iteration-00",
-        "rzero": root / f"rzero-{seed}" / last,
-        "labelled": root / f"labelled-{seed}" / last,
-        "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
-    }
+    folders = _evaluations(config, root, seed)
     problems = {
-        arm: read_answered(folder / "evaluation.parquet") for arm, folder in evaluations.items()
+        arm: read_answered(folder / "evaluation.parquet") for arm, folder in folders.items()
     }
     budget = config.num_iterations * config.solver.num_steps * _updates_per_step(config)
     return [
         _score(arm, seed, 0 if arm == "base" else budget, answered, problems["base"])
         for arm, answered in problems.items()
     ]
+
+
+def _evaluations(config: Config, root: Path, seed: int) -> dict[str, Path]:
+    """Return the folder of the evaluation that counts of each arm."""
+    last = iteration_key(config.num_iterations)
+    return {
+        "base": root / f"rzero-{seed}/iteration-00",
+        "rzero": root / f"rzero-{seed}" / last,
+        "labelled": root / f"labelled-{seed}" / last,
+        "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
+    }
 
 
 def _updates_per_step(config: Config) -> int:

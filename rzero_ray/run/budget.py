@@ -13,6 +13,8 @@ def check_budget(config: Config, stored: StoredRun) -> None:
     What is counted is what rows of metrics and evaluations say: not the starting of engines, and
     not what a stop has undone.
     """
+    if not (config.max_hours or config.max_tokens):
+        return
     rows = [*stored.metrics(), *stored.evaluations()]
     hours = sum(row.get("seconds", {}).get("wall", 0.0) for row in rows) / 3600
     tokens = sum(row.get("tokens_sampled", 0) for row in rows)

@@ -75,7 +75,7 @@ def print_plan(
 ) -> None:
     """Print what the run will do, at most, what each actor holds, and then the remarks."""
     times = config.num_iterations
-    title = Text(printable(f"{config.name}: one iteration, at most"))
+    title = Text(printable(f"{config.name}: one iteration, at most"))  # a text is not markup
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("phase")
     for name in ("samples", "most tokens", "updates"):
@@ -118,7 +118,7 @@ class Display(ABC):
         self._num_steps = 0
         self._accuracies: dict[int, dict[str, Any]] = {}
         self._label_accuracies: dict[int, float] = {}
-        for row in evaluations_in(resolve_run_dir(config)):
+        for row in evaluations_in(resolve_run_dir(config), config.eval.num_samples):
             self._accuracies[row["iteration"]] = row
 
     @abstractmethod
@@ -281,7 +281,7 @@ class LiveDisplay(Display):
         if any(row.get("num_problems", 1) for row in self._accuracies.values()):
             rows, labels = dict(self._accuracies), dict(self._label_accuracies)
             parts.append(accuracy_table(self._config, rows, labels))
-        parts.append(Text(f"  {self._config.name}, {self._elapsed} in all", style="dim"))
+        parts.append(Text(printable(f"  {self._config.name}, {self._elapsed} in all"), style="dim"))
         return Group(*parts)
 
     def _redirect_logging(self, streams: tuple[Any, Any]) -> None:

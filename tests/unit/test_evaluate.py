@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rzero_ray.config.audits import EvalConfig
+from rzero_ray.config.config import to_yaml
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
     load_evaluation_config,
@@ -335,6 +336,7 @@ def test_the_judge_model_reads_finished_records_once_and_is_reported_apart(
     (subject,) = make_subjects(config, resolve_output_dir(config))
     (job,) = load_jobs(config)
     _finish(subject, job, 1.0)  # all six are right by rule; two of them are 5
+    (resolve_output_dir(config) / "config.yaml").write_text(to_yaml(config))
     reader = _Reader()
     monkeypatch.setattr(f"{run_evaluation.__module__}._open_judge", lambda config: reader)
     for _ in range(2):

@@ -12,7 +12,7 @@ from rzero_ray.driver import METHODS, _check_and_run, _check_labelled_texts
 from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
-from rzero_ray.run.directory import prepare_run_dir
+from rzero_ray.run.directory import hold_run_dir, prepare_run_dir
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
@@ -120,7 +120,8 @@ def test_method_and_file_must_fit():
 def _learn(config, root: Path, observer: SilentObserver | None = None) -> FakePolicy:
     challenger, solver = FakePolicy("challenger"), FakePolicy("solver")
     solver.borrows_from = challenger
-    with prepare_run_dir(config, root):
+    with hold_run_dir(config, root):
+        prepare_run_dir(config, root)
         run = Run(config, root, Path("/base"), StageClock(), observer or SilentObserver())
         cast = Cast(challenger, solver, FakeJudge(), ArithmeticTask())
         asyncio.run(METHODS[config.method](config, cast, run))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.disk.files import write_text_durably
 from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
-from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.text.files import read_csv
 from rzero_ray.types import CurriculumItem, UserError
 
@@ -42,7 +43,7 @@ class SheetRow:
 
 def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
     """Write a sheet to fill in; one that exists, and may be half filled in, is left alone."""
-    if path.exists():
+    if os.path.lexists(path):
         return
     stream = io.StringIO(newline="")
     # All in quotation marks: a spreadsheet that splits at semicolons finds none in a cell.
@@ -50,7 +51,6 @@ def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
     writer.writerow(COLUMNS)
     for item in items:
         writer.writerow([_guard(item.question), _guard(item.label), "", ""])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_durably(path, stream.getvalue())
 
 
@@ -71,6 +71,8 @@ def read_sheet(path: Path, items: Sequence[CurriculumItem]) -> list[SheetRow]:
             f"{', '.join(COLUMNS)}, separated by commas"
         )
     known = {(_key(item.question), _key(item.label)): item for item in items}
+    # Of two that differ in white space alone, each is found where the editor has kept that.
+    known |= {(item.question, item.label): item for item in items}
     seen: set[int] = set()
     return [
         _read_row(f"{path}, row {number}", dict(zip(head, cells, strict=False)), known, seen)
@@ -86,7 +88,7 @@ def _read_row(
     seen: set[int],
 ) -> SheetRow:
     question, label = _unguard(cells.get("question", "")), _unguard(cells.get("label", ""))
-    item = known.get((_key(question), _key(label)))
+    item = known.get((question, label)) or known.get((_key(question), _key(label)))
     if item is None:
         raise UserError(
             f"{where}: this question with this label is not in the run's curriculum; a spreadsheet "
@@ -113,7 +115,7 @@ def _guard(text: str) -> str:
 
 def _unguard(text: str) -> str:
     """Return what `_guard` was given."""
-    return text[1:] if text.startswith("'") else text
+    return text.removeprefix("'")
 
 
 def _key(text: str) -> str:
