@@ -202,8 +202,8 @@ def whole_numbers() -> Rule:
 class Key:
     """What a configuration says of one of its keys."""
 
-    section: type
-    """The dataclass of which it is a field."""
+    type: Any
+    """What its values are: int, float, str, bool, or a Literal of texts."""
     rule: Rule | None
     """None where it declares none: a truth value, or one of a few names."""
 
@@ -216,9 +216,9 @@ def declared_keys(schema: type) -> Mapping[str, Key]:
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             keys |= {f"{name}.{inner}": key for inner, key in declared_keys(hint).items()}
         else:
-            extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+            kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
             rule = next((extra for extra in extras if isinstance(extra, Rule)), None)
-            keys[name] = Key(schema, rule)
+            keys[name] = Key(kind, rule)
     return keys
 
 

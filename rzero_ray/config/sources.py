@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -62,8 +63,8 @@ def _typed(key: str, value: str, schema: type) -> Any:
     if value.lower().lstrip("+-") in (".inf", ".nan"):  # as YAML writes them
         value = value.replace(".", "")
     try:
-        section = OmegaConf.structured(declared_keys(schema)[key].section)
-        typed = cast(DictConfig, OmegaConf.merge(section, {name: value}))
+        alone = make_dataclass("Alone", [(name, declared_keys(schema)[key].type)])
+        typed = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(alone), {name: value}))
     except OmegaConfBaseException as error:
         raise _bad_value(key, error) from None
     return as_written(typed)[name]

@@ -122,8 +122,9 @@ def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             )
             subject.write_answers(job, answered, seconds=1.0)
 
-    layout = engines_alone(load_config(OVERRIDES).sampler)
-    monkeypatch.setattr(driver, "_join_cluster", lambda config: ("nowhere", layout))
+    monkeypatch.setattr(
+        driver, "_join_cluster", lambda config: ("nowhere", engines_alone(config.sampler))
+    )
     monkeypatch.setattr(driver, "_run_on_cluster", on_cluster)
     monkeypatch.setattr(driver, "obtain_model", lambda model: Path("/base"))
     monkeypatch.setattr(driver, "ScalarLog", lambda root: SilentObserver())
@@ -250,14 +251,9 @@ READ_BY: dict[str, Callable[[Path], bool]] = {
 @pytest.fixture(scope="module")
 def configs() -> dict[str, Config]:
     """The configuration of each command: reading it anew takes longer than all else."""
-    read = [*OVERRIDES, "run_dir=/"]
-    return {
-        "train": load_config(read),
-        "report": load_config(read),
-        "audit": load_config(read),
-        "audit by a person": load_config([*read, "audit.oracle=human"]),
-        "evaluate": load_config(read),
-    }
+    config = load_config([*OVERRIDES, "run_dir=/"])
+    by_a_person = replace(config, audit=replace(config.audit, oracle="human"))
+    return {**dict.fromkeys(COMMANDS, config), "audit by a person": by_a_person}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
