@@ -165,22 +165,26 @@ def _read_problem(row: object, where: str) -> LabelledProblem:
             f"{where}: answer holds a whole solution; put what follows #### into answer and the "
             "rest into solution"
         )
-    if not _fits_a_box(answer):
+    if not _braces_match(answer):
         raise UserError(f"{where}: the braces of answer={answer[:40]!r} do not match")
+    if parse_answer(f"\\boxed{{{answer}}}") is None:
+        raise UserError(
+            f"{where}: answer={answer[:40]!r} says nothing; write one or remove the line"
+        )
     solution = _text(row, "solution", where) if row.get("solution") else ""
     if parse_answer(solution) is None:
         solution = f"{solution}\n\\boxed{{{answer}}}".lstrip()
     return LabelledProblem(question=question, answer=answer, solution=solution)
 
 
-def _fits_a_box(answer: str) -> bool:
-    """Return whether `\\boxed{answer}` holds all of the answer and nothing else."""
+def _braces_match(answer: str) -> bool:
+    """Return whether a box around the answer ends where the answer does."""
     depth = 0
     for brace in re.findall(r"\\.|[{}]", answer, re.DOTALL):
         depth += {"{": 1, "}": -1}.get(brace, 0)
         if depth < 0:
             return False
-    return depth == 0 and parse_answer(f"\\boxed{{{answer}}}") is not None
+    return depth == 0
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:

@@ -63,6 +63,7 @@ def test_rows_become_problems_with_boxed_solutions(tmp_path):
         ({"question": {"a": 1}, "answer": "2"}, "line 2: question is missing"),
         ({"question": "1+1", "answer": "}{"}, "line 2: the braces of answer='}{' do not match"),
         ({"question": "1+1", "answer": "1}{2"}, "line 2: the braces"),
+        ({"question": "1+1", "answer": "..."}, "line 2: answer='...' says nothing"),
         ({"question": "1+1", "answer": "1+1 = 2\n#### 2"}, "line 2: answer holds a whole solution"),
         ({"question": "1+1", "answer": "2", "solution": 7.5e400}, "line 2: solution is missing"),
         ("[" * 100_000, "line 2 is nested too deeply"),
@@ -76,9 +77,9 @@ def test_bad_rows_are_one_line_errors_that_name_the_line(tmp_path, row, complain
 
 
 def test_half_characters_are_replaced_where_they_enter(tmp_path):
-    path = _write(tmp_path / "d.jsonl", {"question": "1+\ud83d1", "answer": "\udc00"})
+    path = _write(tmp_path / "d.jsonl", {"question": "1+\ud83d1", "answer": "\udc00x"})
     (problem,) = load_labelled(_config(path), ArithmeticTask())
-    assert (problem.question, problem.answer, problem.solution) == ("1+?1", "?", "\\boxed{?}")
+    assert (problem.question, problem.answer, problem.solution) == ("1+?1", "?x", "\\boxed{?x}")
 
 
 def test_a_line_ends_at_a_line_feed_only_and_is_numbered_so(tmp_path):

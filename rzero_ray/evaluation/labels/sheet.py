@@ -21,9 +21,14 @@ from rzero_ray.text.files import read_csv
 from rzero_ray.types import CurriculumItem, UserError
 
 COLUMNS = ("question", "label", "answer", "right")
-_NO_PLAIN_TEXT = re.compile(r"'|\t|\r|\n|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
-"""How a cell begins that a spreadsheet would not take for plain text: signs of formulas, also the
-full-width ones and behind white space."""
+_SIGNS = r"[=+\-@\uff1d\uff0b\uff0d\uff20]"
+"""With what a formula begins; the last four are full-width signs."""
+_NO_PLAIN_TEXT = re.compile(rf"['\t\r\n]|\s*{_SIGNS}")
+"""How a cell begins that a spreadsheet would not take for plain text."""
+_SPLIT = re.compile(rf"([;\t\r\n])(?=[\s']*{_SIGNS})")
+"""Where a spreadsheet that splits lines at semicolons or tabs would begin another cell, with a
+formula: quotation marks mean something to it at the beginning of a line alone."""
+_GUARDED_SPLIT = re.compile(rf"([;\t\r\n])'(?=[\s']*{_SIGNS})")
 _VERDICTS = {
     **dict.fromkeys(("yes", "y", "true", "1", RIGHT), RIGHT),
     **dict.fromkeys(("no", "n", "false", "0", WRONG), WRONG),
@@ -46,8 +51,7 @@ def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
     if os.path.lexists(path):
         return
     stream = io.StringIO(newline="")
-    # All in quotation marks: a spreadsheet that splits at semicolons finds none in a cell.
-    writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+    writer = csv.writer(stream)
     writer.writerow(COLUMNS)
     for item in items:
         writer.writerow([_guard(item.question), _guard(item.label), "", ""])
@@ -104,18 +108,21 @@ def _read_row(
     if mark and mark not in _VERDICTS:
         raise UserError(f"{where}: right={mark[:40]!r} is unknown; write yes, no or ?")
     if answer and parse_answer(f"\\boxed{{{answer}}}") is None:
-        raise UserError(f"{where}: the braces of answer={answer[:40]!r} do not match")
+        raise UserError(
+            f"{where}: the braces of answer={answer[:40]!r} do not match, or it says nothing"
+        )
     return SheetRow(item=item, answer=answer or None, verdict=_VERDICTS.get(mark))
 
 
 def _guard(text: str) -> str:
     """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if _NO_PLAIN_TEXT.match(text) else text
+    guarded = _SPLIT.sub(r"\1'", text)
+    return f"'{guarded}" if _NO_PLAIN_TEXT.match(text) else guarded
 
 
 def _unguard(text: str) -> str:
     """Return what `_guard` was given."""
-    return text.removeprefix("'")
+    return _GUARDED_SPLIT.sub(r"\1", text.removeprefix("'"))
 
 
 def _key(text: str) -> str:
