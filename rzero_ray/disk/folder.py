@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rzero_ray.disk.files import damaged
 from rzero_ray.types import UserError
 
 GIB = 1 << 30
@@ -41,6 +42,13 @@ def check_folder(folder: Path, key: str, is_own: Callable[[Set[str]], bool]) -> 
         raise UserError(
             f"{key}={folder} holds other files ({min(others)}); choose a new or empty folder"
         )
+
+
+def check_no_folders(folder: Path, names: Iterable[str]) -> None:
+    """Raise DamagedFileError where a folder lies in the place of a file that will be written."""
+    for name in names:
+        if (folder / name).is_dir():
+            raise damaged(folder / name, "it is a folder", "move it away")
 
 
 @contextmanager

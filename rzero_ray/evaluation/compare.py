@@ -26,7 +26,7 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.sources import split_pairs
 from rzero_ray.disk.files import write_text_durably
-from rzero_ray.disk.folder import check_folder, held
+from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
@@ -61,6 +61,7 @@ _LONGEST_END_S = 60.0
 """How long an arm that is stopped may take to end in order; it needs less than 20."""
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 """What is compared; `HELP` says what each of them is."""
+_WRITTEN = ("comparison.json", "comparison.md")
 _OWN_NAME = re.compile(r"(rzero|labelled|rzero_then_labelled)-\d+|comparison\.(json|md)", re.ASCII)
 """The names of what a comparison's folder holds."""
 _ROOM = 1 << 20
@@ -109,6 +110,7 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
     seeds = [int(seed) for seed in own.seeds.split(",")]
     root = Path(own.root or f"runs/compare-{config.name}").expanduser().absolute()
     check_folder(root, "root", _is_comparison)
+    check_no_folders(root, _WRITTEN)
     for seed in seeds:
         for folder in _evaluations(config, root, seed).values():
             if (folder / "evaluation.parquet").exists():
@@ -118,8 +120,9 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
             _run_arms(config, passed, own.method, seed, root)
         scores = [score for seed in seeds for score in read_scores(config, root, seed)]
         rows = json.dumps([_row(of) for of in scores], indent=1)
-        write_text_durably(root / "comparison.json", rows)
-        write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
+        tables = to_markdown(scores, config.eval.num_samples)
+        for name, text in zip(_WRITTEN, (rows, tables), strict=True):
+            write_text_durably(root / name, text)
     return scores, config.eval.num_samples
 
 

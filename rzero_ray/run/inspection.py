@@ -13,6 +13,7 @@ from pathlib import Path
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import damaged
+from rzero_ray.disk.folder import check_no_folders
 from rzero_ray.run.parquet import num_records
 from rzero_ray.run.stored import StoredRun, by_number
 from rzero_ray.tasks.base_model import check_model_files, find_model
@@ -81,9 +82,7 @@ def lost_rows(run: StoredRun) -> list[str]:
 
 def check_places(root: Path) -> None:
     """Refuse a file where a folder belongs, a folder where a file does, and logs that are links."""
-    for name in _REPLACED:
-        if (root / name).is_dir():
-            raise damaged(root / name, "it is a folder", "move it away")
+    check_no_folders(root, _REPLACED)
     for name in ("metrics.jsonl", "events.jsonl"):
         if (root / name).is_symlink():
             raise damaged(root / name, "it is a link", "put the file itself there")

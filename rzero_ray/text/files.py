@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,8 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def _read_bytes(path: Path) -> bytes:
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is no regular file; a pipe could be waited for without an end")
     is_compressed = path.suffix == ".gz"
     try:
         with gzip.open(path) if is_compressed else path.open("rb") as stream:

@@ -97,6 +97,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+async def measure(config, subject, jobs, console) -> None:
+    """Answer by a fake, and keep what the program itself keeps of that."""
+    write_settings(config, subject, Path(subject.path))
+    for job in jobs:
+        answered = await answer_benchmark(
+            job,
+            FakePolicy("solver"),
+            FakeJudge(),
+            SmallTask(),
+            seed=0,
+            settings=EvalConfig(num_samples=job.num_samples, max_tokens=32),
+            limit=2,
+        )
+        subject.write_answers(job, answered, seconds=1.0)
+
+
 @pytest.fixture(autouse=True)
 def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Put fakes where the commands join Ray, and draw no plots: they take a second each."""
@@ -107,20 +123,6 @@ def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         challenger.weights = run.stored.current_model("challenger")
         solver.weights = run.stored.current_model("solver")
         await coevolve(config, Cast(challenger, solver, FakeJudge(), SmallTask()), run)
-
-    async def measure(config, subject, jobs, console) -> None:
-        write_settings(config, subject, Path(subject.path))
-        for job in jobs:
-            answered = await answer_benchmark(
-                job,
-                FakePolicy("solver"),
-                FakeJudge(),
-                SmallTask(),
-                seed=0,
-                settings=EvalConfig(num_samples=job.num_samples, max_tokens=32),
-                limit=2,
-            )
-            subject.write_answers(job, answered, seconds=1.0)
 
     monkeypatch.setattr(
         driver, "_join_cluster", lambda config: ("nowhere", engines_alone(config.sampler))
@@ -256,6 +258,64 @@ def configs() -> dict[str, Config]:
     return {**dict.fromkeys(COMMANDS, config), "audit by a person": by_a_person}
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
+    """A finished evaluation of a model of the run and of an earlier one."""
+    place = tmp_path_factory.mktemp("evaluated")
+    (place / "suite.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_command, "measure", measure)
+        assert main(evaluate_again(whole, place)) == 0
+    return place / "out"
+
+
+def evaluate_again(run: Path, place: Path) -> list[str]:
+    """Return the command that makes `evaluated`; once done, it measures nothing again."""
+    return [
+        "evaluate",
+        f"model={run}/models/solver-iteration-01",
+        f"base={run}/models/challenger-iteration-01",
+        "task=arithmetic",
+        f"suite={place / 'suite.jsonl'}",
+        "num_samples=2",
+        f"output_dir={place / 'out'}",
+    ]
+
+
+def finds_damage(name: Path, place: Path, arguments: list[str], capsys) -> None:
+    """Give a command what was damaged: it goes on, or says so in one line and changes nothing. What
+    lies behind a link stays as it is whatever comes."""
+    before = snapshot(place)
+    code = main(arguments)
+    errors = capsys.readouterr().err.splitlines()
+    told = [line for line in errors if not line.startswith("rzero_ray: warning")]
+    assert code in (0, 2), f"{name}: exit {code}: {told}"
+    assert len(told) == (code == 2), f"{name}: {told}"
+    after = snapshot(place)
+    if code == 2:
+        assert str(place) in told[0], f"{name}: {told}"
+        assert after == before, f"{name}: changed though refused"
+    precious = {path for path in before if path.name in ("target", "mine")}
+    assert all(after.get(path) == before[path] for path in precious), f"{name}: lost {precious}"
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_file_of_an_evaluation_is_one_line_or_does_not_matter(
+    whole: Path, evaluated: Path, tmp_path: Path, damage, capsys
+):
+    names = files_of(evaluated)
+    kinds = {"config.yaml", ".settings.json", "suite.json", "suite.parquet", "summary.json"}
+    assert kinds <= {name.name for name in names}
+    for name in names:
+        place, outside = tmp_path / name.as_posix().replace("/", "_"), tmp_path / "outside"
+        shutil.copytree(evaluated.parent, place)
+        outside.mkdir()
+        damage(place / "out" / name, outside)
+        finds_damage(name, tmp_path, evaluate_again(whole, place), capsys)
+        shutil.rmtree(place)
+        shutil.rmtree(outside)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_file_of_a_run_is_one_line_or_does_not_matter(
@@ -269,7 +329,6 @@ def test_a_damaged_file_of_a_run_is_one_line_or_does_not_matter(
         shutil.copytree(whole, run)
         (outside / "suite.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
         damage(run / name, outside)
-        before = snapshot(place)
         if name.name not in ("config.yaml", "manifest.json"):
             config = replace(configs[command], run_dir=str(run))
             for module, function in (
@@ -278,12 +337,5 @@ def test_a_damaged_file_of_a_run_is_one_line_or_does_not_matter(
                 (audit_command, "load_stored_config"),
             ):
                 monkeypatch.setattr(module, function, lambda *_, config=config: config)
-        code = main(COMMANDS[command](run, outside / "out"))
-        errors = capsys.readouterr().err.splitlines()
-        told = [line for line in errors if not line.startswith("rzero_ray: warning")]
-        assert code in (0, 2), f"{name}: exit {code}: {told}"
-        assert len(told) == (code == 2), f"{name}: {told}"
-        if code == 2:
-            assert str(run) in told[0], f"{name}: {told}"
-            assert snapshot(place) == before, f"{name}: changed though refused"
+        finds_damage(name, place, COMMANDS[command](run, outside / "out"), capsys)
         shutil.rmtree(place)

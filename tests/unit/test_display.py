@@ -64,7 +64,7 @@ SUMMARY = {
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(
-        name="[red]fake[/red]",
+        name="[/x][red]fake[/red]",
         run_dir=str(tmp_path),
         num_iterations=3,
         eval=EvalConfig(num_samples=4),
@@ -154,7 +154,7 @@ def test_plan_counts_the_whole_run(config: Config, capsys: pytest.CaptureFixture
     assert ["4", "x", "learner/rank", *figures] in lines
 
 
-@pytest.mark.parametrize("name", ["[/x]", "[red]x[/red]", "[link=file:///x]y", ":smile:"])
+@pytest.mark.parametrize("name", ["[/x]", "[red]x[/red]", "[link=x]y", ":smile:"])
 def test_a_name_is_no_markup(config: Config, name: str, capsys: pytest.CaptureFixture[str]):
     named = replace(config, name=name)
     print_plan(named, [phase_plan("solver", samples=1, max_tokens=1, updates=1)], [], [name])

@@ -121,12 +121,9 @@ def test_a_sheet_comes_back_as_it_was_written_and_no_cell_is_a_formula(tmp_path)
     assert [row.verdict for row in rows] == ["right", "wrong", "unknown", None]
 
 
+SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"
 FORMULAS = [
-    *(
-        f"{space}{sign}1+1"
-        for sign in "=+-@\uff1d\uff0b\uff0d\uff20"
-        for space in ("", " ", "\xa0")
-    ),
+    *(f"{space}{sign}1+1" for sign in SIGNS for space in ("", " ", "\xa0")),
     *(f"{space}=1" for space in "\t\r\n\v\f"),
     "'=1",
     "a;=1",
@@ -146,9 +143,7 @@ def test_no_cell_of_a_sheet_begins_like_a_formula(tmp_path, text: str):
     for separator in ",;\t":  # where spreadsheets split lines
         with path.open(newline="", encoding="utf-8") as stream:
             cells = [cell for row in csv.reader(stream, delimiter=separator) for cell in row]
-        assert not [
-            cell for cell in cells if cell.lstrip()[:1] in set("=+-@\uff1d\uff0b\uff0d\uff20")
-        ]
+        assert not [cell for cell in cells if cell.lstrip()[:1] in set(SIGNS)]
     assert [row.item for row in read_sheet(path, items)] == items
 
 

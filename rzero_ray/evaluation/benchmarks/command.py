@@ -20,7 +20,7 @@ from rzero_ray.config.evaluation import (
     sampling_settings,
 )
 from rzero_ray.disk.files import read_if_there, write_text_durably
-from rzero_ray.disk.folder import check_folder, held
+from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.evaluation.benchmarks.jobs import (
     Job,
     JudgeName,
@@ -63,6 +63,7 @@ All keys and their defaults: rzero_ray/config/evaluation.py. conf=NAME is one of
 Output: table.md, summary.json, config.yaml, and the answers in model/NAME.parquet (and base/).
 Exit codes: 0 done, 1 the evaluation failed, 2 the command, the configuration or a file is wrong."""
 
+_WRITTEN = ("config.yaml", "summary.json", "table.md")
 _ROOM = 1 << 28
 """Bytes that must be free before anything is measured: every answer is kept."""
 _LOG_WIDTH = 170
@@ -86,6 +87,7 @@ def run_evaluation(config: EvaluationConfig, console: Console) -> Report:
     """
     output = resolve_output_dir(config)
     check_folder(output, "output_dir", lambda names: is_evaluation(output, names))
+    check_no_folders(output, _WRITTEN)
     take_key(config.endpoint.key_env)  # before Ray starts processes that would inherit it
     judge_model = _open_judge(config)
     jobs = load_jobs(config)
