@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rzero_ray import driver
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.config.load import load_config
@@ -234,6 +235,20 @@ def test_a_damaged_model_config_is_one_line(tmp_path, content):
     with pytest.raises(UserError, match=r"config.json is damaged") as found:
         find_shape("m", tmp_path)
     assert "\n" not in str(found.value)
+
+
+def test_a_dry_run_says_what_a_run_takes_of_its_disk(tmp_path, capsys):
+    given = ["conf=qwen3_8b", f"run_dir={tmp_path / 'run'}", "--dry-run"]
+    assert driver.main(given) == 0
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("disk: ")]
+    shape = find_shape("Qwen/Qwen3-8B-Base", None)
+    assert shape is not None
+    plan = plan_disk(load_config(["conf=qwen3_8b"]), shape)
+    assert f"up to {plan}, " in line and line.endswith(f"GiB free at {tmp_path / 'run'}")
+    assert driver.main([*given, "checkpoint.keep=1"]) == 0
+    fewer = plan.checkpoints * 2 / 3 / GIB
+    assert f"{fewer:,.1f} GiB of checkpoints" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_disk_that_8_billion_parameters_take():

@@ -312,6 +312,21 @@ def test_the_last_models_stay_and_every_nth_and_the_best(tmp_path: Path):
     }
 
 
+def test_a_model_that_was_removed_is_one_line_that_names_those_that_are_kept(tmp_path, capsys):
+    run = _run_of(tmp_path / "run", "checkpoint.keep_models.every=0")
+    left = _finish_iterations(run, [0.1, 0.2, 0.3])
+    gone = tmp_path / "run/models/solver-iteration-01"
+    assert gone.name not in left
+    suite = tmp_path / "suite.jsonl"
+    suite.write_text('{"question": "1+1", "answer": "2"}\n')
+    given = ["evaluate", f"model={gone}", "task=arithmetic", f"suite={suite}"]
+    assert main([*given, f"output_dir={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{gone}: no such folder" in error
+    assert f"this run has kept (checkpoint.keep_models) {', '.join(sorted(left))}" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_fewest_and_all_models(tmp_path: Path):
     fewest = ["checkpoint.keep_models.every=0", "checkpoint.keep_models.best=false"]
     left = _finish_iterations(_run_of(tmp_path / "a", *fewest), [0.1, 0.9, 0.2, 0.3])
