@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,21 +92,10 @@ class SamplingCluster:
     pool: SamplerPool
     num_engines: int
     fleet: Fleet
-    _start_deadline_s: float
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
         """See `protocols.Sampler`."""
         return await self.pool.sample("solver", request)
-
-    async def prompt_lengths(self, requests: Sequence[SampleRequest]) -> list[int]:
-        """Return the number of tokens of each request's prompt."""
-        sampler = self.pool.samplers[0]
-        prompts = await within(
-            self._start_deadline_s,
-            f"{sampler.name} to render {len(requests)} prompts",
-            sampler.actor.render.remote(list(requests)),
-        )
-        return [len(prompt) for prompt in prompts]
 
     async def close(self) -> None:
         """End all actors and give their places back."""
@@ -114,7 +105,7 @@ class SamplingCluster:
 def connect_ray() -> str:
     """Join the Ray cluster of RAY_ADDRESS, or one that runs here, or start one; return its address.
 
-    A Ray started here ends with this process.
+    A Ray started here ends with this process. SIGTERM keeps its handler.
     """
     if ray.is_initialized():
         return ray.get_runtime_context().gcs_address
@@ -122,14 +113,20 @@ def connect_ray() -> str:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(**options)
+    except SystemExit:  # what Ray's own handler of SIGTERM does while it starts
+        raise KeyboardInterrupt from None
     except ConnectionError as error:
         where = os.environ.get("RAY_ADDRESS", "the address of the last one started here")
         raise UserError(
             f"no Ray answers at {where} ({str(error).splitlines()[0]}); start one with "
             "`ray start --head`, or set RAY_ADDRESS=local for one of the driver's own"
         ) from None
+    finally:  # Ray has put a handler of its own in its place
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     return context.dashboard_url or ray.get_runtime_context().gcs_address
 
 
@@ -160,13 +157,15 @@ def check_machine_for_sampling(settings: SamplingSettings) -> None:
     check_resources(sampling_demands(settings, engines_alone(settings.sampler)), _has())
 
 
-def check_texts(config: Config, model: Path, texts: Sequence[PlacedText]) -> None:
-    """Raise UserError where a text is longer than `model.max_model_len` allows, in the tokens of
-    the folder `model`, or where its tokenizer or chat template cannot be used. Needs no Ray."""
+def check_texts(model: Path, texts: Sequence[PlacedText], max_model_len: int, key: str) -> None:
+    """Raise UserError where a text is longer than `max_model_len` allows, in the tokens of the
+    folder `model`, or where its tokenizer or chat template cannot be used. Needs no Ray.
+
+    `key` is the name of the limit in the configuration."""
     # Imported here: it imports transformers, which a driver without texts does without.
     from actors.sampling.lengths import check_lengths
 
-    check_lengths(model, texts, config.model.max_model_len)
+    check_lengths(model, texts, max_model_len, key)
 
 
 def _has() -> Mapping[str, float]:
@@ -178,22 +177,22 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
     workers; no learner, so these weights stay."""
     layout = engines_alone(settings.sampler)
     needed = sampling_demands(settings, layout)
-    fleet = Fleet(settings, layout, reserve(needed, settings.deadline.placement), needed)
-    workers = [fleet.reward_worker(k) for k in range(settings.reward.num_workers)]
-    samplers, _ = await within(
-        settings.deadline.start,
-        "engines and reward workers to start",
-        asyncio.gather(
-            fleet.start_samplers({role.name: model for role in ROLES}),
-            asyncio.gather(*(worker.start.remote() for worker in workers)),
-        ),
-    )
+    fleet = Fleet(settings, layout, await reserve(needed, settings.deadline.placement), needed)
+    async with fleet.ended_on_failure():
+        workers = [fleet.reward_worker(k) for k in range(settings.reward.num_workers)]
+        samplers, _ = await within(
+            settings.deadline.start,
+            "engines and reward workers to start",
+            asyncio.gather(
+                fleet.start_samplers({role.name: model for role in ROLES}),
+                asyncio.gather(*(worker.start.remote() for worker in workers)),
+            ),
+        )
     return SamplingCluster(
         judge=ClusterJudge(workers, settings.deadline.grade, clock),
         pool=SamplerPool(samplers, settings.deadline.sample),
         num_engines=len(samplers),
         fleet=fleet,
-        _start_deadline_s=settings.deadline.start,
     )
 
 
@@ -212,27 +211,28 @@ async def start_cluster(
     devices each time that changes (`actors.turns`).
     """
     needed = demands(config, layout)
-    placement = reserve(needed, config.deadline.placement)
+    placement = await reserve(needed, config.deadline.placement)
     fleet = Fleet(sampling_settings(config), layout, placement, needed)
-    learner = LearnerGroup(
-        [fleet.learner(rank, config) for rank in range(layout.num_ranks)], config.deadline
-    )
-    workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
-    samplers, *_ = await within(
-        config.deadline.start,
-        "all actors to start",
-        asyncio.gather(
-            fleet.start_samplers(models),
-            asyncio.gather(*(worker.start.remote() for worker in workers)),
-            learner.join(),
-        ),
-    )
-    pool = SamplerPool(samplers, config.deadline.sample)
-    probes: list[NDArray[np.int32]] = await within(
-        config.deadline.start,
-        f"{samplers[0].name} to render the probe prompts",
-        samplers[0].actor.render.remote(_probe_requests(task)),
-    )
+    async with fleet.ended_on_failure():
+        learner = LearnerGroup(
+            [fleet.learner(rank, config) for rank in range(layout.num_ranks)], config.deadline
+        )
+        workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
+        samplers, *_ = await within(
+            config.deadline.start,
+            "all actors to start",
+            asyncio.gather(
+                fleet.start_samplers(models),
+                asyncio.gather(*(worker.start.remote() for worker in workers)),
+                learner.join(),
+            ),
+        )
+        pool = SamplerPool(samplers, config.deadline.sample)
+        probes: list[NDArray[np.int32]] = await within(
+            config.deadline.start,
+            f"{samplers[0].name} to render the probe prompts",
+            samplers[0].actor.render.remote(_probe_requests(task)),
+        )
 
     turns: Turns = NoTurns()
     if layout.takes_turns:

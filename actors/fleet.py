@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,8 @@ from rzero_ray.types import Role
 
 _MAX_REQUESTS_PER_SAMPLER = 10_000
 """Concurrent calls of one sampler actor: the engine queues them, Ray must not."""
-_SHUTDOWN_S = 20.0
+_SHUTDOWN_S = 6.0
+"""How long engines may take to end in order; whoever stopped the run waits for it."""
 
 
 class Fleet:
@@ -161,6 +162,15 @@ class Fleet:
                 placement_group_bundle_index=self._index[demand.place],
             ),
         }
+
+    @asynccontextmanager
+    async def ended_on_failure(self) -> AsyncIterator[None]:
+        """End all actors when the block fails or is cancelled: nobody else knows of them yet."""
+        try:
+            yield
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """End all actors and give their places back."""

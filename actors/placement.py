@@ -6,6 +6,7 @@ cluster first, and what is missing is shown as a table within seconds.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections import Counter
@@ -17,7 +18,7 @@ import psutil
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from actors.waiting import DeadlineError, get_within
+from actors.waiting import DeadlineError, within
 from rzero_ray.config.cluster import RewardConfig, SamplerConfig, SamplingSettings
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout
@@ -157,12 +158,15 @@ def check_resources(needed: list[Demand], has: Mapping[str, float]) -> None:
         )
 
 
-def reserve(needed: list[Demand], deadline_s: float) -> PlacementGroup:
+async def reserve(needed: list[Demand], deadline_s: float) -> PlacementGroup:
     """Reserve all bundles at once, or raise UserError with the table after `deadline_s`."""
     check_resources(needed, ray.cluster_resources())
     group = placement_group(list(bundles(needed).values()), strategy="PACK")
     try:
-        get_within(deadline_s, "the placement of all actors", [group.ready()])
+        await within(deadline_s, "the placement of all actors", group.ready())
+    except asyncio.CancelledError:
+        remove_placement_group(group)
+        raise
     except DeadlineError:
         remove_placement_group(group)
         table = "\n".join(resource_table(needed, ray.available_resources()))

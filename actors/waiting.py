@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from rzero_ray.disk.errors import disk_error
 from rzero_ray.types import RunError, UserError
 
 T = TypeVar("T")
@@ -39,13 +40,13 @@ async def within(deadline_s: float, what: str, awaitable: Awaitable[T]) -> T:
         try:
             done, _ = await asyncio.wait({task}, timeout=max(0.0, min(left, _REMINDER_S)))
         except asyncio.CancelledError:
-            task.cancel()
+            _abandon(task)
             raise
         if done:
             with _one_line_errors(what):
                 return task.result()
         if time.monotonic() - start >= deadline_s:
-            task.cancel()
+            _abandon(task)
             raise DeadlineError(_too_late(what, deadline_s))
         logger.warning("still waiting for %s (%.0f s)", what, time.monotonic() - start)
 
@@ -75,10 +76,19 @@ def _one_line_errors(what: str) -> Iterator[None]:
     except RayTaskError as error:
         if isinstance(error.cause, RunError | UserError):
             raise error.cause from None
+        refused = disk_error(error.cause)
+        if refused is not None:
+            raise RunError(f"waited for {what}: {refused}") from None
         raise
     except RayActorError as error:
         cause = " ".join(str(error).split())
         raise ActorLostError(f"waited for {what}, but an actor was lost: {cause}") from None
+
+
+def _abandon(task: asyncio.Future[Any]) -> None:
+    """Cancel what nobody waits for any more; how it ends is not worth a traceback in the log."""
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    task.cancel()
 
 
 def _too_late(what: str, deadline_s: float) -> str:

@@ -18,12 +18,8 @@ esac
 # Ray starts a cluster with token authentication as soon as a token file exists (any earlier local
 # run creates one), but its job client only sends the token when told to.
 export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
-if [ "$RAY_AUTH_MODE" = token ] && [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
-  if [ ! -s "$HOME/.ray/auth_token" ]; then
-    (umask 077 && ray get-auth-token --generate >/dev/null 2>&1) \
-      || { echo "could not write $HOME/.ray/auth_token" >&2; return 1; }
-  fi
-  chmod 600 "$HOME/.ray/auth_token" 2>/dev/null || true # Ray writes it readable by everyone
+if [ "$RAY_AUTH_MODE" = token ]; then
+  bash "$_rzero_ray_root/launch/token.sh" || return 1
 fi
 
 # `ray job stop` sends SIGTERM, then SIGKILL after this many seconds (Ray's own default is 3).

@@ -9,7 +9,8 @@ One iteration, and who takes part in it:
     evaluate           Solver answers held-out problems
     monitor_drift      what has changed since the base model, and whether a person should look
 
-Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong.
+Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong, 3 the budget
+(max_hours, max_tokens) is spent, 130 stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +29,10 @@ from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
+from rzero_ray.disk.files import DamagedFileError
+from rzero_ray.disk.folder import free_space
 from rzero_ray.evaluation.drift.monitor import monitor_drift
+from rzero_ray.evaluation.endpoint import take_key
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
 from rzero_ray.phases.challenger import train_challenger
@@ -41,23 +46,28 @@ from rzero_ray.phases.labelled import (
 )
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.protocols import Cast, Task
+from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
+    has_begun,
+    hold_run_dir,
     how_it_began,
     is_complete,
     prepare_run_dir,
 )
-from rzero_ray.run.display import make_display, print_plan
+from rzero_ray.run.display import Display, make_display, print_plan
+from rzero_ray.run.inspection import check_files
 from rzero_ray.run.observers import Observers
 from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_memory
-from rzero_ray.run.report.page import write_report
-from rzero_ray.run.report.summary import write_summary
+from rzero_ray.run.report.writing import write_report
+from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
-from rzero_ray.tasks.base_model import find_model, obtain_model
+from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_labels, make_task
-from rzero_ray.types import LabelledProblem, Role, SyncReport, iteration_key
+from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -123,6 +133,7 @@ def _check_and_run(arguments: list[str]) -> None:
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))
     check_oracle(config)
+    take_key(config.audit.endpoint.key_env)  # before Ray starts processes that would inherit it
     if "--dry-run" in arguments:
         _dry_run(config)
     else:
@@ -132,8 +143,17 @@ def _check_and_run(arguments: list[str]) -> None:
 def _load(arguments: list[str]) -> Config:
     """Read the configuration; a run that is resumed keeps the method with which it began."""
     config = load_config(arguments)
-    begun = how_it_began(resolve_run_dir(config))
-    return config if begun is None else load_config(arguments, begun)
+    root = resolve_run_dir(config)
+    begun = how_it_began(root)
+    if begun is None:
+        return config
+    try:
+        return load_config(arguments, begun)
+    except UserError as error:  # the arguments alone are in order
+        raise UserError(
+            f"{root / 'config.yaml'}, with which the run began, does not fit: {error}; restore it "
+            "from a copy or choose another run_dir"
+        ) from None
 
 
 def _dry_run(config: Config) -> None:
@@ -146,50 +166,74 @@ def _dry_run(config: Config) -> None:
     memory = [] if shape is None else plan_memory(config, shape, layout)
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
     print_plan(config, plan, memory, [*remarks, "", *cluster.plan_resources(config, layout)])
-    check_run_dir(config, resolve_run_dir(config))
+    root = resolve_run_dir(config)
+    check_run_dir(config, root)
+    if shape is not None:
+        print(f"disk: up to {plan_disk(config, shape)}, {free_space(root)} at {root}")
 
 
 def _run(config: Config) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
     root = resolve_run_dir(config)
-    find_model(config.model)
-    check_run_dir(config, root)
-    complete = is_complete(config, root)
-    joined = None if complete else _join_cluster(config)
-    with prepare_run_dir(config, root), make_display(config) as display:
-        display.note(f"run directory {root}")
-        ablation = f", ablation {config.ablation}" if config.ablation else ""
-        display.note(f"algorithm {config.algorithm}{ablation}")
-        clock = StageClock()
-        if joined is None:
-            display.note("finished already: nothing to do; raise num_iterations to go on")
-            base_model = find_model(config.model) or Path(config.model.path)
-        else:
+    base_model = find_model(config.model)
+    if base_model is not None:
+        check_model_files(base_model)
+    shape = find_shape(config.model.path, base_model)
+    with hold_run_dir(config, root, None if shape is None else plan_disk(config, shape)):
+        lost = check_files(config, root)
+        complete = is_complete(config, root)
+        if not complete and has_begun(root):
+            check_budget(config, StoredRun(config, root, base_model or Path(config.model.path)))
+        joined = None if complete else _join_cluster(config)
+        prepare_run_dir(config, root)
+        with make_display(config) as display:
+            for text in lost:
+                display.note(f"warning: {text}")
+            _run_in(root, config, display, joined)
+
+
+def _run_in(
+    root: Path, config: Config, display: Display, joined: tuple[str, Layout] | None
+) -> None:
+    """Go through the loop in a run directory that is held; `joined` is None for a finished run."""
+    display.note(f"run directory {root}")
+    ablation = f", ablation {config.ablation}" if config.ablation else ""
+    display.note(f"algorithm {config.algorithm}{ablation}")
+    clock = StageClock()
+    if joined is None:
+        display.note("finished already: nothing to do; raise num_iterations to go on")
+        base_model = find_model(config.model) or Path(config.model.path)
+    else:
+        address, layout = joined
+        display.note(f"Ray at {address}")
+        display.note(layout.describe())
+        with clock.stage("base_model"):
+            base_model = obtain_model(config.model)
+            if config.labelled.path:
+                _check_labelled_texts(config, root, base_model)
+    run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
+    try:
+        if joined is not None:
             address, layout = joined
-            display.note(f"Ray at {address}")
-            display.note(layout.describe())
-            with clock.stage("base_model"):
-                base_model = obtain_model(config.model)
-                if config.labelled.path:
-                    _check_labelled_texts(config, root, base_model)
-        run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
-        try:
-            if joined is not None:
-                address, layout = joined
-                run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
-                asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
-                run.add_event("end")
-        finally:
-            summary = write_summary(run.stored)
-            report = write_report(run.stored, summary)
-        display.finish(summary, report)
+            run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
+            asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
+            run.add_event("end")
+        run.close()
+    except BaseException as error:
+        with suppress(OSError, UserError):  # the first reason is the one to be told
+            write_report(run.stored)
+        if isinstance(error, DamagedFileError):  # the run has written files since it looked
+            raise RunError(str(error)) from None
+        raise
+    display.finish(*write_report(run.stored))
 
 
 def _check_labelled_texts(config: Config, root: Path, model: Path) -> None:
     """Raise UserError where a labelled problem is too long for the model, before engines start."""
     from actors.cluster import check_texts  # imports the tokenizer, which takes seconds
 
-    check_texts(config, model, labelled_texts(config, make_task(config.task), root))
+    texts = labelled_texts(config, make_task(config.task), root)
+    check_texts(model, texts, config.model.max_model_len, "model.max_model_len")
 
 
 def _join_cluster(config: Config) -> tuple[str, Layout]:

@@ -45,6 +45,13 @@ class RunError(Exception):
     """
 
 
+class BudgetSpentError(Exception):
+    """The run has spent what it may, and has ended at a finished step; its text is one line.
+
+    The driver prints it without a traceback and exits with code 3.
+    """
+
+
 class TooLongError(RunError):
     """A prompt leaves the model no room for an answer; its text is one line.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -21,16 +21,24 @@ import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import AutoTokenizer
 
+from actors.learning.checkpoint_files import load_state, save_state
 from actors.learning.deepspeed_config import deepspeed_config
 from actors.learning.device_states import DeviceStates, lent
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.policy_model import PolicyModel
 from actors.weights.buckets import layer_of
 from rzero_ray.config.method import OptimizerConfig
+from rzero_ray.disk.errors import one_line_disk_errors
+from rzero_ray.disk.files import remove_folder
 from rzero_ray.method.batching import MicroBatch, micro_batches_of_rank, mini_batches
 from rzero_ray.method.losses import (
     AGGREGATIONS,
@@ -40,6 +48,9 @@ from rzero_ray.method.losses import (
     TokenLosses,
 )
 from rzero_ray.types import LearningReport, Phase, Rollout, RunError
+
+_CHECKPOINT_CLASSES: tuple[Any, ...] = (ZeroStageEnum, LossScaler, fragment_address)
+"""What a checkpoint holds beside tensors and plain values, at any ZeRO stage."""
 
 
 class DeepSpeedLearner:
@@ -62,6 +73,13 @@ class DeepSpeedLearner:
         # DeepSpeed would compile a shared-memory all-reduce for CPUs, for a minute, with a
         # compiler that the machine may not have; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if not dist.is_initialized():  # a process joins once, however many learners it makes
+            dist.init_process_group(
+                backend,
+                store=_meeting_point(options, master_address, master_port),
+                rank=options.rank,
+                world_size=options.world_size,
+            )
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
         self._deepspeed: Any = None
         """DeepSpeed's own engine: the policy with its optimizer, in a phase."""
@@ -87,16 +105,11 @@ class DeepSpeedLearner:
         self._deepspeed, *_ = deepspeed.initialize(
             model=model, config=deepspeed_config(self._options, options.optimizer)
         )
+        self._deepspeed.checkpoint_engine = _CheckpointFiles()
         self._deepspeed.train()
         self._num_updates = 0
         if phase.checkpoint is not None:
-            _check_num_ranks(phase.checkpoint, self._options.world_size)
-            folder, state = self._deepspeed.load_checkpoint(
-                str(phase.checkpoint.parent), tag=phase.checkpoint.name
-            )
-            if folder is None:
-                raise RuntimeError(f"DeepSpeed found no checkpoint in {phase.checkpoint}")
-            self._num_updates = state["num_updates"]
+            self._load_checkpoint(phase.checkpoint)
 
     def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
         """Take one optimizer step per mini-batch; the report is the same on every rank."""
@@ -205,22 +218,41 @@ class DeepSpeedLearner:
                 yield parameter.ds_tensor
 
     def save_checkpoint(self, path: Path) -> None:
-        """Write policy and optimizer, so that `start_phase` can go on from here."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._deepspeed.save_checkpoint(
-            str(path.parent), tag=path.name, client_state={"num_updates": self._num_updates}
-        )
+        """Write policy and optimizer, so that `start_phase` can go on from here.
+
+        Raises RunError where the disk refuses.
+        """
+        with one_line_disk_errors(path):
+            if self._options.rank == 0:
+                remove_folder(path, path.parent)  # what a stop has left of the same step
+                path.parent.mkdir(parents=True, exist_ok=True)
+            dist.barrier()
+            self._deepspeed.save_checkpoint(
+                str(path.parent), tag=path.name, client_state={"num_updates": self._num_updates}
+            )
+
+    def _load_checkpoint(self, path: Path) -> None:
+        """Go on from a checkpoint. Raises RunError where it is damaged, or holds code."""
+        _check_num_ranks(path, self._options.world_size)
+        folder, state = self._deepspeed.load_checkpoint(str(path.parent), tag=path.name)
+        if folder is None:
+            raise RunError(f"{path} holds no checkpoint; restore it, or choose another run_dir")
+        self._num_updates = state["num_updates"]
 
     def save_model(self, path: Path) -> None:
-        """Write the policy in Hugging Face format; `path` is replaced at the end."""
+        """Write the policy in Hugging Face format; `path` is replaced at the end.
+
+        Raises RunError where the disk refuses.
+        """
         state = {name: tensor.to("cpu", self._dtype) for name, tensor in self}
         if self._options.rank == 0:
             partial = path.with_name(f".{path.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            self._deepspeed.module.causal_lm.save_pretrained(partial, state_dict=state)
-            AutoTokenizer.from_pretrained(self._initial_model).save_pretrained(partial)
-            shutil.rmtree(path, ignore_errors=True)
-            partial.rename(path)
+            with one_line_disk_errors(path):
+                remove_folder(partial, path.parent)
+                self._deepspeed.module.causal_lm.save_pretrained(partial, state_dict=state)
+                AutoTokenizer.from_pretrained(self._initial_model).save_pretrained(partial)
+                remove_folder(path, path.parent)
+                partial.rename(path)
         dist.barrier()
 
     def _release(self) -> None:
@@ -320,6 +352,27 @@ class DeepSpeedLearner:
             [replace(m, reference_logprobs_N=s) for m, s in zip(batch, scores, strict=True)]
             for batch, scores in scored
         ]
+
+
+def _meeting_point(options: LearnerOptions, address: str, port: int) -> TCPStore:
+    """Return the store through which the ranks find each other, which rank 0 serves.
+
+    It listens on `address` alone; torch itself would have it listen on every address of the node.
+    """
+    listener = socket.create_server((address, port)).detach() if options.rank == 0 else None
+    return TCPStore(address, port, options.world_size, options.rank == 0, master_listen_fd=listener)
+
+
+class _CheckpointFiles(TorchCheckpointEngine):
+    """How DeepSpeed reads and writes the files of a checkpoint (`checkpoint_files`)."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Write one file."""
+        save_state(state_dict, Path(path))
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Read one file."""
+        return load_state(Path(path), map_location, _CHECKPOINT_CLASSES)
 
 
 def _learning_rate(optimizer: OptimizerConfig, update: int) -> float:

@@ -12,8 +12,9 @@ _TOKENS_PER_BYTE = 11
 """A byte of UTF-8 becomes at most one token, and normalization (NFKC) at most eleven bytes."""
 
 
-def check_lengths(model: Path, texts: Iterable[PlacedText], max_model_len: int) -> None:
-    """Raise UserError naming the first text that is too long for `max_model_len` tokens.
+def check_lengths(model: Path, texts: Iterable[PlacedText], max_model_len: int, key: str) -> None:
+    """Raise UserError naming the first text that is too long for `max_model_len` tokens, which the
+    configuration calls `key`.
 
     A prompt has to leave room for an answer; a prompt and the answer that is imitated have to fit
     together. Texts that are too short to be too long are not tokenized.
@@ -34,20 +35,18 @@ def check_lengths(model: Path, texts: Iterable[PlacedText], max_model_len: int) 
             if num_prompt >= max_model_len:
                 complaints.append(
                     f"{text.where}: the prompt has {num_prompt} tokens and leaves no room for an "
-                    f"answer within model.max_model_len={max_model_len}"
+                    f"answer within {key}={max_model_len}"
                 )
             continue
         num_answer = len(tokenizer.encode_answer(text.answer))
         if num_prompt + num_answer > max_model_len:
             complaints.append(
                 f"{text.where}: the prompt has {num_prompt} tokens and the solution {num_answer}, "
-                f"together more than model.max_model_len={max_model_len}"
+                f"together more than {key}={max_model_len}"
             )
     if complaints:
         others = f" (and {len(complaints) - 1} more of them)" if len(complaints) > 1 else ""
-        raise UserError(
-            f"{complaints[0]}{others}; shorten it, leave it out, or raise model.max_model_len"
-        )
+        raise UserError(f"{complaints[0]}{others}; shorten it, leave it out, or raise {key}")
 
 
 def _frame_length(tokenizer: ChatTokenizer, roles: Iterable[str]) -> int:

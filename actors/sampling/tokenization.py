@@ -25,6 +25,7 @@ from actors.sampling.template import (
     TemplateFacts,
     probe_template,
 )
+from rzero_ray.text.characters import well_formed
 from rzero_ray.types import Completion, Message, UserError, Weights
 
 _ROLE_LINES = re.compile(r"^(?:system|user|assistant):", re.MULTILINE)
@@ -91,7 +92,7 @@ class ChatTokenizer:
         spelled out in the texts are ordinary characters, and that the text of the system stands in
         front of the user's where a template has no place for it.
         """
-        chat = [Message(role=m["role"], content=_well_formed(m["content"])) for m in messages]
+        chat = [Message(role=m["role"], content=well_formed(m["content"])) for m in messages]
         if not self._facts.takes_system:
             chat = _fold_system(chat)
         disguised = [
@@ -113,7 +114,7 @@ class ChatTokenizer:
         else an end token of the model's configuration; where a model has none, nothing. Where the
         prompt opens a thought, an answer without one closes it first.
         """
-        text = _well_formed(text)
+        text = well_formed(text)
         before, end = self._end_of_answer()
         opening = ""
         if self._facts.opens_thought:
@@ -331,11 +332,6 @@ def _num_trailing(backend: Tokenizer) -> int:
     """Return how many tokens the tokenizer puts behind every text."""
     mask = backend.encode("1", add_special_tokens=True).special_tokens_mask
     return next((k for k, is_special in enumerate(reversed(mask)) if not is_special), 0)
-
-
-def _well_formed(text: str) -> str:
-    """Return the text with half characters, which no tokenizer takes, replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _fold_system(chat: Sequence[Message]) -> list[Message]:

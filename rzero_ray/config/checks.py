@@ -1,105 +1,17 @@
-"""What must hold of the values of a configuration, beyond their types."""
+"""What must hold between the keys of a configuration; `rules` is about each alone."""
 
 from __future__ import annotations
-
-import dataclasses
-import math
-from collections.abc import Sequence
-from typing import Any
 
 from rzero_ray.config.cluster import TINY_MODEL
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import backend_of, uses_gpus
-from rzero_ray.config.sources import flatten
+from rzero_ray.config.rules import check_rules
 from rzero_ray.types import UserError
-
-_COUNTS = ("num_", "samples_per_", "prompts_per_", "candidates_per_", "max_per_")
-"""How the names of keys begin whose value is a number of things, at least 1."""
-_ALSO_COUNTS = ("max_tokens", "every_steps", "keep")
-"""Names of other such keys."""
-_MAY_BE_INFINITE = ("deadline.", "drift.")
-"""Sections in which no limit is a limit; an infinite number anywhere else is a mistake."""
-
-
-_MAY_BE_ZERO = ("curriculum.num_wanted", "curriculum.max_per_cluster", "drift.num_sequences")
-"""Counts of which 0 stands for no limit, or for leaving the thing out."""
-
-
-_NOT_NEGATIVE = (
-    "repetition_threshold",
-    "repetition_weight",
-    "cluster_threshold",
-    "temperature",
-    "learning_rate",
-    "weight_decay",
-    "warmup_updates",
-    "max_grad_norm",
-    "clip_low",
-    "clip_high",
-    "dual_clip",
-    "kl_coefficient",
-    "importance_cap",
-)
-"""Names of keys of which no value below 0 has a meaning."""
-
-
-_SHARES = (
-    "voting.min_answered",
-    "audit.min_accuracy",
-    "drift.max_unanswered",
-    "drift.max_truncated",
-    "drift.max_script_change",
-    "drift.max_refusals",
-    "drift.max_degenerate",
-    "drift.min_clusters",
-    "drift.max_gini",
-)
-
-
-def check_counts(config: Any, may_be_zero: Sequence[str]) -> None:
-    """Raise UserError when a key that counts things is below 1, or 0 where that has a meaning."""
-    for key, value in flatten(dataclasses.asdict(config)).items():
-        name = key.rsplit(".", 1)[-1]
-        if name.startswith(_COUNTS) or name in _ALSO_COUNTS:
-            least = 0 if key in may_be_zero else 1
-            if value < least:
-                raise UserError(f"{key}={value} must be at least {least}")
-
-
-def check_temperature(key: str, value: float) -> None:
-    """Raise UserError when a temperature is no finite number above 0.
-
-    Rollouts need a distribution: the learner divides by the temperature that they were sampled at.
-    """
-    if not 0 < value < float("inf"):
-        raise UserError(f"{key}={value} must be a number above 0: a distribution is sampled from")
-
-
-def _check_ranges(config: Config) -> None:
-    """Refuse a value that is outside what its key can mean."""
-    check_counts(config, _MAY_BE_ZERO)
-    for key, temperature in (
-        ("challenger.sampling.temperature", config.challenger.sampling.temperature),
-        ("solver.sampling.temperature", config.solver.sampling.temperature),
-        ("eval.temperature", config.eval.temperature),
-    ):
-        check_temperature(key, temperature)
-    for key, value in flatten(dataclasses.asdict(config)).items():
-        name = key.rsplit(".", 1)[-1]
-        if name in _NOT_NEGATIVE and not 0 <= value < float("inf"):
-            raise UserError(f"{key}={value} must be a number from 0 on")
-        if name == "top_p" and not 0 < value <= 1:
-            raise UserError(f"{key}={value} must be above 0 and at most 1")
-        is_limit = key.startswith(_MAY_BE_INFINITE) and value in (-math.inf, math.inf)
-        if isinstance(value, float) and not (math.isfinite(value) or is_limit):
-            raise UserError(f"{key}={value} must be a finite number")
-        if key in _SHARES and not 0 <= value <= 1:
-            raise UserError(f"{key}={value} must be between 0 and 1")
 
 
 def check_config(config: Config) -> None:
     """Raise UserError for a value out of its range, or for keys that do not fit together."""
-    _check_ranges(config)
+    check_rules(config)
     if (config.method == "coevolution") == bool(config.labelled.path):
         raise UserError(
             f"method={config.method} and labelled.path={config.labelled.path!r} do not fit: "
@@ -111,22 +23,19 @@ def check_config(config: Config) -> None:
             "the Solver; set one of them to false"
         )
     _check_layout(config)
-    if config.pipeline.staleness < 0:
-        raise UserError(f"pipeline.staleness={config.pipeline.staleness} must be 0 or more steps")
     for role, loss in (("challenger", config.challenger.loss), ("solver", config.solver.loss)):
         if config.pipeline.staleness and loss.importance_cap == 0:
             raise UserError(
                 f"pipeline.staleness={config.pipeline.staleness} needs the importance correction; "
                 f"set {role}.loss.importance_cap above 0 (2.0 is usual)"
             )
-    if not 0 <= config.learner.zero_stage <= 3:
-        raise UserError(f"learner.zero_stage={config.learner.zero_stage} must be 0, 1, 2 or 3")
     low, high = config.curriculum.min_agreement, config.curriculum.max_agreement
-    if not 0 <= low <= high <= 1:
+    if low > high:
         raise UserError(
-            f"curriculum.min_agreement={low} and curriculum.max_agreement={high} must satisfy "
-            "0 <= min <= max <= 1"
+            f"curriculum.min_agreement={low} is above curriculum.max_agreement={high}: no question "
+            "would be kept"
         )
+    _check_groups(config)
     longest = max(
         config.challenger.sampling.max_tokens,
         config.curriculum.sampling.max_tokens,
@@ -143,9 +52,30 @@ def check_config(config: Config) -> None:
         raise UserError(f"model.path={TINY_MODEL} knows only task=arithmetic, not {config.task}")
 
 
+def _check_groups(config: Config) -> None:
+    """Refuse groups of samples in which nothing can differ."""
+    votes = {
+        "challenger.num_votes": config.challenger.num_votes,
+        "curriculum.num_votes": config.curriculum.num_votes,
+    }
+    several = [key for key, number in votes.items() if number > 1]
+    if config.voting.sampling.temperature == 0 and several:
+        raise UserError(
+            f"voting.sampling.temperature=0 gives the same vote each time, but {several[0]}="
+            f"{votes[several[0]]}; set it to 1, or the temperature above 0"
+        )
+    if config.method != "labelled_sft" and config.solver.samples_per_prompt < 2:
+        raise UserError(
+            "solver.samples_per_prompt=1 leaves the Solver nothing to learn from: advantages "
+            "compare the samples of one question; set it to 2 or more"
+        )
+
+
 def _check_layout(config: Config) -> None:
     """What is wrong whatever the cluster has; `layout.resolve_layout` checks the rest."""
     learner, sampler = config.learner, config.sampler
+    if sampler.num_challenger < 1:
+        raise UserError("sampler.num_challenger=0: each role needs an engine; set it to 1 or more")
     if config.layout == "colocated" and (learner.gpus_per_rank > 0) != (
         sampler.gpus_per_engine > 0
     ):

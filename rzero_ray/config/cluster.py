@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from rzero_ray.config.rules import (
+    LARGEST_SEED,
+    LONGEST_S,
+    MOST_ACTORS,
+    a_path,
+    above,
+    at_least,
+    between,
+    count,
+    gpus,
+    one_of,
+)
 
 TINY_MODEL = "tiny"
 """The value of `model.path` that stands for the built-in base model."""
@@ -19,16 +32,16 @@ WeightBackend = Literal["object_store", "nccl", "cuda_ipc"]
 class ModelConfig:
     """The base model, from which both policies start."""
 
-    path: str = TINY_MODEL
+    path: Annotated[str, a_path()] = TINY_MODEL
     """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or `tiny`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of weights and activations in the engines and in the learner's forward pass; the
     optimizer's master copy is float32."""
-    max_model_len: int = 6144
+    max_model_len: Annotated[int, count(2)] = 6144
     """Longest prompt plus completion, in tokens."""
-    cache_dir: str = "~/.cache/rzero_ray"
+    cache_dir: Annotated[str, a_path()] = "~/.cache/rzero_ray"
     """Where the built-in base model is kept once built."""
-    tiny_seed: int = 0
+    tiny_seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     """Seed of the built-in base model: its corpus and its initial weights."""
 
 
@@ -36,13 +49,13 @@ class ModelConfig:
 class LearnerConfig:
     """The DeepSpeed ranks."""
 
-    num_ranks: int = 1
-    zero_stage: int = 2
-    tokens_per_micro_batch: int = 16384
+    num_ranks: Annotated[int, count(1, MOST_ACTORS)] = 1
+    zero_stage: Annotated[int, one_of(0, 1, 2, 3)] = 2
+    tokens_per_micro_batch: Annotated[int, count()] = 16384
     """Prompt and completion tokens of one forward pass, padding included."""
-    cpus_per_rank: float = 1.0
-    gpus_per_rank: float = 0.0
-    threads_per_rank: int = 1
+    cpus_per_rank: Annotated[float, between(0, 1_024)] = 1.0
+    gpus_per_rank: Annotated[float, gpus()] = 0.0
+    threads_per_rank: Annotated[int, count(1, 1_024)] = 1
     """CPU threads of torch."""
     gradient_checkpointing: bool = False
     """Keep only each decoder layer's input for the backward pass and compute the rest again: a
@@ -55,17 +68,17 @@ class LearnerConfig:
 class SamplerConfig:
     """The vLLM engines."""
 
-    num_challenger: int = 1
-    num_solver: int = 1
-    cpus_per_engine: float = 1.0
-    gpus_per_engine: float = 0.0
-    threads_per_engine: int = 1
+    num_challenger: Annotated[int, count(0, MOST_ACTORS)] = 1
+    num_solver: Annotated[int, count(1, MOST_ACTORS)] = 1
+    cpus_per_engine: Annotated[float, between(0, 1_024)] = 1.0
+    gpus_per_engine: Annotated[float, gpus()] = 0.0
+    threads_per_engine: Annotated[int, count(1, 1_024)] = 1
     """CPU threads of torch."""
-    max_num_seqs: int = 256
+    max_num_seqs: Annotated[int, count(1, 1_000_000)] = 256
     """Sequences that one engine decodes at once."""
-    kv_cache_gib: float = 0.0
+    kv_cache_gib: Annotated[float, between(0, 100_000)] = 0.0
     """Size of the KV cache; 0 lets vLLM fill the GPU."""
-    gpu_memory_utilization: float = 0.85
+    gpu_memory_utilization: Annotated[float, above(0, 1)] = 0.85
     enforce_eager: bool = False
 
 
@@ -73,8 +86,8 @@ class SamplerConfig:
 class RewardConfig:
     """The reward workers: parsing, votes, clustering."""
 
-    num_workers: int = 1
-    cpus_per_worker: float = 1.0
+    num_workers: Annotated[int, count(1, MOST_ACTORS)] = 1
+    cpus_per_worker: Annotated[float, between(0, 1_024)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,34 +97,50 @@ class WeightSyncConfig:
     backend: Literal["auto", "object_store", "nccl", "cuda_ipc"] = "auto"
     """`object_store` works everywhere, `nccl` needs learner and engines on GPUs of their own,
     `cuda_ipc` on shared ones; `auto` takes the fastest that fits the layout (`backend_of`)."""
-    bucket_mib: int = 256
+    bucket_mib: Annotated[int, count(1, 65_536)] = 256
     """Size of one flat buffer in the object store."""
-    max_probe_difference: float = 0.0
+    max_probe_difference: Annotated[float, at_least(0)] = 0.0
     """Nats; above it the run stops. 0 stands for what the type of the weights can hold: 1e-3 for
     float32, held against the largest difference; 0.05 for bfloat16, against the mean."""
+
+
+@dataclass(frozen=True)
+class KeepModelsConfig:
+    """Which models of finished iterations stay in `models/` (`run.retention`).
+
+    The last one of each role always does: the next phase starts from it, and so does a run that is
+    prolonged.
+    """
+
+    every: Annotated[int, count(0)] = 5
+    """Keep those of every n-th iteration too: 1 keeps all, 0 none."""
+    best: bool = True
+    """Keep the Solver with the highest mean@k on the held-out problems too, where there are any."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """How often the policy in training is saved, so that a stopped run can go on."""
 
-    every_steps: int = 1
+    every_steps: Annotated[int, count()] = 1
     """A resumed run repeats at most this many updates, from rollouts kept on disk."""
-    keep: int = 2
+    keep: Annotated[int, count()] = 2
+    """How many checkpoints of the phase in progress stay; the others go as new ones come."""
+    keep_models: KeepModelsConfig = field(default_factory=KeepModelsConfig)
 
 
 @dataclass(frozen=True)
 class DeadlineConfig:
     """Seconds after which waiting becomes an error that names what it waited for."""
 
-    placement: float = 60.0
-    start: float = 600.0
+    placement: Annotated[float, above(0, LONGEST_S)] = 60.0
+    start: Annotated[float, above(0, LONGEST_S)] = 600.0
     """Loading of an engine or a learner."""
-    sample: float = 3600.0
+    sample: Annotated[float, above(0, LONGEST_S)] = 3600.0
     """One request, its time in the queue included."""
-    grade: float = 600.0
-    update: float = 3600.0
-    sync: float = 600.0
+    grade: Annotated[float, above(0, LONGEST_S)] = 600.0
+    update: Annotated[float, above(0, LONGEST_S)] = 3600.0
+    sync: Annotated[float, above(0, LONGEST_S)] = 600.0
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from rzero_ray.types import RunError, UserError
+from rzero_ray.disk.errors import disk_error
+from rzero_ray.text.characters import printable
+from rzero_ray.types import BudgetSpentError, RunError, UserError
+
+_ALONE = {
+    # Ray's servers then listen on this machine alone. Its option for the address does not do that.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A signal while Ray starts would wait half a minute for services that are not there yet.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+}
+"""What a Ray of this process's own is told, which reads it when it is imported."""
 
 
 def print_error(text: str) -> None:
-    """Say in one line what the user has to change."""
-    print(f"rzero_ray: error: {text}", file=sys.stderr)
+    """Say what the user has to change: one line, or one and a table."""
+    _say(f"rzero_ray: error: {text}")
 
 
 def run_command(
@@ -23,14 +34,17 @@ def run_command(
     """Do a command's work and return its exit code.
 
     0 done, 1 failed and `advice` says what the same command does next time, 2 the command is wrong,
-    130 stopped by Ctrl-C or SIGTERM (`ray job stop`). `arguments` None stands for the process's.
+    3 the run's budget is spent, 130 stopped by Ctrl-C or SIGTERM (`ray job stop`). `arguments` None
+    stands for the process's.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in arguments or "-h" in arguments:
         print(help_text())
         return 0
-    # Ctrl-C is what asyncio turns into an orderly end.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    _end_in_order()
+    if os.environ.get("RAY_ADDRESS") == "local":
+        for name, value in _ALONE.items():
+            os.environ.setdefault(name, value)
     advice = f"; {advice}" if advice else ""
     try:
         work(arguments)
@@ -38,9 +52,32 @@ def run_command(
         print_error(str(error))
         return 2
     except RunError as error:
-        print(f"rzero_ray: failed: {error}{advice}", file=sys.stderr)
+        _say(f"rzero_ray: failed: {error}{advice}")
         return 1
+    except BudgetSpentError as error:
+        _say(f"rzero_ray: ended: {error}")
+        return 3
     except KeyboardInterrupt:
-        print(f"rzero_ray: stopped{advice}", file=sys.stderr)
+        _say(f"rzero_ray: stopped{advice}")
         return 130
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        _say(f"rzero_ray: failed: {reason}{advice}")
+        return 1
     return 0
+
+
+def _end_in_order() -> None:
+    """Have Ctrl-C and SIGTERM end the command in the same order, wherever it runs.
+
+    Ctrl-C is what asyncio turns into an orderly end. A shell starts what it puts into the
+    background with Ctrl-C ignored, and asyncio leaves it ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def _say(text: str) -> None:
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)

@@ -10,7 +10,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -33,25 +33,39 @@ from rzero_ray.config.method import (
     SolverConfig,
     VotingConfig,
 )
+from rzero_ray.config.rules import (
+    LARGEST_SEED,
+    a_path,
+    at_least,
+    between,
+    count,
+    optional_path,
+    run_name,
+)
 
 
 @dataclass(frozen=True)
 class Config:
     """One run."""
 
-    name: str = "run"
+    name: Annotated[str, run_name()] = "run"
     method: Literal["coevolution", "labelled_grpo", "labelled_sft"] = "coevolution"
     """R-Zero, or teaching the Solver labelled data: by GRPO with the known answers as labels, or by
     imitation of the solutions (cross-entropy). Each goes on from `model.path`, whatever made it."""
-    algorithm: str = "recommended"
+    algorithm: Annotated[str, a_path()] = "recommended"
     """Preset in `conf/algorithm/`."""
-    ablation: str = ""
+    ablation: Annotated[str, optional_path()] = ""
     """Files of `conf/ablation/`, one or several with commas between: `no_band_filter`."""
     task: Literal["arithmetic", "math"] = "math"
     """Prompts, held-out problems and, where one exists, the oracle."""
-    seed: int = 0
-    run_dir: str = "runs/${name}-seed${seed}"
-    num_iterations: int = 3
+    seed: Annotated[int, between(0, LARGEST_SEED)] = 0
+    run_dir: Annotated[str, a_path()] = "runs/${name}-seed${seed}"
+    num_iterations: Annotated[int, count(1, 10_000)] = 3
+    max_hours: Annotated[float, at_least(0)] = 0.0
+    """Hours of work, of all starts together, after which the run ends at the next step, with exit
+    code 3; 0 is no limit. Raised, the same command goes on."""
+    max_tokens: Annotated[int, count(0, 10**18)] = 0
+    """The same of the tokens that both roles have sampled; 0 is no limit."""
     layout: Literal["auto", "disaggregated", "colocated"] = "auto"
     """Every engine and learner rank on devices of its own, or one of each on every GPU, in turns
     (`layout.py`). `auto` is disaggregated where the cluster has the GPUs that this config names."""

@@ -10,12 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
 
 from rzero_ray.config.audits import EndpointConfig
-from rzero_ray.config.checks import check_counts, check_temperature
 from rzero_ray.config.cluster import (
     TINY_MODEL,
     DeadlineConfig,
@@ -25,7 +24,18 @@ from rzero_ray.config.cluster import (
     SamplingSettings,
 )
 from rzero_ray.config.config import resolve_folder
+from rzero_ray.config.rules import (
+    HIGHEST_TEMPERATURE,
+    LARGEST_SEED,
+    LOWEST_TEMPERATURE,
+    a_path,
+    between,
+    check_rules,
+    count,
+    optional_path,
+)
 from rzero_ray.config.sources import (
+    as_written,
     build,
     check_keys,
     find_conf,
@@ -43,41 +53,41 @@ _TINY_CONF = "tiny"
 class EvaluationConfig:
     """One evaluation: one or two models on a suite of benchmarks."""
 
-    model: str = ""
+    model: Annotated[str, optional_path()] = ""
     """A Hugging Face model folder, a hub name, or `tiny`, the built-in base model."""
-    base: str = ""
+    base: Annotated[str, optional_path()] = ""
     """A second model, measured by the same code; differences are model minus the base."""
-    suite: str = "math"
+    suite: Annotated[str, a_path()] = "math"
     """`math`, `general`, `all`, `heldout` (the task's own problems), names of benchmarks with
     commas between, or a path to a JSONL file of rows with question, answer and optional options."""
     task: Literal["arithmetic", "math"] = "math"
     """Whose prompts are used: `arithmetic` for the tiny model and what was trained from it."""
-    data_dir: str = ""
+    data_dir: Annotated[str, optional_path()] = ""
     """The folder of local files: NAME.jsonl, .json, .csv or .parquet, or NAME/*.parquet."""
     download: bool = False
     """Fetch what is missing from the hub; afterwards it is read from the hub's cache, offline."""
-    output_dir: str = ""
+    output_dir: Annotated[str, optional_path()] = ""
     """Empty stands for `evaluations/MODEL-seedN`. Finished benchmarks in it are not repeated."""
-    seed: int = 0
+    seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     """The seed of the samples, of a part of the problems and of the intervals. Each sample's own
     seed depends on it, the benchmark, the problem and the sample's number."""
-    num_samples: int = 0
+    num_samples: Annotated[int, count(0)] = 0
     """How many answers to a problem are sampled: the k of mean@k, pass@k and maj@k. 0 stands for
     each benchmark's own number: 32 for AMC and AIME, 4 for the other mathematics, 1 for the large
     general sets, 8 for the task's or the user's problems."""
-    max_problems: int = 0
+    max_problems: Annotated[int, count(0)] = 0
     """How many problems of each benchmark are asked, drawn by `seed`; 0 is all of them."""
-    temperature: float = 1.0
+    temperature: Annotated[float, between(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)] = 1.0
     """The temperature of the sampled answers; the greedy one has none."""
-    max_tokens: int = 4096
+    max_tokens: Annotated[int, count()] = 4096
     """The length of the longest answer, in tokens."""
-    max_model_len: int = 16384
+    max_model_len: Annotated[int, count(2)] = 16384
     """The length of the longest prompt and answer together, in tokens."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of the engines' weights and activations."""
-    tiny_seed: int = 0
+    tiny_seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     """The seed of the built-in base model."""
-    cache_dir: str = "~/.cache/rzero_ray"
+    cache_dir: Annotated[str, a_path()] = "~/.cache/rzero_ray"
     """The folder where the built-in base model is kept once it is built."""
     published: bool = False
     """Show all published rows; without it those of a model with the same name."""
@@ -101,7 +111,8 @@ def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
     """
     conf, overrides = split_arguments(arguments)
     given = read_arguments(overrides, EvaluationConfig)
-    if conf is None and (given.get("model") == TINY_MODEL or given.get("task") == "arithmetic"):
+    named = as_written(given)
+    if conf is None and (named.get("model") == TINY_MODEL or named.get("task") == "arithmetic"):
         conf = _TINY_CONF
     if conf is None:
         file = OmegaConf.create()
@@ -139,6 +150,7 @@ def resolve_output_dir(config: EvaluationConfig) -> Path:
 
 
 def _validate(config: EvaluationConfig) -> None:
+    check_rules(config)
     if not config.model:
         raise UserError("no model: give model=PATH, model=HUB/NAME or model=tiny")
     if config.base and config.base == config.model:
@@ -147,13 +159,9 @@ def _validate(config: EvaluationConfig) -> None:
         raise UserError(
             "sampler.num_challenger has no meaning in an evaluation; set sampler.num_solver"
         )
-    check_counts(config, ("num_samples", "sampler.num_challenger"))
-    check_temperature("temperature", config.temperature)
-    if config.max_problems < 0:
-        raise UserError(f"max_problems={config.max_problems} must be at least 0")
-    if config.max_tokens < 1 or config.max_tokens >= config.max_model_len:
+    if config.max_tokens >= config.max_model_len:
         raise UserError(
-            f"max_tokens={config.max_tokens} must be at least 1 and less than max_model_len="
+            f"max_tokens={config.max_tokens} must be less than max_model_len="
             f"{config.max_model_len}, with room for the prompt"
         )
     if TINY_MODEL in (config.model, config.base) and config.task != "arithmetic":

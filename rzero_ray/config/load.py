@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from rzero_ray.config.checks import check_config
 from rzero_ray.config.config import Config
 from rzero_ray.config.sources import (
+    as_written,
     build,
     check_keys,
     find_conf,
-    leaf_keys,
     read_arguments,
     read_yaml,
     split_arguments,
@@ -58,9 +58,10 @@ def load_config(arguments: Sequence[str], begun: Begun | None = None) -> Config:
     experiments = {name: read_yaml(find_conf(name)) for name in names}
     experiment = cast(DictConfig, OmegaConf.merge(*experiments.values()))
     override_tree = read_arguments(overrides, Config)
-    preset_name = override_tree.get("algorithm") or experiment.get("algorithm") or Config.algorithm
+    named = as_written(experiment) | as_written(override_tree)
+    preset_name = named.get("algorithm") or Config.algorithm
     preset = read_yaml(find_conf(f"algorithm/{preset_name}"))
-    ablation_names = override_tree.get("ablation", experiment.get("ablation")) or ""
+    ablation_names = named.get("ablation") or ""
     ablations = {name: _read_ablation(name) for name in split_names(ablation_names)}
     sources = {f"conf/algorithm/{preset_name}.yaml": preset, **experiments}
     sources |= {f"conf/ablation/{name}.yaml": tree for name, tree in ablations.items()}
@@ -71,7 +72,7 @@ def load_config(arguments: Sequence[str], begun: Begun | None = None) -> Config:
     sources_in_order = [preset, experiment, *ablations.values(), override_tree]
     if begun is not None:
         same_preset = begun.stored.get("algorithm") == preset_name
-        then = {key: begun.stored[key] for key in leaf_keys(preset) if key in begun.stored}
+        then = {key: begun.stored[key] for key in as_written(preset) if key in begun.stored}
         sources_in_order.insert(1, _tree(then if same_preset else {}))
         sources_in_order.insert(-1, _tree(begun.added))
     config = build(Config, *sources_in_order)
@@ -92,8 +93,9 @@ def _read_ablation(name: str) -> DictConfig:
 
 def _check_not_contradicted(name: str, ablation: DictConfig, arguments: DictConfig) -> None:
     """Refuse an argument that undoes an ablation: its name in every report would be untrue."""
-    for key in leaf_keys(ablation):
-        value, argument = OmegaConf.select(ablation, key), OmegaConf.select(arguments, key)
+    given = as_written(arguments)
+    for key, value in as_written(ablation).items():
+        argument = given.get(key)
         if argument is not None and argument != value:
             raise UserError(
                 f"{key}={argument} contradicts ablation={name}, which sets it to {value}; leave "

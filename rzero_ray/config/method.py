@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from rzero_ray.config.rules import (
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    a_share,
+    above,
+    at_least,
+    below,
+    between,
+    count,
+    either,
+    optional_path,
+    positive,
+)
 from rzero_ray.types import (
     RepetitionRule,
     RewardRule,
@@ -19,36 +32,46 @@ from rzero_ray.types import (
 class SamplingConfig:
     """How a role draws tokens."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: Annotated[float, between(0, HIGHEST_TEMPERATURE)] = 1.0
+    top_p: Annotated[float, above(0, 1)] = 1.0
     """A value below 1 biases the trainer-sampler ratio, because the sampler renormalises."""
-    top_k: int = -1
-    max_tokens: int = 4096
+    top_k: Annotated[int, either(-1, count())] = -1
+    max_tokens: Annotated[int, count()] = 4096
+
+
+@dataclass(frozen=True)
+class RolloutSamplingConfig(SamplingConfig):
+    """How a role draws the tokens that it learns from.
+
+    They need a distribution: the learner divides by the temperature that they were sampled at.
+    """
+
+    temperature: Annotated[float, between(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)] = 1.0
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW, fresh at the start of each phase, as the official code's stages are."""
 
-    learning_rate: float = 1e-6
-    weight_decay: float = 1e-2
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    warmup_updates: int = 0
+    learning_rate: Annotated[float, at_least(0)] = 1e-6
+    weight_decay: Annotated[float, at_least(0)] = 1e-2
+    beta1: Annotated[float, below(0, 1)] = 0.9
+    beta2: Annotated[float, below(0, 1)] = 0.999
+    epsilon: Annotated[float, positive()] = 1e-8
+    warmup_updates: Annotated[int, count(0)] = 0
     """Linear warm-up, in optimizer steps; constant after."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, at_least(0)] = 1.0
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The clipped policy-gradient loss with a KL term (`method.losses`)."""
 
-    clip_low: float = 0.2
-    clip_high: float = 0.3
-    dual_clip: float = 3.0
+    clip_low: Annotated[float, a_share()] = 0.2
+    clip_high: Annotated[float, at_least(0)] = 0.3
+    dual_clip: Annotated[float, either(0, at_least(1))] = 3.0
     """Bound on ratio x |advantage| for negative advantages; 0 is off."""
-    kl_coefficient: float = 1e-2
+    kl_coefficient: Annotated[float, at_least(0)] = 1e-2
     """The weight of the KL term; 0 is off."""
     anchor: Literal["phase", "base"] = "phase"
     """The policy that the KL term holds to: the one at the start of the phase, as in the official
@@ -60,7 +83,7 @@ class LossConfig:
     """Mean over the tokens of the mini-batch (DAPO), mean over sequences of their token means
     (GRPO; also the official code with micro-batches of one sequence), or sum over tokens divided
     by sequences x sampling.max_tokens (Dr. GRPO). Exact over micro-batches and ranks."""
-    importance_cap: float = 2.0
+    importance_cap: Annotated[float, at_least(0)] = 2.0
     """Truncation of the trainer/sampler probability ratio; 0 is off."""
 
 
@@ -70,18 +93,18 @@ class ChallengerConfig:
 
     frozen: bool = False
     """The base Challenger poses all questions and never learns: the baseline `Base Challenger`."""
-    num_steps: int = 5
-    num_prompts: int = 128
+    num_steps: Annotated[int, count()] = 5
+    num_prompts: Annotated[int, count()] = 128
     """Prompts of one step."""
-    samples_per_prompt: int = 4
-    prompts_per_update: int = 128
+    samples_per_prompt: Annotated[int, count()] = 4
+    prompts_per_update: Annotated[int, count()] = 128
     """Prompts of one optimizer step."""
     advantage: Literal["per_prompt", "whole_batch"] = "per_prompt"
     """Normalise rewards over a prompt's samples, or over the whole step: all Challenger prompts
     are one text, so the second has the same expectation and less variance."""
     normalize_std: bool = True
     """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
-    num_votes: int = 10
+    num_votes: Annotated[int, count()] = 10
     """Solver samples per question, m."""
     question_format: Literal["question_and_answer", "question"] = "question_and_answer"
     """What is well-formed, here and in the curriculum: a tagged question with a boxed answer after
@@ -90,10 +113,10 @@ class ChallengerConfig:
     """What a question earns from the votes on it (`rewards.CHALLENGER_REWARDS`)."""
     repetition_rule: RepetitionRule = "symmetric"
     """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch."""
-    repetition_threshold: float = 0.5
+    repetition_threshold: Annotated[float, a_share()] = 0.5
     """Distance 1-BLEU below which questions join a cluster (average linkage)."""
-    repetition_weight: float = 1.0
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    repetition_weight: Annotated[float, at_least(0)] = 1.0
+    sampling: RolloutSamplingConfig = field(default_factory=RolloutSamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -102,27 +125,27 @@ class ChallengerConfig:
 class CurriculumConfig:
     """Candidates, votes and the consistency band (paper, section 3.3)."""
 
-    num_candidates: int = 8000
+    num_candidates: Annotated[int, count()] = 8000
     """Most candidates of an iteration; all of them unless `num_wanted` is reached before."""
-    candidates_per_step: int = 1000
+    candidates_per_step: Annotated[int, count()] = 1000
     """Resume granularity: a step is sampled, voted on and written as one."""
-    num_wanted: int = 0
+    num_wanted: Annotated[int, count(0)] = 0
     """Kept questions after which no further step is sampled; 0 always spends `num_candidates`."""
-    num_votes: int = 10
+    num_votes: Annotated[int, count()] = 10
     early_stopping: bool = False
     """Take no votes that can no longer change whether a question is kept, and with which label
     (`early_stopping.py`). Under `voting.rule=official` all votes are taken all the same."""
-    min_agreement: float = 0.25
-    max_agreement: float = 0.75
+    min_agreement: Annotated[float, a_share()] = 0.25
+    max_agreement: Annotated[float, a_share()] = 0.75
     """Questions whose majority share lies outside [min, max] are dropped."""
     question_format: Literal["as_trained", "question_and_answer", "question"] = "as_trained"
     """What is well-formed among the candidates: the same as in training
     (`challenger.question_format`), or one of its values."""
     filters: Literal["none", "official"] = "none"
     """Further reasons to drop a question; `official`: `selection.officially_refused`."""
-    max_per_cluster: int = 0
+    max_per_cluster: Annotated[int, count(0)] = 0
     """Most kept questions of one BLEU cluster of the iteration's kept questions; 0 is no limit."""
-    cluster_threshold: float = 0.5
+    cluster_threshold: Annotated[float, a_share()] = 0.5
     """Distance 1-BLEU below which questions join such a cluster."""
     labels: Literal["majority", "oracle"] = "majority"
     """What the Solver is taught: the majority's answers, or the true ones where the task has an
@@ -140,7 +163,7 @@ class VotingConfig:
     share: ShareRule = "answered"
     """What the majority is a share of, in the Challenger's reward and in the band: of the votes
     that hold an answer, or of all (`voting.MAJORITY_SHARES`)."""
-    min_answered: float = 0.5
+    min_answered: Annotated[float, a_share()] = 0.5
     """Least share of votes that must hold an answer: below it a question is dropped from the
     curriculum, and earns nothing where `challenger.reward=discounted`."""
     ties: TieRule = "text"
@@ -153,15 +176,15 @@ class VotingConfig:
 class SolverConfig:
     """Training of the Solver on the curriculum (paper, section 3.4)."""
 
-    num_steps: int = 15
-    num_prompts: int = 128
-    samples_per_prompt: int = 5
-    prompts_per_update: int = 128
+    num_steps: Annotated[int, count()] = 15
+    num_prompts: Annotated[int, count()] = 128
+    samples_per_prompt: Annotated[int, count()] = 5
+    prompts_per_update: Annotated[int, count()] = 128
     normalize_std: bool = True
     """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
     reward: SolverRewardRule = "paper"
     """`rewards.SOLVER_REWARDS`."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: RolloutSamplingConfig = field(default_factory=RolloutSamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -170,7 +193,7 @@ class SolverConfig:
 class LabelledConfig:
     """Labelled data, for the methods that learn from it."""
 
-    path: str = ""
+    path: Annotated[str, optional_path()] = ""
     """JSON lines with `question`, `answer` and, for imitation, `solution`; or `tiny`, problems of
     task=arithmetic made here."""
 
@@ -179,11 +202,7 @@ class LabelledConfig:
 class PipelineConfig:
     """Overlap of sampling and learning."""
 
-    staleness: int = 0
+    staleness: Annotated[int, count(0, 1_000)] = 0
     """Steps by which rollouts may be behind the policy. 0 is strictly on-policy: sampling and
     learning take turns. With k, the next k steps are sampled while the learner updates, and
     `loss.importance_cap` corrects for the weights that sampled them."""
-
-
-LABELLED_METHODS = ("labelled_grpo", "labelled_sft")
-"""The values of `method` that learn from labelled problems."""

@@ -5,44 +5,82 @@ A key that does not exist is refused with the nearest one that does.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rzero_ray.config.renames import RENAMED_KEYS
+from rzero_ray.config.rules import a_path, check_value, declared_keys
+from rzero_ray.text.files import read_text
+from rzero_ray.text.yaml_text import NotKeysAndValuesError, first_line, parse_yaml
 from rzero_ray.types import UserError
 
 C = TypeVar("C")
 
+_MOST_SHOWN = 300
+"""Characters of a refused argument that its line repeats."""
+_MOST_DIGITS = 300
+_LARGEST_NUMBER = 10**_MOST_DIGITS
+"""What a floating-point number can hold, about."""
+_ENVIRONMENT = re.compile(r"\$\{.*oc\.env", re.DOTALL)
+
 
 def build(schema: type[C], *sources: DictConfig) -> C:
     """Return the dataclass that the sources describe; later ones win. UserError on a bad value."""
+    for source in sources:
+        for key, value in as_written(source).items():
+            _check_no_environment(key, value)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except OmegaConfBaseException as error:
-        raise UserError(f"bad value for {error.full_key}: {_first_line(error)}") from None
+        raise _bad_value(error.full_key, error) from None
     assert isinstance(config, schema)
     return config
 
 
 def read_arguments(overrides: Sequence[tuple[str, str]], schema: type) -> DictConfig:
-    """Return `key.path=value` arguments as a tree. UserError for a key that `schema` has not."""
+    """Return `key.path=value` arguments as a tree, each value of the type of its key.
+
+    A value is taken as it is typed: no quotes, lists or line ends of YAML have a meaning in it.
+    Raises UserError for a key that `schema` has not, or a value that is of another type.
+    """
     tree = OmegaConf.create()
     for key, value in overrides:
-        _check_key(key, f"argument {key}={value}", schema)
-        OmegaConf.update(tree, key, _parse_value(key, value))
+        _check_key(key, f"argument {key}", schema)
+        OmegaConf.update(tree, key, _typed(key, value, schema))
     return tree
+
+
+def _typed(key: str, value: str, schema: type) -> Any:
+    """Return the value of an argument in the type of its key."""
+    name = key.rpartition(".")[2]
+    if value.lower().lstrip("+-") in (".inf", ".nan"):  # as YAML writes them
+        value = value.replace(".", "")
+    try:
+        alone = make_dataclass("Alone", [(name, declared_keys(schema)[key].type)])
+        typed = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(alone), {name: value}))
+    except OmegaConfBaseException as error:
+        raise _bad_value(key, error) from None
+    return as_written(typed)[name]
 
 
 def check_keys(tree: DictConfig, name: str, schema: type) -> None:
     """Raise UserError when the file `name` holds a key that `schema` has not."""
-    for key in leaf_keys(tree):
+    for key, value in as_written(tree).items():
         _check_key(key, f"{key} in {name}", schema)
+        if value is None:
+            raise UserError(
+                f"{key} in {name} has no value (YAML reads nothing, null and ~ as none); write one "
+                "behind it, a text in quotation marks"
+            )
+        if isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
+            raise UserError(f"{key} in {name} is a number of more than {_MOST_DIGITS} digits")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -60,6 +98,7 @@ def find_conf(name: str) -> Path:
     `conf/` is looked for in the current folder (an unpacked Ray job), then beside the package (a
     checkout), then inside it (an installed wheel).
     """
+    check_value("conf", name, a_path())
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if path.is_file():
@@ -76,58 +115,54 @@ def find_conf(name: str) -> Path:
     raise UserError(f"no {name}.yaml in conf/{nearest(Path(name).name, known)}")
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
-    """Return the value of `conf=`, where there is one, and the other `key=value` arguments."""
-    conf: str | None = None
-    overrides: list[tuple[str, str]] = []
+def split_pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the keys and values of `key=value` arguments."""
+    pairs = []
     for argument in arguments:
         key, separator, value = argument.partition("=")
         if not separator:
-            raise UserError(f"argument {argument!r} is not of the form key=value")
-        if key == "conf":
-            conf = value
-        else:
-            overrides.append((key, value))
-    return conf, overrides
+            raise UserError(f"argument {argument[:_MOST_SHOWN]!r} is not of the form key=value")
+        pairs.append((key, value))
+    return pairs
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return the value of `conf=`, where there is one, and the other `key=value` arguments."""
+    pairs = split_pairs(arguments)
+    confs = [value for key, value in pairs if key == "conf"]
+    return confs[-1] if confs else None, [pair for pair in pairs if pair[0] != "conf"]
 
 
 def read_yaml(path: Path) -> DictConfig:
     """Return a file's keys and values. UserError when it holds none."""
     try:
-        tree = OmegaConf.load(path)
-    except Exception as error:  # any parser error of any YAML library means: not a YAML file
-        raise UserError(f"{path} is not valid YAML: {_first_line(error)}") from None
-    if not isinstance(tree, DictConfig):
-        raise UserError(f"{path} must hold keys and values, not a list")
-    return tree
+        return parse_yaml(read_text(path))
+    except NotKeysAndValuesError as error:
+        raise UserError(f"{path} {error}") from None
 
 
-def _parse_value(key: str, value: str) -> Any:
-    if not value:
-        return ""  # to YAML it would be null, which no key takes
-    try:
-        return OmegaConf.select(OmegaConf.create(f"value: {value}"), "value")
-    except Exception:  # as above
-        raise UserError(f"argument {key}={value}: the value is not valid YAML") from None
+def _bad_value(key: str | None, error: Exception) -> UserError:
+    return UserError(f"bad value for {key or 'a key'}: {first_line(error)}")
 
 
-def leaf_keys(tree: DictConfig) -> list[str]:
-    return list(flatten(cast(dict[str, Any], OmegaConf.to_container(tree))))
+def _check_no_environment(key: str, value: object) -> None:
+    """Refuse a value out of the environment: it would be written to `config.yaml` and the report,
+    and the environment is where secrets are."""
+    if isinstance(value, str) and _ENVIRONMENT.search(value):
+        raise UserError(
+            f"{key} takes its value from the environment (oc.env), which is not allowed, because "
+            "a run writes its configuration down; give the value itself, such as "
+            f'{key}="$NAME" on the command line'
+        )
 
 
-def _schema_keys(cls: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        path = f"{prefix}{item.name}"
-        section = hints[item.name]
-        if isinstance(section, type) and dataclasses.is_dataclass(section):
-            yield from _schema_keys(section, f"{path}.")
-        else:
-            yield path
+def as_written(tree: DictConfig) -> dict[str, Any]:
+    """Return {key path: value} of a tree, references such as `${name}` as they are written."""
+    return flatten(cast(dict[str, Any], OmegaConf.to_container(tree)))
 
 
 def _check_key(key: str, where: str, schema: type) -> None:
-    known = list(_schema_keys(schema))
+    known = list(declared_keys(schema))
     if key in known:
         return
     inside = [name for name in known if name.startswith(f"{key}.")]
@@ -142,10 +177,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """Return the end of an error about an unknown name: `; the nearest is KNOWN`."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"; the nearest is {near[0]}" if near else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def split_names(names: str) -> list[str]:

@@ -9,28 +9,33 @@ Source: R-Zero, Fig. 4 and Table 4 ("performance amplifier"), where the arms hav
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from rzero_ray.config.arguments import CompareArguments, load_own
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
-from rzero_ray.config.method import LABELLED_METHODS
+from rzero_ray.config.sources import split_pairs
+from rzero_ray.disk.files import write_text_durably
+from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
-from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import mean
 from rzero_ray.types import RunError, UserError, iteration_key
 
-HELP = """\
-usage: python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]
+USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]"
+HELP = f"""\
+usage: {USAGE}
 
 Compares R-Zero with learning from labels, with the same number of Solver updates in every arm:
 
@@ -52,8 +57,15 @@ All keys and their defaults: rzero_ray/config/config.py.
 Output: comparison.md and comparison.json in the root folder.
 Exit codes: 0 done, 1 an arm did not finish, 2 the command or the configuration is wrong."""
 
+_LONGEST_END_S = 60.0
+"""How long an arm that is stopped may take to end in order; it needs less than 20."""
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 """What is compared; `HELP` says what each of them is."""
+_WRITTEN = ("comparison.json", "comparison.md")
+_OWN_NAME = re.compile(r"(rzero|labelled|rzero_then_labelled)-\d+|comparison\.(json|md)", re.ASCII)
+"""The names of what a comparison's folder holds."""
+_ROOM = 1 << 20
+"""Bytes that must be free for what is written beside the runs, which look for themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,38 +107,44 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
         raise UserError(
             "num_iterations must be at least 2: rzero_then_labelled gives the labels the last one"
         )
-    seeds = [int(seed) for seed in own["seeds"].split(",")]
-    root = Path(own["root"] or f"runs/compare-{config.name}").expanduser().absolute()
+    seeds = [int(seed) for seed in own.seeds.split(",")]
+    root = Path(own.root or f"runs/compare-{config.name}").expanduser().absolute()
+    check_folder(root, "root", _is_comparison)
+    check_no_folders(root, _WRITTEN)
     for seed in seeds:
-        _run_arms(config, passed, own["method"], seed, root)
-    scores = [score for seed in seeds for score in read_scores(config, root, seed)]
-    write_text_durably(root / "comparison.json", json.dumps([_row(s) for s in scores], indent=1))
-    write_text_durably(root / "comparison.md", to_markdown(scores, config.eval.num_samples))
+        for folder in _evaluations(config, root, seed).values():
+            if (folder / "evaluation.parquet").exists():
+                read_answered(folder / "evaluation.parquet")
+    with held(root, "root", _ROOM):
+        for seed in seeds:
+            _run_arms(config, passed, own.method, seed, root)
+        scores = [score for seed in seeds for score in read_scores(config, root, seed)]
+        rows = json.dumps([_row(of) for of in scores], indent=1)
+        tables = to_markdown(scores, config.eval.num_samples)
+        for name, text in zip(_WRITTEN, (rows, tables), strict=True):
+            write_text_durably(root / name, text)
     return scores, config.eval.num_samples
 
 
-def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _is_comparison(names: Set[str]) -> bool:
+    """Return whether a folder's files are those of a comparison: its arms, and what they show."""
+    return all(_OWN_NAME.fullmatch(name) for name in names)
+
+
+def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:
     """Return this command's own keys, and the driver's arguments."""
-    own = {"seeds": "0", "root": "", "method": "labelled_grpo"}
-    passed = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
+    own, passed = load_own(CompareArguments, split_pairs(arguments), USAGE)
+    for key, _ in passed:
         if key in ("seed", "run_dir", "name"):
-            raise UserError(f"{argument}: the arms have their own; use seeds= and root=")
-        if key in own:
-            own[key] = value
-        else:
-            passed.append(argument)
-    if not all(part.strip().isdigit() for part in own["seeds"].split(",")):
-        raise UserError(f"seeds={own['seeds']} must be whole numbers with commas between")
-    if own["method"] not in LABELLED_METHODS:
-        raise UserError(f"method={own['method']} must be one of {', '.join(LABELLED_METHODS)}")
-    return own, passed
+            raise UserError(f"{key}=...: the arms have their own; use seeds= and root=")
+    return own, [f"{key}={value}" for key, value in passed]
 
 
 def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, root: Path) -> None:
     without_labels = [a for a in passed if not a.startswith("labelled.")]
-    _drive([*without_labels, "method=coevolution"], root, "rzero", seed)
+    # The third arm starts from a model that is not the run's last.
+    keep = "checkpoint.keep_models.every=1"
+    _drive([*without_labels, "method=coevolution", keep], root, "rzero", seed)
     _drive([*passed, f"method={method}"], root, "labelled", seed)
     checkpoint = root / f"rzero-{seed}/models/solver-{iteration_key(config.num_iterations - 1)}"
     rest = [f"method={method}", f"model.path={checkpoint}", "num_iterations=1"]
@@ -137,27 +155,46 @@ def _drive(arguments: Sequence[str], root: Path, arm: str, seed: int) -> None:
     """Run the driver; RunError when it fails: its own line says why."""
     place = [f"seed={seed}", f"name={arm}-{seed}", f"run_dir={root / f'{arm}-{seed}'}"]
     command = [sys.executable, "-m", "rzero_ray.driver", *arguments, *place]
-    if subprocess.run(command, check=False).returncode != 0:
+    if _run_to_its_end(command) != 0:
         raise RunError(f"the arm {arm} of seed {seed} did not finish")
+
+
+def _run_to_its_end(command: Sequence[str]) -> int:
+    """Run a command and return its exit code; a stop of this process stops it in order."""
+    # In a group of its own, so that a stop reaches it once, whoever sent it and however.
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LONGEST_END_S)
+            process.kill()  # nothing, where it has ended
+            raise
 
 
 def read_scores(config: Config, root: Path, seed: int) -> list[ArmScore]:
     """Return the four arms' scores of a seed, from their run directories."""
-    last = iteration_key(config.num_iterations)
-    evaluations = {
-        "base": root / f"rzero-{seed}/iteration-00",
-        "rzero": root / f"rzero-{seed}" / last,
-        "labelled": root / f"labelled-{seed}" / last,
-        "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
-    }
+    folders = _evaluations(config, root, seed)
     problems = {
-        arm: read_answered(folder / "evaluation.parquet") for arm, folder in evaluations.items()
+        arm: read_answered(folder / "evaluation.parquet") for arm, folder in folders.items()
     }
     budget = config.num_iterations * config.solver.num_steps * _updates_per_step(config)
     return [
         _score(arm, seed, 0 if arm == "base" else budget, answered, problems["base"])
         for arm, answered in problems.items()
     ]
+
+
+def _evaluations(config: Config, root: Path, seed: int) -> dict[str, Path]:
+    """Return the folder of the evaluation that counts of each arm."""
+    last = iteration_key(config.num_iterations)
+    return {
+        "base": root / f"rzero-{seed}/iteration-00",
+        "rzero": root / f"rzero-{seed}" / last,
+        "labelled": root / f"labelled-{seed}" / last,
+        "rzero_then_labelled": root / f"rzero_then_labelled-{seed}/iteration-01",
+    }
 
 
 def _updates_per_step(config: Config) -> int:

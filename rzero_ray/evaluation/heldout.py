@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from rzero_ray.answers.parsing import has_chain_of_thought
 from rzero_ray.config.config import Config
@@ -24,7 +23,7 @@ from rzero_ray.evaluation.answering import (
 from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Cast
 from rzero_ray.run.concurrency import gather_all
-from rzero_ray.run.parquet import read_records
+from rzero_ray.run.parquet import column_names, read_records
 from rzero_ray.run.rows import Row, mean
 from rzero_ray.run.run import Run
 from rzero_ray.types import BenchmarkProblem, iteration_key
@@ -122,7 +121,7 @@ def read_answered(path: Path) -> list[AnsweredProblem]:
     Such a file says of each answer whether it is right, but not what it is: a wrong one reads as
     None, sampled texts are empty and lengths are 0, because it holds only their sum.
     """
-    if "reference" in pq.read_schema(path).names:
+    if "reference" in column_names(path):
         return read_records(path, AnsweredProblem)
     return [_from_marks(row) for row in read_records(path, _MarkedProblem)]
 

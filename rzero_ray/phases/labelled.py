@@ -7,7 +7,7 @@ checkpoint and use the phases, engines and learner of the co-evolution.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from rzero_ray.run.parquet import read_records
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.arithmetic import labelled_problems
 from rzero_ray.tasks.registry import held_out_forms
+from rzero_ray.text.characters import plain_text
+from rzero_ray.text.files import read_json_lines
 from rzero_ray.types import (
     CurriculumItem,
     LabelledProblem,
@@ -41,7 +43,8 @@ _BUILT_IN_SEED = 20_260_101
 
 
 def load_labelled(config: Config, task: Task) -> list[LabelledProblem]:
-    r"""Read `labelled.path`: one JSON object a line, `question`, `answer`, optional `solution`.
+    r"""Read `labelled.path`: one JSON object a line, `question`, `answer`, optional `solution`
+    (`text.files`: UTF-8, compressed where the name ends in `.gz`).
 
     A solution without a box gets the answer's, a missing one is the boxed answer alone. Held-out
     problems of the task are left out. Raises UserError with the line of the first bad row.
@@ -87,13 +90,8 @@ def _load(config: Config, task: Task) -> list[tuple[str, LabelledProblem]]:
     path = Path(config.labelled.path).expanduser()
     if not path.is_file():
         raise UserError(f"labelled.path={path}: no such file; give JSON lines of labelled problems")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    places = [
-        (f"labelled.path={path}, line {number}", line)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    problems = [(where, _read_problem(line, where)) for where, line in places]
+    places = ((f"labelled.path={path}, line {n}", row) for n, row in read_json_lines(path))
+    problems = [(where, _read_problem(row, where)) for where, row in places]
     held_out = held_out_forms(task)
     kept = [(w, p) for w, p in problems if task.normalize(p.question) not in held_out]
     if not kept:
@@ -158,31 +156,39 @@ async def _demonstrate(
     ]
 
 
-def _read_problem(line: str, where: str) -> LabelledProblem:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}); one object a line is expected") from None
+def _read_problem(row: object, where: str) -> LabelledProblem:
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object with the keys question and answer")
     question, answer = (_text(row, key, where) for key in ("question", "answer"))
+    if "####" in answer:
+        raise UserError(
+            f"{where}: answer holds a whole solution; put what follows #### into answer and the "
+            "rest into solution"
+        )
+    if not _braces_match(answer):
+        raise UserError(f"{where}: the braces of answer={answer[:40]!r} do not match")
+    if parse_answer(f"\\boxed{{{answer}}}") is None:
+        raise UserError(
+            f"{where}: answer={answer[:40]!r} says nothing; write one or remove the line"
+        )
     solution = _text(row, "solution", where) if row.get("solution") else ""
     if parse_answer(solution) is None:
         solution = f"{solution}\n\\boxed{{{answer}}}".lstrip()
     return LabelledProblem(question=question, answer=answer, solution=solution)
 
 
+def _braces_match(answer: str) -> bool:
+    """Return whether a box around the answer ends where the answer does."""
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", answer, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
 def _text(row: dict[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {key} is missing or empty; it must be a text or a number")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{where}: {key} holds half a character (a lone surrogate such as \\ud83d), which no "
-            "tokenizer takes; write the character whole or leave it out"
-        ) from None
-    return value.strip()
+    text = plain_text(row.get(key))
+    if not text:
+        raise UserError(f"{where}: {key} is missing or empty; it must be a text or a finite number")
+    return text

@@ -8,14 +8,13 @@ renamed is found under its new name (`config.renames`).
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from rzero_ray.config.checks import check_config
@@ -23,16 +22,21 @@ from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.config.load import Begun
 from rzero_ray.config.renames import RENAMED_KEYS
 from rzero_ray.config.sources import build, flatten, nearest, read_arguments
+from rzero_ray.disk.files import damaged, read_text, read_yaml, write_text_durably
+from rzero_ray.disk.folder import GIB, check_folder, held
 from rzero_ray.run.manifest import Manifest
-from rzero_ray.run.parquet import write_text_durably
+from rzero_ray.run.retention import DiskPlan, bytes_to_come
 from rzero_ray.types import UserError, iteration_key
 
-_MIN_FREE_BYTES = 1 << 30
-"""With less free space a run is not started: it would die in the middle of a write."""
+_KEY = "run_dir"
+_MIN_FREE_BYTES = GIB
+"""With less free space a run is not started: rollouts and logs need some beside the models."""
 _MAY_CHANGE = (
     "name",
     "run_dir",
     "num_iterations",
+    "max_hours",
+    "max_tokens",
     "model.cache_dir",
     "layout",
     "sampler.",
@@ -47,6 +51,10 @@ _MAY_CHANGE = (
 )
 """Keys (or sections) that may differ when a run is resumed: they do not change what it computes."""
 
+_BEFORE_IT_WAS_A_KEY = {"checkpoint.keep_models.every": 1}
+"""What the program did before a key existed, where that is not the key's default: a run that began
+then loses no model by it."""
+
 
 def check_run_dir(config: Config, root: Path) -> None:
     """Raise UserError unless `root` is new or can be resumed with `config`. Writes nothing.
@@ -54,51 +62,39 @@ def check_run_dir(config: Config, root: Path) -> None:
     Refused: a run of another configuration, a manifest that cannot be read, a folder that holds
     something else.
     """
-    manifest = root / "manifest.json"
-    if manifest.exists():
-        Manifest.read(manifest)
+    check_folder(root, _KEY, lambda names: _is_run(config, root, names))
+    if has_begun(root):
+        Manifest.read(root / "manifest.json")
         _check_same_config(config, root)
-    elif root.exists():
-        _check_unused(root)
 
 
 def is_complete(config: Config, root: Path) -> bool:
     """Return whether the run that `check_run_dir` accepted has all its iterations."""
-    path = root / "manifest.json"
-    if not path.exists():
+    if not has_begun(root):
         return False
-    manifest = Manifest.read(path)
+    manifest = Manifest.read(root / "manifest.json")
     return all(iteration_key(i) in manifest for i in range(config.num_iterations + 1))
 
 
-def prepare_run_dir(config: Config, root: Path) -> FileLock:
-    """Create the run directory, or take up one that `check_run_dir` accepts; lock it.
+@contextmanager
+def hold_run_dir(config: Config, root: Path, disk: DiskPlan | None = None) -> Iterator[None]:
+    """Take a run directory that `check_run_dir` accepts, for one driver (`folder.held`).
 
-    Raises UserError when another driver holds it, when it cannot be written or the disk is full.
+    `disk` is what the run will have on its disk, where that is known; there must be room for it.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(root).free
-        if free < _MIN_FREE_BYTES:
-            raise UserError(
-                f"run_dir={root}: {free / 2**30:.1f} GiB free on its disk, needs at least "
-                f"{_MIN_FREE_BYTES / 2**30:.0f}; free some space or choose another run_dir"
-            )
-        lock = FileLock(root / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"run_dir={root} is in use by another driver; wait for it or choose another run_dir"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"run_dir={root} cannot be written ({error.strerror}); choose another run_dir"
-        ) from None
     check_run_dir(config, root)
-    if not (root / "manifest.json").exists():
+    room = _MIN_FREE_BYTES + (0 if disk is None else bytes_to_come(disk, root))
+    what = "" if disk is None else f" for {disk}, what is there counted"
+    with held(root, _KEY, room, what=what):
+        check_run_dir(config, root)  # another driver may have been at work until just before
+        yield
+
+
+def prepare_run_dir(config: Config, root: Path) -> None:
+    """Write what a run begins with, unless it has begun."""
+    if not has_begun(root):
         write_text_durably(root / "config.yaml", to_yaml(config))
         Manifest(root / "manifest.json").write()
-    return lock
 
 
 def load_stored_config(root: Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -106,13 +102,17 @@ def load_stored_config(root: Path, overrides: Sequence[tuple[str, str]] = ()) ->
 
     Raises UserError where `root` is no run directory, or its configuration has a key that is gone.
     """
-    if not (root / "config.yaml").is_file():
+    if not os.path.lexists(root / "config.yaml"):
         raise UserError(f"run_dir={root} is no run directory: it has no config.yaml")
     known = flatten(asdict(Config()))
     tree = OmegaConf.create()
     for key, value in _read_stored(root, known).items():
         if key in known:
             OmegaConf.update(tree, key, value)
+    try:
+        check_config(build(Config, tree))
+    except UserError as error:
+        raise damaged(root / "config.yaml", str(error)) from None
     config = build(Config, tree, read_arguments(overrides, Config))
     check_config(config)
     return config
@@ -120,32 +120,34 @@ def load_stored_config(root: Path, overrides: Sequence[tuple[str, str]] = ()) ->
 
 def how_it_began(root: Path) -> Begun | None:
     """Return with what the run in `root` began, for `load_config`; None for a new run."""
-    if not (root / "manifest.json").exists():
+    if not has_begun(root):
         return None
     known = flatten(asdict(Config()))
     stored = _read_stored(root, known)
     lasting = {key: value for key, value in known.items() if not key.startswith(_MAY_CHANGE)}
+    before = {**lasting, **_BEFORE_IT_WAS_A_KEY}
     return Begun(
         stored={key: value for key, value in stored.items() if key in lasting},
-        added={key: default for key, default in lasting.items() if key not in stored},
+        added={key: default for key, default in before.items() if key not in stored},
     )
 
 
-def _check_unused(root: Path) -> None:
-    """Refuse a folder that holds anything but what a start that was killed at once leaves."""
-    if not root.is_dir():
-        raise UserError(f"run_dir={root} is not a folder; choose another run_dir")
-    names = {path.name.removesuffix(".partial").lstrip(".") for path in root.iterdir()}
+def _is_run(config: Config, root: Path, names: Set[str]) -> bool:
+    """Return whether a folder's files are of a run, or what its start left when it was killed."""
+    if "manifest.json" in names:
+        return True
     if "metrics.jsonl" in names:
-        raise UserError(
-            f"{root}/manifest.json is missing though the run has begun; restore it from a copy or "
-            "choose another run_dir"
+        raise damaged(
+            root / "manifest.json",
+            "it is missing though the run has begun",
+            "restore it from a copy or choose another run_dir",
         )
-    others = names - {"lock", "config.yaml", "manifest.json"}
-    if others:
-        raise UserError(
-            f"run_dir={root} holds other files ({min(others)}); choose a new or empty folder"
-        )
+    return names == {"config.yaml"} and read_text(root / "config.yaml") == to_yaml(config)
+
+
+def has_begun(root: Path) -> bool:
+    """Return whether a folder holds a run, whole or damaged."""
+    return os.path.lexists(root / "manifest.json")
 
 
 def _check_same_config(config: Config, root: Path) -> None:
@@ -168,19 +170,13 @@ def _check_same_config(config: Config, root: Path) -> None:
 
 def _read_stored(root: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return {key: value} of a run's `config.yaml`, under the names that keys have now."""
-    path = root / "config.yaml"
-    try:
-        stored = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}); restore it or choose another run_dir"
-        ) from None
+    stored = flatten(read_yaml(root / "config.yaml"))
     stored = {RENAMED_KEYS.get(key, key): value for key, value in stored.items()}
     gone = [key for key in stored if key not in known and not key.startswith(_MAY_CHANGE)]
     if gone:
         raise UserError(
-            f"run_dir={root} was made with {gone[0]}={stored[gone[0]]}, a key that this program "
-            f"does not have{nearest(gone[0], list(known))}; resume it with the program that made "
+            f"run_dir={root} was made with {gone[0]}, a key that this program does not "
+            f"have{nearest(gone[0], list(known))}; resume it with the program that made "
             "it, or choose another run_dir"
         )
     return stored

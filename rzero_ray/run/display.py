@@ -33,6 +33,7 @@ from rich.text import Text
 from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
 from rzero_ray.run.stored import evaluations_in
+from rzero_ray.text.characters import printable
 
 _LOG_WIDTH = 100
 """Columns of a table in a job log, where no terminal says how wide it is."""
@@ -74,7 +75,8 @@ def print_plan(
 ) -> None:
     """Print what the run will do, at most, what each actor holds, and then the remarks."""
     times = config.num_iterations
-    table = Table(title=f"{config.name}: one iteration, at most", box=box.SIMPLE_HEAD)
+    title = Text(printable(f"{config.name}: one iteration, at most"))  # a text is not markup
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("phase")
     for name in ("samples", "most tokens", "updates"):
         table.add_column(name, justify="right")
@@ -116,7 +118,7 @@ class Display(ABC):
         self._num_steps = 0
         self._accuracies: dict[int, dict[str, Any]] = {}
         self._label_accuracies: dict[int, float] = {}
-        for row in evaluations_in(resolve_run_dir(config)):
+        for row in evaluations_in(resolve_run_dir(config), config.eval.num_samples):
             self._accuracies[row["iteration"]] = row
 
     @abstractmethod
@@ -279,7 +281,7 @@ class LiveDisplay(Display):
         if any(row.get("num_problems", 1) for row in self._accuracies.values()):
             rows, labels = dict(self._accuracies), dict(self._label_accuracies)
             parts.append(accuracy_table(self._config, rows, labels))
-        parts.append(Text(f"  {self._config.name}, {self._elapsed} in all", style="dim"))
+        parts.append(Text(printable(f"  {self._config.name}, {self._elapsed} in all"), style="dim"))
         return Group(*parts)
 
     def _redirect_logging(self, streams: tuple[Any, Any]) -> None:
@@ -375,13 +377,6 @@ def _decimals(value: float | None) -> str:
 def _zeroless(text: str) -> str:
     """Write .52 for 0.52, as tables of shares do."""
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
-
-
-def printable(text: str) -> str:
-    """Return `text` on one line, without what the stream cannot encode or would obey."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    encoding = sys.stdout.encoding or "utf-8"
-    return line.encode(encoding, errors="replace").decode(encoding)
 
 
 def _is_terminal() -> bool:

@@ -12,13 +12,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from rzero_ray.run.parquet import write_text_durably
+from pydantic import BaseModel, ConfigDict
+
+from rzero_ray.disk.files import DamagedFileError, damaged, read_json, write_text_durably
 from rzero_ray.types import PhaseName, Role, Step, UserError, iteration_key
 
 FORMAT = 1
-_PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+_ADVICE = " or choose another run_dir"
+PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 """The phases in the order in which an iteration goes through them."""
-_KEY = re.compile(rf"iteration-\d+(?:/(?:{'|'.join(_PHASES)})(?:/step-\d+)?)?", re.ASCII)
+_KEY = re.compile(rf"iteration-\d+(?:/(?:{'|'.join(PHASES)})(?:/step-\d+)?)?", re.ASCII)
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(strict=True)
+    format: int
+    finished: list[str]
+    checkpoint: str | None
 
 
 class Manifest:
@@ -36,23 +46,28 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read a manifest. Raises UserError where it is damaged, missing or of another format."""
-        advice = "restore it from a copy or choose another run_dir"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version, checkpoint = content["format"], content["checkpoint"]
-            finished = content["finished"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = read_json(path, _Content)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}{_ADVICE}") from None
+        if content["format"] != FORMAT:
             raise UserError(
-                f"{path} is damaged ({type(error).__name__}: {error}); {advice}"
-            ) from None
-        if version != FORMAT:
-            raise UserError(f"{path} has format {version}, this program reads {FORMAT}; {advice}")
-        if not isinstance(finished, list):
-            raise UserError(f"{path} is damaged (finished is no list); {advice}")
+                f"{path} has format {content['format']}, this program reads {FORMAT}; choose "
+                "another run_dir"
+            )
+        finished, checkpoint = content["finished"], content["checkpoint"]
         for key in [*finished, *([] if checkpoint is None else [checkpoint])]:
-            if not (isinstance(key, str) and _KEY.fullmatch(key)):
-                raise UserError(f"{path} is damaged ({key!r} is no key); {advice}")
-        return cls(path, finished, checkpoint)
+            if not _KEY.fullmatch(key):
+                raise damaged(path, f"{key!r} is no key", f"restore it from a copy{_ADVICE}")
+        if checkpoint is not None and not (checkpoint.count("/") == 2 and checkpoint in finished):
+            reason = f"its checkpoint {checkpoint} is of no finished step"
+            raise damaged(path, reason, f"restore it from a copy{_ADVICE}")
+        manifest = cls(path, finished, checkpoint)
+        gap = manifest._gap()
+        if gap is not None:
+            reason = f"{gap[0]} is finished and {gap[1]}, which comes before it, is not"
+            raise damaged(path, reason, f"restore it from a copy{_ADVICE}")
+        return manifest
 
     def __contains__(self, key: str) -> bool:
         return key in self._finished
@@ -78,6 +93,18 @@ class Manifest:
         }
         write_text_durably(self._path, json.dumps(content, indent=1))
 
+    def _gap(self) -> tuple[str, str] | None:
+        """Return a finished key, and one before it that is not finished; None where all are."""
+        for key in self._finished:
+            iteration = number_in(key.partition("/")[0])
+            before = iteration_key(iteration - 1) if iteration else key
+            if key.count("/") == 2 and number_in(key) > 1:
+                folder = key.rpartition("/")[0]
+                before = f"{folder}/step-{number_in(key) - 1:03d}"
+            if before not in self._finished:
+                return key, before
+        return None
+
     def steps(self, phase: PhaseName, iteration: int | None = None) -> list[Step]:
         """Return a phase's finished steps, oldest first; of all iterations without `iteration`."""
         found = [
@@ -91,12 +118,19 @@ class Manifest:
     def last_learned(self, roles: Sequence[Role]) -> tuple[Role, int] | None:
         """Return which of the roles finished a phase of learning last, and in which iteration."""
         phases: list[tuple[Role, int]] = [
-            (role, number_in(key.partition("/")[0]))
-            for role in roles
-            for key in self._finished
-            if key.endswith(f"/{role}")
+            (role, iteration) for role in roles for iteration in self.learned(role)
         ]
-        return max(phases, key=lambda of: (of[1], _PHASES.index(of[0])), default=None)
+        return max(phases, key=lambda of: (of[1], PHASES.index(of[0])), default=None)
+
+    def num_evaluated(self) -> int:
+        """Return how many evaluations are finished, that of the base model counted."""
+        return sum("/" not in key for key in self._finished)
+
+    def learned(self, role: Role) -> list[int]:
+        """Return the iterations in which the role has finished a phase of learning, in order."""
+        return sorted(
+            number_in(k.partition("/")[0]) for k in self._finished if k.endswith(f"/{role}")
+        )
 
     def durable_steps(self, iteration: int, role: Role) -> int:
         """Return how many steps of a phase of learning the last checkpoint holds."""
@@ -119,6 +153,6 @@ def number_in(name: str) -> int:
 def _place(key: str) -> tuple[int, int, int]:
     """Return what sorts keys: a phase comes after its steps, an iteration after its phases."""
     iteration, *rest = key.split("/")
-    phase = _PHASES.index(cast(PhaseName, rest[0])) if rest and rest[0] in _PHASES else len(_PHASES)
+    phase = PHASES.index(cast(PhaseName, rest[0])) if rest and rest[0] in PHASES else len(PHASES)
     is_step = len(rest) == 2
     return number_in(iteration), phase, number_in(rest[1]) if is_step else 1 << 30

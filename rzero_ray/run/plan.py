@@ -6,7 +6,6 @@ number they rest on is a named constant below with its source, and `assumptions`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout
+from rzero_ray.disk.files import damaged, read_json
 from rzero_ray.protocols import Task
+from rzero_ray.tasks.base_model import ModelSettings
 
 GIB = 2**30
 
@@ -217,7 +218,12 @@ KNOWN_MODELS = {
 def find_shape(name: str, folder: Path | None) -> ModelShape | None:
     """Return the shape of `model.path`: of its folder where it is on this machine, else by name."""
     if folder is not None:
-        return model_shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        path = folder / "config.json"
+        settings = read_json(path, ModelSettings)
+        try:
+            return model_shape(settings)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise damaged(path, f"its sizes are no numbers: {error}") from None
     settings = KNOWN_MODELS.get(name)
     return None if settings is None else model_shape(settings)
 
@@ -225,7 +231,7 @@ def find_shape(name: str, folder: Path | None) -> ModelShape | None:
 def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[MemoryPlan]:
     """Return what one engine of each role and one learner rank hold, each in its turn."""
     kv_cache = _kv_cache(config, shape, layout)
-    weights = shape.num_parameters * _element_bytes(config)
+    weights = shape.num_parameters * element_bytes(config)
     return [
         *(
             MemoryPlan(role=f"{role}/sampler", num_actors=count, weights=weights, kv_cache=kv_cache)
@@ -254,7 +260,7 @@ def host_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
     all of the learner's states in the samplers', and page-locked room for both at all times."""
     *engines, learner = plan_memory(config, shape, layout)
     states = learner.weights + learner.gradients + learner.optimizer
-    reference = shape.num_parameters * _element_bytes(config)
+    reference = shape.num_parameters * element_bytes(config)
     return states + reference + sum(engine.weights for engine in engines)
 
 
@@ -264,7 +270,7 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     The frozen reference is whole on every rank. One that is kept in the host's memory visits the
     device when there are no activations.
     """
-    learner, size = config.learner, _element_bytes(config)
+    learner, size = config.learner, element_bytes(config)
     whole = shape.num_parameters * size
     stage, ranks = learner.zero_stage, layout.num_ranks
     layer = LAYER_ACTIVATION_FACTOR * shape.hidden_size * size // 2
@@ -290,17 +296,18 @@ def _kv_cache(config: Config, shape: ModelShape, layout: Layout) -> int:
     sampler = config.sampler
     if sampler.kv_cache_gib or not sampler.gpus_per_engine:
         return int(sampler.kv_cache_gib * GIB)
-    weights = shape.num_parameters * _element_bytes(config)
+    weights = shape.num_parameters * element_bytes(config)
     return max(0, int(layout.gpu_memory_utilization * GPU_BYTES) - weights)
 
 
 def num_full_sequences(config: Config, shape: ModelShape, layout: Layout) -> int:
     """Return how many sequences of `model.max_model_len` tokens fit an engine's KV cache."""
-    per_sequence = config.model.max_model_len * shape.kv_elements * _element_bytes(config)
+    per_sequence = config.model.max_model_len * shape.kv_elements * element_bytes(config)
     return _kv_cache(config, shape, layout) // per_sequence
 
 
-def _element_bytes(config: Config) -> int:
+def element_bytes(config: Config) -> int:
+    """Return the size of a weight in the type of the model."""
     return 4 if config.model.dtype == "float32" else 2
 
 

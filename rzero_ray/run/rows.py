@@ -1,14 +1,107 @@
-"""The rows in which a run keeps its figures: lines of `metrics.jsonl`, and evaluations."""
+"""The rows in which a run keeps its figures: lines of its two logs, and evaluations.
+
+Rows are plain objects of JSON. The classes here say what a reader may rely on: a row is checked
+against one of them when it is read from a file. Keys that a class does not name hold numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, RootModel, Strict
 
 Row = dict[str, Any]
-"""A line of `metrics.jsonl`, or an evaluation."""
+"""A line of a log, or an evaluation."""
+_Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Timed(_Shape):
+    """What the clock adds to a row."""
+
+    seconds: dict[str, float] = {}
+    seconds_alone: dict[str, float] = {}
+    seconds_overhead: float = 0.0
+    tokens_sampled: int = 0
+
+
+class _StepShape(_Timed):
+    __pydantic_extra__: dict[str, float | None]
+    iteration: int = Field(ge=1)
+    step: int = Field(ge=1)
+
+
+class _ChallengerShape(_StepShape):
+    phase: Literal["challenger"]
+    reward: float
+
+
+class _CurriculumShape(_StepShape):
+    phase: Literal["curriculum"]
+    kept: int
+
+
+class _AuditShape(_StepShape):
+    phase: Literal["audit"]
+    oracle: str
+    num_questions: int
+    accuracy: float | None = None
+    accuracy_ci95: _Interval | None = None
+
+
+class _SolverShape(_StepShape):
+    phase: Literal["solver"]
+
+
+class _DriftShape(_StepShape):
+    phase: Literal["drift"]
+    answer_scripts: dict[str, float] = {}
+    question_scripts: dict[str, float] = {}
+    limits: list[Annotated[tuple[str, str, float], Strict(False)]] = []
+    """Figure, the key of its threshold, and the threshold."""
+
+
+class StepRow(
+    RootModel[
+        Annotated[
+            _ChallengerShape | _CurriculumShape | _AuditShape | _SolverShape | _DriftShape,
+            Field(discriminator="phase"),
+        ]
+    ]
+):
+    """A line of `metrics.jsonl`: one finished step."""
+
+
+class _Stratum(_Shape):
+    __pydantic_extra__: dict[str, float]
+    num_problems: int
+
+
+class EvaluationRow(_Timed):
+    """An `evaluation.json`: the Solver on the held-out problems after an iteration; 0 is the base
+    model."""
+
+    __pydantic_extra__: dict[str, float | _Interval | None]
+    iteration: int = Field(ge=0)
+    num_problems: int = Field(1, ge=0)
+    greedy: float
+    cot_share: float
+    accuracy_given_cot: float
+    strata: dict[str, _Stratum] = {}
+
+
+class EventRow(_Shape):
+    """A line of `events.jsonl`."""
+
+    time: float
+    event: str
+    max_logprob_difference: float | None = None
+    """Of a weight sync."""
 
 
 def mean(values: Sequence[float]) -> float:

@@ -18,19 +18,23 @@ checkpoint; the update of the step in flight is done again from its rollouts, on
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rzero_ray.config.config import Config
+from rzero_ray.config.roles import ROLES
+from rzero_ray.disk.files import remove_folder, write_text_durably
+from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.manifest import phase_key
 from rzero_ray.run.observers import Observer
-from rzero_ray.run.parquet import read_records, write_records, write_text_durably
+from rzero_ray.run.parquet import read_records, write_records
+from rzero_ray.run.retention import best_iteration, unneeded_models
 from rzero_ray.run.rows import Row
-from rzero_ray.run.stored import StoredRun, by_number
+from rzero_ray.run.stored import StoredRun, by_number, row_key
 from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, iteration_key
 
 R = TypeVar("R")
@@ -47,9 +51,15 @@ class Run:
     ) -> None:
         self.stored = StoredRun(config, root, base_model)
         self._checkpoints = config.checkpoint
+        self._removals = ThreadPoolExecutor(1, thread_name_prefix="removal")
         self._clock = clock
         self._observer = observer
         self._forget_unfinished_metrics()
+        self._remove_what_stops_left()
+
+    def close(self) -> None:
+        """Wait until what is not needed any more is removed."""
+        self._removals.shutdown()
 
     # What is left to do.
 
@@ -77,12 +87,14 @@ class Run:
         )
 
     def steps(self, iteration: int, phase: PhaseName, num_steps: int) -> Iterator[Step]:
-        """Yield the steps of a phase that are not finished, from 1."""
+        """Yield the steps of a phase that are not finished, from 1; raise BudgetSpentError instead
+        of the next when the run may spend no more."""
         num_done = len(self.stored.manifest.steps(phase, iteration))
         self._observer.start_phase(iteration, phase, num_steps, num_done)
         for index in range(1, num_steps + 1):
             step = Step(iteration=iteration, phase=phase, index=index)
             if not self.is_finished(step.key):
+                check_budget(self.stored.config, self.stored)
                 yield self._with_checkpoint(step, num_steps)
 
     def is_finished(self, key: str) -> bool:
@@ -131,7 +143,7 @@ class Run:
         """Record that the phase's policy is written; its checkpoints are not needed any more."""
         key = phase_key(phase.iteration, phase.role)
         self.stored.manifest.finish(key)
-        shutil.rmtree(self.stored.root / "checkpoints" / key, ignore_errors=True)
+        self._remove(self.stored.root / "checkpoints" / key)
 
     def finish_iteration(self, iteration: int, figures: Row) -> None:
         """Record an evaluation; iteration 0 is the base model."""
@@ -141,6 +153,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         write_text_durably(folder / "evaluation.json", json.dumps(row, indent=1))
         self.stored.manifest.finish(key)
+        self._remove_old_models()
         self._observer.finish_iteration(row)
 
     def note(self, text: str, **details: Any) -> None:
@@ -163,11 +176,7 @@ class Run:
 
     def _forget_unfinished_metrics(self) -> None:
         """Forget lines of steps that will be done again."""
-        self.stored.log.keep_metrics(
-            lambda row: self.is_finished(
-                Step(iteration=row["iteration"], phase=row["phase"], index=row["step"]).key
-            )
-        )
+        self.stored.log.mend(lambda row: self.is_finished(row_key(row)))
 
     def _take_back_steps_without_checkpoint(self, iteration: int, role: Role) -> int:
         """Return how many steps of an unfinished phase the last checkpoint holds.
@@ -194,4 +203,31 @@ class Run:
             return
         for old in by_number(step.checkpoint.parent, "step-*")[: -self._checkpoints.keep]:
             if old != step.checkpoint:
-                shutil.rmtree(old, ignore_errors=True)
+                self._remove(old)
+
+    def _remove_old_models(self) -> None:
+        stored = self.stored
+        best = best_iteration(stored.evaluations(), stored.config.eval.num_samples)
+        learned: dict[Role, list[int]] = {
+            role.name: stored.manifest.learned(role.name) for role in ROLES
+        }
+        for role, iteration in unneeded_models(learned, best, self._checkpoints.keep_models):
+            self._remove(stored.model_path(role, iteration))
+
+    def _remove_what_stops_left(self) -> None:
+        """Remove checkpoints of finished phases, and what was being removed."""
+        root = self.stored.root
+        for folder in root.glob("checkpoints/iteration-*/*"):
+            if self.is_finished(f"{folder.parent.name}/{folder.name}"):
+                self._remove(folder)
+        for pattern in (
+            "models/.*.removed",
+            "checkpoints/*/.*.removed",
+            "checkpoints/*/*/.*.removed",
+        ):
+            for folder in root.glob(pattern):
+                self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a folder in a thread: hundreds of gigabytes take minutes, and others wait."""
+        self._removals.submit(remove_folder, folder, self.stored.root)

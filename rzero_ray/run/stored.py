@@ -5,16 +5,17 @@ Nothing here writes, so that a run may be read while its driver is at work.
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import TypeVar
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
+from rzero_ray.disk.files import damaged, read_json
 from rzero_ray.run.log import RunLog
-from rzero_ray.run.manifest import Manifest, number_in
+from rzero_ray.run.manifest import PHASES, Manifest, number_in
 from rzero_ray.run.parquet import read_records
-from rzero_ray.run.rows import Row, phase_rows
+from rzero_ray.run.rows import EvaluationRow, Row, phase_rows
 from rzero_ray.types import Candidate, PhaseName, Role, Step, iteration_key
 
 R = TypeVar("R")
@@ -59,8 +60,16 @@ class StoredRun:
         return found
 
     def metrics(self) -> list[Row]:
-        """Return the lines of `metrics.jsonl`."""
-        return self.log.metrics()
+        """Return the lines of `metrics.jsonl` that are of finished steps."""
+        return [row for row in self.log.metrics() if row_key(row) in self.manifest]
+
+    def steps_without_row(self) -> list[str]:
+        """Return the keys of finished steps that `metrics.jsonl` says nothing of: a line of it was
+        lost. No stop does that, for the line is written before the manifest."""
+        told = {row_key(row) for row in self.log.metrics()}
+        steps = [step for phase in PHASES for step in self.manifest.steps(phase)]
+        steps.sort(key=lambda step: (step.iteration, PHASES.index(step.phase), step.index))
+        return [step.key for step in steps if step.key not in told]
 
     def figures(self, iteration: int, phase: PhaseName) -> Row | None:
         """Return the last line of `metrics.jsonl` of a phase, or None before there is one."""
@@ -68,8 +77,9 @@ class StoredRun:
         return rows[-1] if rows else None
 
     def evaluations(self) -> list[Row]:
-        """Return the evaluation of the base and of each finished iteration."""
-        rows = evaluations_in(self.root)
+        """Return the evaluation of the base and of each finished iteration; one whose file is gone
+        is left out."""
+        rows = evaluations_in(self.root, self.config.eval.num_samples)
         return [row for row in rows if iteration_key(row["iteration"]) in self.manifest]
 
     def current_model(self, role: Role) -> Path:
@@ -100,10 +110,29 @@ class StoredRun:
         return self.root / "models" / f"{role}-{iteration_key(iteration)}"
 
 
-def evaluations_in(root: Path) -> list[Row]:
-    """Return the evaluations in a run directory, finished or not, the base model's first."""
+def row_key(row: Row) -> str:
+    """Return the step that a line of `metrics.jsonl` is of, as the manifest names it."""
+    return Step(iteration=row["iteration"], phase=row["phase"], index=row["step"]).key
+
+
+def evaluations_in(root: Path, k: int) -> list[Row]:
+    """Return the evaluations in a run directory, finished or not, the base model's first.
+
+    `k` is the number of sampled answers to a problem, which the names of some figures hold.
+    """
     paths = [folder / "evaluation.json" for folder in by_number(root, "iteration-*")]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    return [_read_evaluation(path, k) for path in paths if os.path.lexists(path)]
+
+
+def _read_evaluation(path: Path, k: int) -> Row:
+    row = read_json(path, EvaluationRow)
+    if row["iteration"] != number_in(path.parent.name):
+        raise damaged(path, f"it is of iteration {row['iteration']}")
+    kinds = {f"mean@{k}": float | int, f"mean@{k}_ci95": list, f"maj@{k}": float | int}
+    for name, kind in kinds.items():
+        if row.get("num_problems", 1) and not isinstance(row.get(name), kind):
+            raise damaged(path, f"it has no {name}")
+    return row
 
 
 def by_number(folder: Path, pattern: str) -> list[Path]:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+
 from rzero_ray.config.cluster import TINY_MODEL, ModelConfig
+from rzero_ray.disk.files import damaged, open_regular, read_json
 from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
+
+
+class ModelSettings(BaseModel):
+    """What a reader of a model's `config.json` may rely on: that it is an object."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 def find_model(model: ModelConfig) -> Path | None:
@@ -18,7 +29,7 @@ def find_model(model: ModelConfig) -> Path | None:
     if path == TINY_MODEL:
         return None
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"model.path={path}: no config.json in this folder; it must hold a model in "
@@ -28,9 +39,36 @@ def find_model(model: ModelConfig) -> Path | None:
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
             f"model.path={path}: no such folder; give a folder with a model in Hugging Face "
-            f"format, a hub name such as Qwen/Qwen3-4B-Base, or `{TINY_MODEL}`"
+            f"format, a hub name such as Qwen/Qwen3-4B-Base, or `{TINY_MODEL}`{_kept(folder)}"
         )
     return _in_hub_cache(path)
+
+
+def _kept(folder: Path) -> str:
+    """Return which models a run has kept, where `folder` would be one of them."""
+    beside = folder.parent
+    if beside.name != "models" or not os.path.isdir(beside):
+        return ""
+    names = sorted(name for name in os.listdir(beside) if not name.startswith("."))
+    return f"; this run has kept (checkpoint.keep_models) {', '.join(names) or 'none'}"
+
+
+def check_model_files(folder: Path) -> None:
+    """Raise UserError where a model folder of this program is incomplete or cut, in one line."""
+    if not folder.is_dir():
+        raise damaged(folder, "the model is missing")
+    read_json(folder / "config.json", ModelSettings)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise damaged(folder, "it holds no weights (*.safetensors)")
+    for path in weights:
+        with open_regular(path):
+            pass
+        try:
+            with safe_open(path, framework="numpy"):
+                pass  # its header says how long the file is
+        except (SafetensorError, OSError) as error:
+            raise damaged(path, str(error)) from None
 
 
 def obtain_model(model: ModelConfig) -> Path:

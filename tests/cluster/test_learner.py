@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,6 +36,16 @@ Aggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
 NUM_PROMPTS, GROUP = 6, 3
 TOKENS_PER_MICRO_BATCH = 64
 """Small, so that a batch is cut into several micro-batches of unequal number per rank."""
+
+
+class Trap:
+    """Something that runs a command when it is unpickled."""
+
+    def __init__(self, witness: Path) -> None:
+        self._witness = witness
+
+    def __reduce__(self):
+        return os.system, (f"touch {self._witness}",)
 
 
 class Rank:
@@ -514,6 +525,30 @@ def test_clip_and_difference_are_reported(ranks, scored, base_model):
     assert first.mismatch_kl == pytest.approx(0.01**2 / 2, rel=0.3)
     assert first.entropy > 0
     assert first.grad_norm > 0
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
+    ranks, base_model, scored, tmp_path, stage
+):
+    rank, shared = ranks[1][0], ray.put(scored)
+    checkpoint = tmp_path / "step-002"
+    ray.get(rank.learn.remote(stage, _phase(base_model), shared, 1))
+    ray.get(rank.save.remote(checkpoint, tmp_path / "model"))
+    phase = _phase(base_model, checkpoint=checkpoint, num_finished_steps=2)
+    ray.get(rank.learn.remote(stage, phase, shared, 0))
+    files = sorted(checkpoint.glob("*.pt"))
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        torch.save({"module": Trap(tmp_path / "ran")}, path)
+        with pytest.raises(RunError, match=rf"{path.name} was not read: it wants to call posix"):
+            ray.get(rank.learn.remote(stage, phase, shared, 0))
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(RunError, match=rf"{path.name} is damaged"):
+            ray.get(rank.learn.remote(stage, phase, shared, 0))
+        path.write_bytes(content)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("stage", [1, 3])

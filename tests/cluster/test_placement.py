@@ -49,7 +49,7 @@ def test_each_gpu_gets_a_rank_and_an_engine_of_each_role(two_nodes: None):
     layout = cluster.choose_layout(config)
     assert layout.describe().startswith("layout colocated: 2 GPUs, the roles on their own would")
     needed = demands(config, layout)
-    fleet = Fleet(sampling_settings(config), layout, reserve(needed, 30.0), needed)
+    fleet = Fleet(sampling_settings(config), layout, asyncio.run(reserve(needed, 30.0)), needed)
     actor: Any = ray.remote(Where)
     names = [demand.actor for demand in needed]
     actors = [actor.options(**fleet.placed(name, {})).remote() for name in names]
@@ -70,7 +70,7 @@ def test_an_actor_that_has_died_is_made_again_under_its_name_and_ends_with_the_r
         config = load_config(["conf=tiny", "reward.cpus_per_worker=1"])
         layout = cluster.choose_layout(config)
         needed = [d for d in demands(config, layout) if d.actor == "reward/worker-0"]
-        fleet = Fleet(sampling_settings(config), layout, reserve(needed, 30.0), needed)
+        fleet = Fleet(sampling_settings(config), layout, asyncio.run(reserve(needed, 30.0)), needed)
         first: Any = fleet.reward_worker(0)
         pid = ray.get(first.start.remote(), timeout=60)
         ray.kill(first)

@@ -324,6 +324,7 @@ def test_actors_that_find_no_place_are_an_error_with_a_table(running: Fixture):
     from actors.placement import demands
 
     with pytest.raises(UserError) as caught:  # the running cluster holds 1.75 of 2 CPUs
-        reserve(demands(running.config, disaggregated(running.config)), deadline_s=2.0)
+        needed = demands(running.config, disaggregated(running.config))
+        asyncio.run(reserve(needed, deadline_s=2.0))
     assert "found no place in 2 s" in str(caught.value)
     assert "1 x challenger/sampler" in str(caught.value)

@@ -83,6 +83,14 @@ def test_a_missing_column_is_one_line_that_names_file_column_and_what_is_there(n
         ({"question": "q", "options": ["x"], "answer": "C"}, "'C' is none of the letters of its 1"),
         ({"question": "q", "options": 3, "answer": "A"}, "must hold a list, not '3'"),
         ({"question": "q", "options": "x, y", "answer": "A"}, "must hold a list, not 'x, y'"),
+        ({"question": "q", "options": ["a", "b"], "answer_index": 30}, "'30' is none of the num"),
+        ({"question": "q", "options": ["a", "b"], "answer_index": -1}, "'-1' is none of the num"),
+        ({"question": "q", "options": ["a", "b"], "answer_index": "x"}, "'x' is none of the num"),
+        ({"question": "q", "options": ["a", "b"], "answer_index": 0.5}, "'0.5' is none of the"),
+        ({"question": "q", "options": ["a", "b"], "answer_index": True}, "a text or a number"),
+        ({"question": "q", "options": ["a", "b"], "answer_index": [0]}, "a text or a number"),
+        ({"question": "q", "options": ["a", None], "answer": "A"}, "column options must hold a"),
+        ({"question": "q", "options": {"A": 1}, "answer": "B"}, "none of the letters"),
     ],
 )
 def test_a_choice_without_its_option_is_refused(row: dict, message: str):
@@ -104,6 +112,38 @@ def test_a_users_file_may_mix_choices_and_open_questions(tmp_path: Path):
         BenchmarkProblem(question="1+2", answer="B", rule="choice", options=("2", "3")),
         BenchmarkProblem(question="1+3", answer="A", rule="choice", options=("4", "5")),
     ]
+
+
+ANSWERS_THAT_ARE_NONE = [["1", "2"], True, False, float("nan"), float("-inf"), {"a": 1}, "  "]
+
+
+@pytest.mark.parametrize("answer", ANSWERS_THAT_ARE_NONE, ids=str)
+@pytest.mark.parametrize("name", ["amc", "math500", "gsm8k", "aime24", "minerva", "bbeh"])
+def test_an_answer_that_is_neither_text_nor_number_is_refused(name: str, answer: object):
+    row = rows_of(name)[0]
+    columns = {"answer", "Answer", "target"} & row.keys()
+    with pytest.raises(UserError, match=r"file, row 1: the column \w+ (must hold a text|is empty)"):
+        read_rows(BENCHMARKS[name], [row | dict.fromkeys(columns, answer)], "file")
+
+
+@pytest.mark.parametrize("answer", ANSWERS_THAT_ARE_NONE, ids=str)
+def test_a_users_answer_is_a_text_or_a_number(answer: object):
+    (benchmark,) = find_suite("mine.jsonl")
+    with pytest.raises(UserError, match=r"row 1: the column answer"):
+        read_rows(benchmark, [{"question": "q", "answer": answer}], "file")
+
+
+def test_a_solution_with_a_box_is_an_answer():
+    rows = [{"problem": "q", "solution": "so $\\boxed{4}$."}]
+    assert read_rows(BENCHMARKS["math500"], rows, "file")[0].answer == "4"
+    with pytest.raises(UserError, match="column solution has no box"):
+        read_rows(BENCHMARKS["math500"], [{"problem": "q", "solution": "4"}], "file")
+
+
+@pytest.mark.parametrize("suite", [".jsonl", ".settings.jsonl", "x" * 201 + ".jsonl.gz"])
+def test_a_file_after_which_no_answers_can_be_named_is_refused(suite: str):
+    with pytest.raises(UserError, match="rename it"):
+        find_suite(suite)
 
 
 def test_suites_name_their_benchmarks():
@@ -142,7 +182,7 @@ def test_a_data_set_that_is_nowhere_is_one_line_that_says_how_to_get_it(
 
 def test_a_broken_file_is_one_line(tmp_path: Path):
     (tmp_path / "amc.jsonl").write_text('{"question": \n')
-    with pytest.raises(UserError, match=r"amc\.jsonl is not a readable jsonl file"):
+    with pytest.raises(UserError, match=r"amc\.jsonl, line 1 is not JSON"):
         load_problems(BENCHMARKS["amc"], "amc", MathTask(), str(tmp_path), download=False)
 
 

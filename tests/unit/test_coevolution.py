@@ -15,7 +15,7 @@ from rzero_ray.driver import coevolve
 from rzero_ray.method.selection import CROWDED, HELD_OUT, REPEATED, TOO_LONG
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
-from rzero_ray.run.directory import check_run_dir, prepare_run_dir
+from rzero_ray.run.directory import check_run_dir, hold_run_dir, prepare_run_dir
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
@@ -69,7 +69,8 @@ class Attempt:
 
     def go(self, kill_at: int | None = None) -> None:
         """Run to the end, or until the `kill_at`-th write to the manifest."""
-        with prepare_run_dir(self._config, self._root):
+        with hold_run_dir(self._config, self._root):
+            prepare_run_dir(self._config, self._root)
             run = Run(self._config, self._root, Path("/base"), StageClock(), self.observer)
             if kill_at is not None:
                 _kill_after(run, kill_at)
@@ -301,7 +302,7 @@ def test_another_config_or_a_damaged_manifest_is_refused_and_nothing_is_written(
     with pytest.raises(UserError, match=r"manifest.json is damaged"):
         check_run_dir(config, tmp_path)
     manifest.unlink()
-    with pytest.raises(UserError, match=r"manifest.json is missing"):
+    with pytest.raises(UserError, match=r"manifest.json is damaged .it is missing"):
         check_run_dir(config, tmp_path)
 
 
@@ -312,8 +313,12 @@ def test_a_folder_with_other_files_is_not_taken_for_a_run(config, tmp_path):
 
 
 def test_two_drivers_cannot_share_a_run(config, tmp_path):
-    with prepare_run_dir(config, tmp_path), pytest.raises(UserError, match="in use"):
-        prepare_run_dir(config, tmp_path)
+    with (
+        hold_run_dir(config, tmp_path),
+        pytest.raises(UserError, match="in use"),
+        hold_run_dir(config, tmp_path),
+    ):
+        pass
 
 
 def test_a_curriculum_without_questions_skips_training_but_not_the_iteration(config, tmp_path):

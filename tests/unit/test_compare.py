@@ -1,6 +1,8 @@
 """The comparison with labelled data: which runs it starts, and what it reads from them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +42,7 @@ def started(monkeypatch, tmp_path) -> list[list[str]]:
     commands: list[list[str]] = []
     rates = {"rzero": 0.6, "labelled": 0.7, "rzero_then_labelled": 0.8}
 
-    def run(command, check):
+    def run(command):
         commands.append(command)
         load_config(command[3:])  # the driver would refuse a bad argument
         root = Path(next(a for a in command if a.startswith("run_dir=")).removeprefix("run_dir="))
@@ -48,9 +50,9 @@ def started(monkeypatch, tmp_path) -> list[list[str]]:
         for iteration in range(3):
             rate = rates[arm] if iteration else 0.3
             _write_problems(root / f"iteration-{iteration:02d}", rate, seed=int(seed))
-        return type("Finished", (), {"returncode": 0})
+        return 0
 
-    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module, "_run_to_its_end", run)
     return commands
 
 
@@ -104,7 +106,7 @@ def test_run_directories_from_before_give_the_same_scores(started, tmp_path):
         (["conf=tiny"], "do not fit"),
         ([*ARGUMENTS, "seed=3"], "use seeds="),
         ([*ARGUMENTS, "seeds=a"], "whole numbers"),
-        ([*ARGUMENTS, "method=coevolution"], "must be one of"),
+        ([*ARGUMENTS, "method=coevolution"], "bad value for method"),
         (["conf=tiny", "labelled.path=tiny", "num_iterations=1"], "at least 2"),
     ],
 )
@@ -113,3 +115,24 @@ def test_mistakes_are_one_line(arguments, complaint, capsys):
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1
+
+
+def test_a_stop_reaches_the_arm_under_way_and_waits_for_its_end(tmp_path):
+    """The arm's own process tells of the stop before it ends."""
+    arm = "import signal, sys, time\n" + (
+        "def stop(*_):\n    time.sleep(.5)\n    open(sys.argv[1], 'w').write('ended')\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, stop)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    told = tmp_path / "told"
+    code = (
+        "import sys\nfrom rzero_ray.config.command import run_command\n"
+        "from rzero_ray.evaluation.compare import _run_to_its_end\n"
+        f"command = [sys.executable, '-c', {arm!r}, {str(told)!r}]\n"
+        "sys.exit(run_command([], str, lambda _: _run_to_its_end(command)))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert process.wait(timeout=20) == 130
+    assert told.read_text() == "ended"

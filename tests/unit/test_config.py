@@ -5,7 +5,8 @@ import pytest
 
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.load import load_config
-from rzero_ray.config.sources import find_conf, flatten, leaf_keys, read_yaml
+from rzero_ray.config.sources import as_written, find_conf, flatten, read_yaml
+from rzero_ray.run.directory import load_stored_config
 from rzero_ray.tasks.registry import check_labels
 from rzero_ray.types import UserError
 
@@ -53,27 +54,40 @@ def test_config_cannot_be_changed_after_load():
         (["seed=abc"], "bad value for seed"),
         (["task=chess"], "bad value for task"),
         (["learner.zero_stage=7"], "must be 0, 1, 2 or 3"),
-        (["solver.num_steps=0"], "must be at least 1"),
-        (["curriculum.min_agreement=0.9"], "min <= max"),
+        (["solver.num_steps=0"], "solver.num_steps=0 must be from 1 to 1,000,000,000"),
+        (["curriculum.min_agreement=0.9"], "is above curriculum.max_agreement"),
         (["eval.max_tokens=4000"], "does not fit model.max_model_len"),
         (["seed"], "not of the form key=value"),
         (["algorithm=mine"], "no algorithm/mine.yaml"),
         (["task=math"], "knows only task=arithmetic"),
-        (["curriculum.num_wanted=-1"], "must be at least 0"),
-        (["curriculum.candidates_per_step=0"], "must be at least 1"),
-        (["curriculum.cluster_threshold=-0.1"], "must be a number from 0 on"),
-        (["checkpoint.every_steps=0"], "must be at least 1"),
-        (["checkpoint.keep=0"], "must be at least 1"),
-        (["voting.sampling.max_tokens=-1"], "must be at least 1"),
-        (["challenger.repetition_weight=.nan"], "must be a number from 0 on"),
-        (["solver.optimizer.learning_rate=-1e-6"], "must be a number from 0 on"),
-        (["voting.sampling.temperature=.nan"], "must be a number from 0 on"),
-        (["curriculum.sampling.temperature=-1"], "must be a number from 0 on"),
+        (["voting.sampling.temperature=0"], "gives the same vote each time"),
+        (["solver.samples_per_prompt=1"], "nothing to learn from"),
+        (["sampler.num_challenger=0"], "each role needs an engine"),
+        (["run_dir="], "must be a path"),
+        (["run_dir=~nouser/x"], "must be a path"),
+        (["name=../x"], "without / and"),
+        (["name=a\nseed: 3"], "name=a seed: 3 must be a name"),
+        (["seed=\u00b2"], "bad value for seed"),
+        (["name=${nothing}"], "bad value for name: Interpolation key 'nothing' not found"),
+        (["name=${"], "bad value for name"),
+        (["conf=" + "x" * 256], "must be a path"),
+        (["model.path=" + "x" * 256], "must be a path"),
+        (["labelled.path=" + "x" * 256], "must be empty or a path"),
+        (["curriculum.num_wanted=-1"], "must be from 0 to"),
+        (["curriculum.candidates_per_step=0"], "must be from 1 to"),
+        (["curriculum.cluster_threshold=-0.1"], "must be from 0 to 1"),
+        (["checkpoint.every_steps=0"], "must be from 1 to"),
+        (["checkpoint.keep=0"], "must be from 1 to"),
+        (["voting.sampling.max_tokens=-1"], "must be from 1 to"),
+        (["challenger.repetition_weight=.nan"], "=nan must be a finite number, at least 0"),
+        (["solver.optimizer.learning_rate=-1e-6"], "must be a finite number, at least 0"),
+        (["voting.sampling.temperature=.nan"], "must be from 0 to 2"),
+        (["curriculum.sampling.temperature=-1"], "must be from 0 to 2"),
         (["solver.sampling.top_p=0"], "must be above 0 and at most 1"),
         (["solver.sampling.top_p=.nan"], "must be above 0 and at most 1"),
-        (["challenger.optimizer.beta1=.inf"], "must be a finite number"),
-        (["drift.max_kl=.nan"], "must be a finite number"),
-        (["deadline.sample=.nan"], "must be a finite number"),
+        (["challenger.optimizer.beta1=.inf"], "must be at least 0 and below 1"),
+        (["drift.max_kl=.nan"], "must be at least 0; .inf is no limit"),
+        (["deadline.sample=.inf"], "must be above 0 and at most 10,000,000"),
         (["voting.rule=loudest"], "bad value for voting.rule"),
         (["ablation=no_band"], "no ablation/no_band.yaml in conf/; the nearest is no_band_filter"),
         (
@@ -90,9 +104,84 @@ def test_mistakes_get_one_line_that_names_the_fix(arguments: list[str], message:
     assert "\n" not in str(caught.value)
 
 
-def test_a_limit_can_be_no_limit_and_a_vote_greedy():
-    config = load_config(["conf=tiny", "drift.max_kl=.inf", "voting.sampling.temperature=0"])
+def test_a_limit_can_be_no_limit_and_a_single_vote_greedy():
+    one_vote = ["challenger.num_votes=1", "curriculum.num_votes=1", "voting.sampling.temperature=0"]
+    config = load_config(["conf=tiny", "drift.max_kl=.inf", *one_vote])
     assert config.drift.max_kl == float("inf") and config.voting.sampling.temperature == 0
+
+
+def test_an_argument_is_taken_as_it_is_typed():
+    given = ["name=007", "run_dir=~", "model.path=a: b", "task=math", "audit.endpoint.model=[x]"]
+    config = load_config(given)
+    assert (config.name, config.run_dir, config.model.path) == ("007", "~", "a: b")
+    assert config.audit.endpoint.model == "[x]"
+    assert load_config(["name=x-${seed}", "seed=3"]).name == "x-3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "is not valid YAML: line 2: .*duplicate key seed"),
+        ("solver: {num_steps: }\n", "solver.num_steps in .* has no value"),
+        ("run_dir: ~\n", "run_dir in .* has no value"),
+        (f"deadline: {{sample: {'1' * 400}}}\n", "is a number of more than 300 digits"),
+        (f"seed: {'1' * 5000}\n", "is not valid YAML: .*5000 digits"),
+        ("[" * 100_000, "is nested in more than 20 levels"),
+        ("- " * 100_000, "is nested in more than 20 levels"),
+        ("- 1", "must hold keys and values, not a list"),
+        ("a: &a [*a]", "recursive aliases"),
+        ("name: |\n  a\n  b\n", "name=a b  must be a name"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_one_line_with_the_cause(
+    tmp_path: Path, text: str, message: str
+):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config([f"conf={path}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["name=${oc.env:A_SECRET}"],
+        ["audit.endpoint.model=${oc.decode:${oc.env:A_SECRET}}"],
+        ["algorithm=${oc.env:A_SECRET}"],
+        ["seed=${oc.env:A_SECRET}"],
+        ["audit.endpoint.api_key=hidden"],
+        ["audit.endpoint.url=http://user:hidden@host/v1"],
+        ["audit.endpoint.url=http://host/v1?key=hidden"],
+        ["audit.endpoint.url=http://host:99999/hidden"],
+        ["audit.endpoint.key_env=sk-hidden"],
+    ],
+)
+def test_no_secret_reaches_a_configuration_or_an_error(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("A_SECRET", "hidden")
+    with pytest.raises(UserError) as caught:
+        load_config(arguments)
+    assert "hidden" not in str(caught.value)
+
+
+def test_no_file_takes_a_value_out_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("A_SECRET", "hidden")
+    path = tmp_path / "mine.yaml"
+    path.write_text("algorithm: recommended\naudit: {endpoint: {model: '${oc.env:A_SECRET}'}}\n")
+    with pytest.raises(UserError, match=r"endpoint\.model takes its value from the env"):
+        load_config([f"conf={path}"])
+    (tmp_path / "config.yaml").write_text(path.read_text())
+    with pytest.raises(UserError, match=r"endpoint\.model takes its value from the env"):
+        load_stored_config(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:8000/v1", "https://[::1]:1/v1", "http://h"])
+def test_an_address_without_secrets_is_accepted(url: str):
+    assert load_config([f"audit.endpoint.url={url}"]).audit.endpoint.url == url
 
 
 def test_a_text_can_be_set_to_nothing_as_the_errors_of_a_run_directory_advise():
@@ -120,7 +209,7 @@ PRESETS = ("paper", "official_code", "recommended")
 
 
 def _keys(path: str) -> set[str]:
-    return set(leaf_keys(read_yaml(find_conf(path))))
+    return set(as_written(read_yaml(find_conf(path))))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

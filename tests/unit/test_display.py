@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ SUMMARY = {
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(
-        name="[red]fake[/red]",
+        name="[/x][red]fake[/red]",
         run_dir=str(tmp_path),
         num_iterations=3,
         eval=EvalConfig(num_samples=4),
@@ -151,6 +152,18 @@ def test_plan_counts_the_whole_run(config: Config, capsys: pytest.CaptureFixture
     # weights, reference, gradients, optimizer, activations, no KV cache, total
     figures = ["2.0", "1.0", "0.5", "3.0", "1.0", "-", "7.5"]
     assert ["4", "x", "learner/rank", *figures] in lines
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[red]x[/red]", "[link=x]y", ":smile:"])
+def test_a_name_is_no_markup(config: Config, name: str, capsys: pytest.CaptureFixture[str]):
+    named = replace(config, name=name)
+    print_plan(named, [phase_plan("solver", samples=1, max_tokens=1, updates=1)], [], [name])
+    assert printed(capsys).count(name) == 2
+    with make_display(named) as display:
+        display.note(name)
+        display.finish_iteration(evaluation(0, 0.5))
+        display.finish(SUMMARY, Path(name) / "report.html")
+    assert printed(capsys).count(name) >= 2
 
 
 class Terminal(io.StringIO):

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rzero_ray.config.audits import EvalConfig
+from rzero_ray.config.config import to_yaml
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
     load_evaluation_config,
@@ -41,7 +42,8 @@ from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
-from rzero_ray.types import Message, RunError, SampleRequest, UserError
+from rzero_ray.tasks.tiny_model import build_tokenizer
+from rzero_ray.types import Message, RunError, UserError
 from tests.benchmark_rows import write_all
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 
@@ -57,8 +59,8 @@ from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
         (["model=x", "conf=tinny"], "no evaluation/tinny.yaml in conf/; the nearest is tiny"),
         (["model=x", "base=x"], "leave base out"),
         (["model=x", "sampler.num_challenger=1"], "set sampler.num_solver"),
-        (["model=x", "num_samples=-1"], "must be at least 0"),
-        (["model=x", "max_problems=-1"], "must be at least 0"),
+        (["model=x", "num_samples=-1"], "must be from 0 to"),
+        (["model=x", "max_problems=-1"], "must be from 0 to"),
         (["model=x", "max_tokens=20000"], "less than max_model_len"),
         (["model=tiny", "task=math"], "knows only task=arithmetic"),
         (["model=x", "suite"], "not of the form key=value"),
@@ -253,15 +255,18 @@ def test_the_temperature_is_of_the_sampled_answers_alone(tmp_path: Path, tempera
     assert heats == {(1, 0.0), (8, temperature)}
 
 
-def test_prompts_without_room_for_an_answer_are_refused(tmp_path: Path):
-    config = _config(tmp_path, "suite=amc")
-    (job,) = load_jobs(config)
-
-    async def lengths(requests: list[SampleRequest]) -> list[int]:
-        return [5] * (len(requests) - 1) + [config.max_model_len]
-
-    with pytest.raises(UserError, match=r"amc: 1 of 6 prompts fill max_model_len=192; the longest"):
-        asyncio.run(check_prompts(config, lengths, ArithmeticTask(), job))
+def test_prompts_without_room_for_an_answer_are_refused_before_ray(tmp_path: Path):
+    model = tmp_path / "model"
+    build_tokenizer(192).save_pretrained(model)
+    rows = [{"question": q, "answer": "1"} for q in ("1+0", "+".join(["1"] * 151), "2-1")]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    config = _config(tmp_path, f"suite={path}")
+    message = r"mine, problem 2: the prompt has 304 tokens .* within max_model_len=192; shorten"
+    with pytest.raises(UserError, match=message):
+        check_prompts(config, model, ArithmeticTask(), load_jobs(config))
+    path.write_text(json.dumps(rows[0]))
+    check_prompts(config, model, ArithmeticTask(), load_jobs(config))
 
 
 def test_a_choice_is_asked_with_its_options_where_the_model_can_read_them():
@@ -331,6 +336,7 @@ def test_the_judge_model_reads_finished_records_once_and_is_reported_apart(
     (subject,) = make_subjects(config, resolve_output_dir(config))
     (job,) = load_jobs(config)
     _finish(subject, job, 1.0)  # all six are right by rule; two of them are 5
+    (resolve_output_dir(config) / "config.yaml").write_text(to_yaml(config))
     reader = _Reader()
     monkeypatch.setattr(f"{run_evaluation.__module__}._open_judge", lambda config: reader)
     for _ in range(2):

@@ -51,7 +51,7 @@ def test_a_reward_that_is_not_finite_ends_the_run_before_its_rollouts_are_kept(
 @pytest.mark.parametrize(
     "key", ["challenger.sampling.temperature", "solver.sampling.temperature", "eval.temperature"]
 )
-@pytest.mark.parametrize("value", ["0", "-1", ".nan", ".inf"])
+@pytest.mark.parametrize("value", ["0", "0.005", "3", "-1", ".nan", ".inf"])
 def test_a_temperature_that_gives_no_distribution_is_refused(key: str, value: str):
-    with pytest.raises(UserError, match=rf"{key}=\S+ must be a number above 0"):
+    with pytest.raises(UserError, match=rf"{key}=\S+ must be from 0.01 to 2"):
         load_config(["conf=tiny", f"{key}={value}"])

@@ -15,17 +15,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 MAY_IMPORT = {
     "rzero_ray.types": "",
-    "rzero_ray.config": "types",
+    "rzero_ray.text": "types",
+    "rzero_ray.disk": "types text",
+    "rzero_ray.config": "types text disk",
     "rzero_ray.protocols": "types",
     "rzero_ray.answers": "types",
-    "rzero_ray.tasks": "types config protocols",
-    "rzero_ray.method": "types config protocols answers tasks",
-    "rzero_ray.run": "types config protocols tasks",
-    "rzero_ray.phases": "types config protocols answers tasks method run",
-    "rzero_ray.evaluation": "types config protocols answers tasks method run",
-    "rzero_ray.driver": "types config protocols answers tasks method run phases evaluation",
+    "rzero_ray.tasks": "types text disk config protocols",
+    "rzero_ray.method": "types text disk config protocols answers tasks",
+    "rzero_ray.run": "types text disk config protocols tasks",
+    "rzero_ray.phases": "types text disk config protocols answers tasks method run",
+    "rzero_ray.evaluation": "types text disk config protocols answers tasks method run",
+    "rzero_ray.driver": (
+        "types text disk config protocols answers tasks method run phases evaluation"
+    ),
     "rzero_ray.__main__": "config run evaluation driver",
-    "actors": "types config protocols tasks method",
+    "actors": "types text disk config protocols tasks method",
 }
 """Of our packages, those (of `rzero_ray`) that each may import beside itself; between modules there
 is no import cycle either. The algorithm's phases and the actors do not know each other."""

@@ -121,6 +121,32 @@ def test_a_sheet_comes_back_as_it_was_written_and_no_cell_is_a_formula(tmp_path)
     assert [row.verdict for row in rows] == ["right", "wrong", "unknown", None]
 
 
+SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"
+FORMULAS = [
+    *(f"{space}{sign}1+1" for sign in SIGNS for space in ("", " ", "\xa0")),
+    *(f"{space}=1" for space in "\t\r\n\v\f"),
+    "'=1",
+    "a;=1",
+    'a";=1',
+    "a\n;@1",
+    "a\n=1",
+    "a;\n'\n'=1",
+    "a\t;'-1",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS, ids=ascii)
+def test_no_cell_of_a_sheet_begins_like_a_formula(tmp_path, text: str):
+    path = tmp_path / "sheet.csv"
+    items = [_item(text, "5"), _item("plain", text)]
+    write_sheet(path, items)
+    for separator in ",;\t":  # where spreadsheets split lines
+        with path.open(newline="", encoding="utf-8") as stream:
+            cells = [cell for row in csv.reader(stream, delimiter=separator) for cell in row]
+        assert not [cell for cell in cells if cell.lstrip()[:1] in set(SIGNS)]
+    assert [row.item for row in read_sheet(path, items)] == items
+
+
 def test_a_sheet_that_is_being_filled_in_is_never_written_over(tmp_path):
     path = tmp_path / "sheet.csv"
     write_sheet(path, ITEMS)
@@ -142,8 +168,8 @@ def test_a_sheet_that_is_being_filled_in_is_never_written_over(tmp_path):
         ("question,label,right\n7-5,2,yes\n7-5,2,no\n", "row 3: this question has a row already"),
         ("question,label,answer,right\n7-5,2,2,yes\n", "row 2: both answer and right"),
         ("question,label,answer\n7-5,2,}{\n", "row 2: the braces of answer"),
-        ('question,label,right\n"7-5,2,yes\n', "is not a CSV file in UTF-8"),
-        ("question,label,right\n\udcff,2,yes\n", "is not a CSV file in UTF-8"),
+        ('question,label,right\n"7-5,2,yes\n', "line 2 is not CSV"),
+        ("question,label,right\n\udcff,2,yes\n", "line 2 is not UTF-8"),
     ],
 )
 def test_a_bad_sheet_is_refused_in_one_line_and_kept(tmp_path, text, message):
@@ -310,7 +336,7 @@ def test_a_bad_sheet_costs_the_command_nothing_but_one_line(finished, capsys):
         (["run_dir={run}", "oracle=gpt"], "oracle=gpt is none of exact, openai, human"),
         (["run_dir={run}/nowhere", "oracle=exact"], "is no run directory"),
         (["run_dir={run}", "oracle=exact", "iteration=9"], "iteration 9 of .* has no curriculum"),
-        (["run_dir={run}", "oracle=exact", "iteration=x"], "iteration=x must be a number"),
+        (["run_dir={run}", "oracle=exact", "iteration=x"], "bad value for iteration"),
         (["run_dir={run}", "oracle=openai"], "needs audit.endpoint.url"),
         (["run_dir={run}", "oracle=exact", "questions=9"], "unknown key.*audit.num_questions"),
         (["run_dir={run}", "oracle=exact", "verbose"], "is not of the form key=value"),

@@ -12,7 +12,7 @@ from rzero_ray.driver import METHODS, _check_and_run, _check_labelled_texts
 from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
-from rzero_ray.run.directory import prepare_run_dir
+from rzero_ray.run.directory import hold_run_dir, prepare_run_dir
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import ArithmeticTask
@@ -55,14 +55,44 @@ def test_rows_become_problems_with_boxed_solutions(tmp_path):
         ({"question": "1+1"}, "line 2: answer is missing"),
         ({"question": "", "answer": "2"}, "line 2: question is missing"),
         ([1], "line 2 is not an object"),
-        ({"question": "1+\ud83d1", "answer": "2"}, "line 2: question holds half a character"),
-        ({"question": "1+1", "answer": "\udc00"}, "line 2: answer holds half a character"),
+        ('{"question": "1+1", "answer": NaN}', "line 2: answer is missing"),
+        ('{"question": "1+1", "answer": -Infinity}', "line 2: answer is missing"),
+        ('{"question": "1+1", "answer": 1e400}', "line 2: answer is missing"),
+        ({"question": "1+1", "answer": True}, "line 2: answer is missing"),
+        ({"question": "1+1", "answer": ["2"]}, "line 2: answer is missing"),
+        ({"question": {"a": 1}, "answer": "2"}, "line 2: question is missing"),
+        ({"question": "1+1", "answer": "}{"}, "line 2: the braces of answer='}{' do not match"),
+        ({"question": "1+1", "answer": "1}{2"}, "line 2: the braces"),
+        ({"question": "1+1", "answer": "..."}, "line 2: answer='...' says nothing"),
+        ({"question": "1+1", "answer": "1+1 = 2\n#### 2"}, "line 2: answer holds a whole solution"),
+        ({"question": "1+1", "answer": "2", "solution": 7.5e400}, "line 2: solution is missing"),
+        ("[" * 100_000, "line 2 is nested too deeply"),
+        ("1" * 5000, "line 2 holds a number of thousands of digits"),
     ],
 )
 def test_bad_rows_are_one_line_errors_that_name_the_line(tmp_path, row, complaint):
     path = _write(tmp_path / "data.jsonl", {"question": "20-19+8", "answer": "9"}, row)
     with pytest.raises(UserError, match=complaint):
         load_labelled(_config(path), ArithmeticTask())
+
+
+def test_half_characters_are_replaced_where_they_enter(tmp_path):
+    path = _write(tmp_path / "d.jsonl", {"question": "1+\ud83d1", "answer": "\udc00x"})
+    (problem,) = load_labelled(_config(path), ArithmeticTask())
+    assert (problem.question, problem.answer, problem.solution) == ("1+?1", "?x", "\\boxed{?x}")
+
+
+def test_a_line_ends_at_a_line_feed_only_and_is_numbered_so(tmp_path):
+    path = tmp_path / "d.jsonl"
+    separators = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
+    row = {"question": f"a{separators}b", "answer": "2"}
+    text = json.dumps(row, ensure_ascii=False)
+    path.write_text(f"{text}\r\n\r\n{text}\n{{bad\n", encoding="utf-8-sig", newline="")
+    with pytest.raises(UserError, match=r"d\.jsonl, line 4 is not JSON"):
+        load_labelled(_config(path), ArithmeticTask())
+    path.write_text(f"{text}\r\n\r\n{text}\n", encoding="utf-8-sig", newline="")
+    problems = load_labelled(_config(path), ArithmeticTask())
+    assert [p.question for p in problems] == [row["question"]] * 2
 
 
 def test_held_out_problems_are_not_learned_from(tmp_path):
@@ -91,7 +121,8 @@ def test_method_and_file_must_fit():
 def _learn(config, root: Path, observer: SilentObserver | None = None) -> FakePolicy:
     challenger, solver = FakePolicy("challenger"), FakePolicy("solver")
     solver.borrows_from = challenger
-    with prepare_run_dir(config, root):
+    with hold_run_dir(config, root):
+        prepare_run_dir(config, root)
         run = Run(config, root, Path("/base"), StageClock(), observer or SilentObserver())
         cast = Cast(challenger, solver, FakeJudge(), ArithmeticTask())
         asyncio.run(METHODS[config.method](config, cast, run))

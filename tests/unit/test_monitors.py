@@ -11,8 +11,8 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.parquet import read_records
-from rzero_ray.run.report.page import write_report
-from rzero_ray.run.report.summary import decimals, write_summary
+from rzero_ray.run.report.page import make_page
+from rzero_ray.run.report.summary import decimals, make_summary
 from rzero_ray.run.run import Run
 from rzero_ray.types import BaseScore, RunError
 from tests.unit.fakes import SilentObserver
@@ -104,7 +104,7 @@ def test_the_report_shows_the_figures_and_marks_what_is_beyond_its_threshold(tmp
     config = _config("drift.max_kl=0.1", "audit.oracle=exact")
     Attempt(config, tmp_path).go()
     run = Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
-    page = write_report(run.stored, write_summary(run.stored)).read_text(encoding="utf-8")
+    page = make_page(run.stored, make_summary(run.stored))
     table = page[page.index("<h2>Drift</h2>") : page.index("<h2>Label audit</h2>")]
     assert "Crossed (marked !): kl challenger, kl solver" in table
     assert "<td>kl solver</td><td>max kl 0.1</td><td>! 0.25</td><td>! 0.25</td>" in table

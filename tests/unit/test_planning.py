@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rzero_ray import driver
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.config.load import load_config
@@ -31,7 +32,9 @@ from rzero_ray.run.plan import (
     plan_memory,
     run_seconds,
 )
+from rzero_ray.run.retention import plan_disk
 from rzero_ray.tasks.registry import make_task
+from rzero_ray.types import UserError
 
 BILLION = ModelShape(
     num_parameters=1_000_000_000,
@@ -213,3 +216,49 @@ def test_roles_that_share_a_gpu_fill_it_in_turns(config: Config):
     # Two engines of one GPU sample no faster than one.
     both = phase_plan("challenger", challenger=1_100 * 60, solver=1_100 * 100, trained=0)
     assert phase_seconds(config, BILLION, layout, both) == pytest.approx(LENGTH_SHARE * 160)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        "[" * 100_000,
+        '{"vocab_size": "a", "hidden_size": "b", "intermediate_size": 1, '
+        '"num_hidden_layers": 1, "num_attention_heads": 2}',
+        '{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 1, "num_hidden_layers": 1, '
+        '"num_attention_heads": 0}',
+    ],
+)
+def test_a_damaged_model_config_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config.json is damaged") as found:
+        find_shape("m", tmp_path)
+    assert "\n" not in str(found.value)
+
+
+def test_a_dry_run_says_what_a_run_takes_of_its_disk(tmp_path, capsys):
+    given = ["conf=qwen3_8b", f"run_dir={tmp_path / 'run'}", "--dry-run"]
+    assert driver.main(given) == 0
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("disk: ")]
+    shape = find_shape("Qwen/Qwen3-8B-Base", None)
+    assert shape is not None
+    plan = plan_disk(load_config(["conf=qwen3_8b"]), shape)
+    assert f"up to {plan}, " in line and line.endswith(f"GiB free at {tmp_path / 'run'}")
+    assert driver.main([*given, "checkpoint.keep=1"]) == 0
+    fewer = plan.checkpoints * 2 / 3 / GIB
+    assert f"{fewer:,.1f} GiB of checkpoints" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_disk_that_8_billion_parameters_take():
+    shape = find_shape("Qwen/Qwen3-8B-Base", None)
+    assert shape is not None
+    plan = plan_disk(load_config(["conf=qwen3_8b"]), shape)
+    weights = 2 * shape.num_parameters
+    assert plan.models == 5 * weights  # two of each role, and the best Solver
+    assert plan.checkpoints == 3 * 7 * weights  # 14 bytes a parameter
+    every = load_config(["conf=qwen3_8b", "checkpoint.keep_models.every=1"])
+    assert plan_disk(every, shape).models == 6 * weights
+    frozen = load_config(["conf=qwen3_8b", "challenger.frozen=true"])
+    assert plan_disk(frozen, shape).models == 3 * weights

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from rzero_ray.disk.files import DamagedFileError
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.types import Candidate, ChallengerSample
 
@@ -76,5 +77,5 @@ def test_a_column_from_before_the_field_has_its_default(tmp_path: Path):
     pq.write_table(pq.read_table(path).drop_columns(["vote_tokens"]), path)
     assert read_records(path, Candidate) == [replace(candidate, vote_tokens=0)]
     pq.write_table(pq.read_table(path).drop_columns(["label"]), path)
-    with pytest.raises(KeyError, match="label"):
+    with pytest.raises(DamagedFileError, match=r"c.parquet is damaged .*\"label\" does not exist"):
         read_records(path, Candidate)

@@ -15,8 +15,9 @@ from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.heldout import heldout_row
 from rzero_ray.run.clock import Lap, StageClock
 from rzero_ray.run.directory import prepare_run_dir
-from rzero_ray.run.report.page import write_report
-from rzero_ray.run.report.summary import reading, write_summary
+from rzero_ray.run.report.page import make_page
+from rzero_ray.run.report.summary import make_summary, reading
+from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.run import Run
 from rzero_ray.types import Candidate, PhaseName, Step
 from tests.unit.builders import answered
@@ -131,8 +132,9 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_summary_numbers(run: Run) -> None:
-    summary = write_summary(run.stored)
+    summary, page = write_report(run.stored)
     assert json.loads((run.stored.root / "summary.json").read_text()) == summary
+    assert page.read_text().startswith("<!doctype html>")
     base, first = summary["heldout"]
     assert (base["mean@2"], base["greedy"], base["maj@2"]) == (0.25, 0.5, 0.0)
     assert (base["cot_share"], base["accuracy_given_cot"]) == (0.25, 1.0)
@@ -193,7 +195,7 @@ class Elements(HTMLParser):
 def test_report_is_one_file_and_model_text_is_inert(run: Run) -> None:
     step = Step(iteration=2, phase="curriculum", index=1)
     write_candidates(run, step, [candidate("9" * 1_000_000)])
-    page = write_report(run.stored, write_summary(run.stored)).read_text()
+    page = make_page(run.stored, make_summary(run.stored))
     assert "9" * 300 in page
     assert "9" * 301 not in page
     elements = Elements()
@@ -210,21 +212,21 @@ def test_report_is_one_file_and_model_text_is_inert(run: Run) -> None:
 
 def test_a_run_that_stopped_at_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    summary = write_summary(run.stored)
+    summary = make_summary(run.stored)
     assert summary["heldout"] == []
     assert summary["max_logprob_difference"] is None
-    assert "Configuration" in write_report(run.stored, summary).read_text()
+    assert "Configuration" in make_page(run.stored, summary)
 
 
 def test_a_run_that_stopped_half_way(run: Run) -> None:
     learn(run, 2, "challenger", (0.1,))
     with (run.stored.root / "events.jsonl").open("a") as stream:
         stream.write('{"event": "weight s')
-    summary = write_summary(run.stored)
+    summary = make_summary(run.stored)
     assert summary["label_accuracy"] == [0.75, None]
     assert summary["challenger_reward"] == [[0.2, 0.4], [0.1, 0.1]]
     assert summary["weight_syncs"] == 6
-    page = write_report(run.stored, summary).read_text()
+    page = make_page(run.stored, summary)
     assert "1 of 2 iterations" in page
     assert page.count("<svg") == 8
 
@@ -233,10 +235,10 @@ def test_without_an_oracle_and_without_heldout_problems(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", task="math")
     run.finish_iteration(0, heldout_row(0, [], seed=0))
     iterate(run, 1, [])
-    summary = write_summary(run.stored)
+    summary = make_summary(run.stored)
     assert summary["label_accuracy"] == [None]
     assert summary["heldout"] == []
-    page = write_report(run.stored, summary).read_text()
+    page = make_page(run.stored, summary)
     assert "Label accuracy" not in page
     assert "<th>truth" not in page
 
@@ -245,6 +247,6 @@ def test_strata_stand_beside_the_headline(tmp_path: Path):
     run = make_run(tmp_path / "run")
     figures = {"num_problems": 20, "greedy": 0.25, "mean@2": 0.125}
     run.finish_iteration(0, {**heldout_row(0, BASE, 0), "strata": {"9 operands": figures}})
-    page = write_report(run.stored, write_summary(run.stored)).read_text()
+    page = make_page(run.stored, make_summary(run.stored))
     assert "<th>9 operands (n = 20)</th>" in page
     assert "<td>base</td><td>.25 / .12</td>" in page

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rzero_ray import driver
 from rzero_ray.__main__ import main
 from rzero_ray.config.load import load_config
+from rzero_ray.disk.files import append_line, remove_folder, write_text_durably
 from rzero_ray.driver import _load
 from rzero_ray.run import directory
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
+    hold_run_dir,
     how_it_began,
     load_stored_config,
     prepare_run_dir,
@@ -157,7 +160,7 @@ def test_a_key_that_was_renamed_is_found(stored: Path, monkeypatch):
 
 def test_an_old_name_is_refused_with_the_new_one(monkeypatch):
     monkeypatch.setitem(directory.RENAMED_KEYS, "solver.steps", "solver.num_steps")
-    with pytest.raises(UserError, match=r"solver.steps=4: solver.steps is now solver.num_steps"):
+    with pytest.raises(UserError, match=r"solver.steps: solver.steps is now solver.num_steps"):
         load_config(["conf=tiny", "solver.steps=4"])
 
 
@@ -176,7 +179,7 @@ def test_a_gone_key_that_changes_no_result_is_passed_over(stored: Path):
 
 def test_a_damaged_config_is_one_line(stored: Path):
     (stored / "config.yaml").write_text("solver: [")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"config.yaml is damaged .no YAML: .* in line 1"):
         _load([*OVERRIDES, f"run_dir={stored}"])
 
 
@@ -208,33 +211,32 @@ def test_a_manifest_that_is_none_is_one_line(stored: Path, content: str | None, 
 
 def test_finished_keys_are_a_set_and_sort_as_numbers(tmp_path: Path):
     path = tmp_path / "manifest.json"
-    manifest = Manifest(path)
+    iterations = [f"iteration-{i:02d}" for i in range(100)]
+    steps = [f"iteration-100/solver/step-{i:03d}" for i in range(1, 1000)]
+    manifest = Manifest(path, [*steps, *iterations])
     for key in (
         "iteration-100",
-        "iteration-99/solver/step-1000",
-        "iteration-99/solver/step-999",
-        "iteration-99/solver/step-999",
-        "iteration-99/challenger",
-        "iteration-99/solver",
-        "iteration-09/solver",
+        "iteration-100/solver/step-1000",
+        "iteration-100/solver/step-999",
         "iteration-100/challenger",
-        "iteration-00",
+        "iteration-100/solver",
+        "iteration-09/solver",
     ):
         manifest.finish(key)
     assert json.loads(path.read_text())["finished"] == [
-        "iteration-00",
+        *iterations[:9],
         "iteration-09/solver",
-        "iteration-99/challenger",
-        "iteration-99/solver/step-999",
-        "iteration-99/solver/step-1000",
-        "iteration-99/solver",
+        *iterations[9:],
         "iteration-100/challenger",
+        *steps,
+        "iteration-100/solver/step-1000",
+        "iteration-100/solver",
         "iteration-100",
     ]
     again = Manifest.read(path)
-    assert [step.index for step in again.steps("solver", 99)] == [999, 1000]
-    assert again.last_learned(("challenger", "solver")) == ("challenger", 100)
-    assert again.last_learned(("solver",)) == ("solver", 99)
+    assert [step.index for step in again.steps("solver", 100)] == list(range(1, 1001))
+    assert again.last_learned(("challenger", "solver")) == ("solver", 100)
+    assert again.last_learned(("challenger",)) == ("challenger", 100)
     assert Manifest(path).last_learned(("solver",)) is None
 
 
@@ -254,6 +256,7 @@ def test_old_checkpoints_go_by_number(tmp_path: Path):
     checkpoint = folder / "step-1000"
     step = Step(iteration=1, phase="solver", index=1000, checkpoint=checkpoint)
     run.finish_step(step, {})
+    run.close()
     assert {p.name for p in folder.iterdir()} == {"step-999", "step-1000"}
 
 
@@ -271,8 +274,212 @@ def test_with_shared_weights_the_role_that_learned_last_counts(tmp_path: Path):
 
 def test_a_new_run_directory_has_all_keys(tmp_path: Path):
     config = load_config(OVERRIDES)
-    with prepare_run_dir(config, tmp_path):
-        assert _added(tmp_path) == {}
+    prepare_run_dir(config, tmp_path)
+    assert _added(tmp_path) == {}
     assert load_stored_config(tmp_path) == config
     shutil.rmtree(tmp_path)
     assert how_it_began(tmp_path) is None
+
+
+def _run_of(tmp_path: Path, *more: str) -> Run:
+    config = load_config([*OVERRIDES, *more, f"run_dir={tmp_path}"])
+    prepare_run_dir(config, tmp_path)
+    return Run(config, tmp_path, Path("/base"), StageClock(), SilentObserver())
+
+
+def _finish_iterations(run: Run, accuracies: list[float]) -> set[str]:
+    """Finish iterations with these mean@2 and return the models that are left."""
+    models = run.stored.root / "models"
+    for iteration, accuracy in enumerate(accuracies):
+        for role in ("challenger", "solver") if iteration else ():
+            (models / f"{role}-iteration-{iteration:02d}").mkdir(parents=True)
+            run.stored.manifest.finish(f"iteration-{iteration:02d}/{role}")
+        row = {"iteration": iteration, "num_problems": 3, "greedy": 0.0, "cot_share": 0.0}
+        row |= {"accuracy_given_cot": 0.0, "mean@2": accuracy, "mean@2_ci95": [0.0, 1.0]}
+        run.finish_iteration(iteration, {**row, "maj@2": 0.0})
+    run.close()
+    return {path.name for path in models.iterdir()}
+
+
+def test_the_last_models_stay_and_every_nth_and_the_best(tmp_path: Path):
+    run = _run_of(tmp_path, "checkpoint.keep_models.every=4")
+    assert _finish_iterations(run, [0.9, 0.1, 0.2, 0.8, 0.3, 0.4, 0.5]) == {
+        "challenger-iteration-04",
+        "solver-iteration-04",
+        "solver-iteration-03",  # the best; the base does not count
+        "challenger-iteration-06",
+        "solver-iteration-06",
+    }
+
+
+def test_a_model_that_was_removed_is_one_line_that_names_those_that_are_kept(tmp_path, capsys):
+    run = _run_of(tmp_path / "run", "checkpoint.keep_models.every=0")
+    left = _finish_iterations(run, [0.1, 0.2, 0.3])
+    gone = tmp_path / "run/models/solver-iteration-01"
+    assert gone.name not in left
+    suite = tmp_path / "suite.jsonl"
+    suite.write_text('{"question": "1+1", "answer": "2"}\n')
+    given = ["evaluate", f"model={gone}", "task=arithmetic", f"suite={suite}"]
+    assert main([*given, f"output_dir={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{gone}: no such folder" in error
+    assert f"this run has kept (checkpoint.keep_models) {', '.join(sorted(left))}" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewest_and_all_models(tmp_path: Path):
+    fewest = ["checkpoint.keep_models.every=0", "checkpoint.keep_models.best=false"]
+    left = _finish_iterations(_run_of(tmp_path / "a", *fewest), [0.1, 0.9, 0.2, 0.3])
+    assert left == {"challenger-iteration-03", "solver-iteration-03"}
+    every = _run_of(tmp_path / "b", "checkpoint.keep_models.every=1")
+    assert len(_finish_iterations(every, [0.1, 0.9, 0.2, 0.3])) == 6
+
+
+def test_the_tiny_experiment_and_runs_from_before_the_rule_keep_all_models(stored: Path):
+    assert load_config(["conf=tiny"]).checkpoint.keep_models.every == 1
+    assert load_config(["conf=qwen3_8b"]).checkpoint.keep_models.every == 5
+    conf = stored.parent / "later.yaml"
+    conf.write_text("checkpoint: {keep_models: {every: 3}}\n")
+    config = _load(["conf=tiny," + str(conf), *OVERRIDES[1:], f"run_dir={stored}"])
+    assert config.checkpoint.keep_models.every == 1
+    given = [*OVERRIDES, "checkpoint.keep_models.every=2", f"run_dir={stored}"]
+    assert _load(given).checkpoint.keep_models.every == 2
+
+
+def test_removing_follows_no_link(tmp_path: Path):
+    outside, root = tmp_path / "outside", tmp_path / "run"
+    for index in (1, 2, 3):
+        (outside / f"step-00{index}").mkdir(parents=True)
+    run = _run_of(root, "checkpoint.keep=1")
+    folder = root / "checkpoints/iteration-01/solver"
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(outside)
+    step = Step(iteration=1, phase="solver", index=3, checkpoint=folder / "step-003")
+    run.finish_step(step, {})
+    (root / "models").mkdir()
+    (root / "models/link").symlink_to(outside)
+    remove_folder(root / "models/link", root)
+    run.close()
+    assert len(list(outside.iterdir())) == 3
+    assert not list((root / "models").iterdir())
+
+
+def test_replacing_and_appending_write_through_no_link(tmp_path: Path):
+    other = tmp_path / "precious"
+    other.write_text("mine")
+    (tmp_path / ".report.html.partial").symlink_to(other)
+    (tmp_path / "log.jsonl").symlink_to(other)
+    write_text_durably(tmp_path / "report.html", "page")
+    with pytest.raises(OSError):
+        append_line(tmp_path / "log.jsonl", "{}")
+    assert other.read_text() == "mine"
+    assert (tmp_path / "report.html").read_text() == "page"
+    assert not (tmp_path / ".report.html.partial").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_damaged_line_is_named_and_no_line_after_it_is_lost(stored: Path, name: str, capsys):
+    path = stored / name
+    lines = (stored / "metrics.jsonl").read_text().splitlines()
+    if name == "events.jsonl":
+        lines = [json.dumps({"time": 1.0, "event": "start"})] * 6
+    lines[3] = f"#{lines[3][1:]}"
+    path.write_text("\n".join(lines) + "\n")
+    before = path.read_bytes()
+    for command in (["train", *OVERRIDES], ["report"]):
+        assert main([*command, f"run_dir={stored}"]) == 2
+        error = capsys.readouterr().err
+        assert f"{path}, line 4, is damaged" in error and error.count("\n") == 1
+    assert path.read_bytes() == before
+    assert not (stored / "summary.json").exists()
+
+
+def test_a_cut_last_line_is_what_a_stop_leaves(stored: Path):
+    path = stored / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-10])
+    run = Run(load_stored_config(stored), stored, Path("/base"), StageClock(), SilentObserver())
+    assert path.read_text() == "".join(whole.splitlines(keepends=True)[:-1])
+    run.add_event("start")
+    with (stored / "events.jsonl").open("a") as stream:
+        stream.write('{"time": 1.0, "ev')
+    Run(load_stored_config(stored), stored, Path("/base"), StageClock(), SilentObserver())
+    assert [event["event"] for event in run.stored.log.events()] == ["start"]
+    assert (stored / "events.jsonl").read_text().endswith("}\n")
+
+
+def test_a_finished_step_without_a_row_is_told(stored: Path, capsys):
+    path = stored / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    assert main(["report", f"run_dir={stored}"]) == 0
+    told = capsys.readouterr().err
+    assert (
+        "has lost the lines of 1 finished steps, the first of iteration-01/challenger/step-001"
+        in told
+    )
+
+
+@pytest.mark.parametrize(
+    "finished",
+    [
+        ["iteration-00", "iteration-01/solver/step-002"],
+        ["iteration-00", "iteration-999999999"],
+        ["iteration-01/solver/step-001"],
+    ],
+)
+def test_a_manifest_with_a_gap_is_one_line(stored: Path, finished: list[str], capsys):
+    content = {"format": 1, "finished": finished, "checkpoint": None}
+    (stored / "manifest.json").write_text(json.dumps(content))
+    assert main(["report", f"run_dir={stored}"]) == 2
+    assert "which comes before it, is not" in capsys.readouterr().err
+
+
+def test_the_folder_is_looked_at_before_ray(tmp_path: Path, monkeypatch, capsys):
+    def join(config):
+        raise AssertionError("Ray was reached")
+
+    monkeypatch.setattr(driver, "_join_cluster", join)
+    root = tmp_path / "run"
+    config = load_config([*OVERRIDES, f"run_dir={root}"])
+    arguments = ["train", *OVERRIDES]
+    with hold_run_dir(config, root):
+        assert main([*arguments, f"run_dir={root}"]) == 2
+        assert "is in use" in capsys.readouterr().err
+    assert not root.exists()  # nothing was begun in it
+    for place in ("/proc/x", "/dev/null", "/dev/null/x", "x" * 300, "~nobody-of-this-name/x"):
+        assert main([*arguments, f"run_dir={place}"]) == 2
+        error = capsys.readouterr().err
+        assert (
+            f"run_dir={place}"[:40] in error.replace(f"{Path.cwd()}/", "")
+            and error.count("\n") == 1
+        )
+    full = shutil.disk_usage(tmp_path)._replace(free=20 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    assert main([*arguments, f"run_dir={root}"]) == 2
+    assert "0.0 GiB free on its disk, needs at least 1.0" in capsys.readouterr().err
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "table.md", "manifest.json.old"])
+def test_a_users_folder_is_no_run_and_no_evaluation(tmp_path: Path, name: str, capsys):
+    (tmp_path / name).write_text("precious: mine\n")
+    for command in (
+        ["train", *OVERRIDES, f"run_dir={tmp_path}"],
+        ["evaluate", "model=tiny", "suite=heldout", f"output_dir={tmp_path}"],
+        ["compare", "conf=tiny", "labelled.path=tiny", f"root={tmp_path}"],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{tmp_path} holds other files ({name})" in error and error.count("\n") == 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious: mine\n"]
+
+
+def test_a_run_is_no_evaluation_and_no_comparison(stored: Path, capsys):
+    before = {p: p.read_bytes() for p in stored.rglob("*") if p.is_file()}
+    for command in (
+        ["evaluate", "model=tiny", "suite=heldout", f"output_dir={stored}"],
+        ["compare", "conf=tiny", "labelled.path=tiny", f"root={stored}"],
+    ):
+        assert main(command) == 2
+        assert "holds other files" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in stored.rglob("*") if p.is_file()} == before

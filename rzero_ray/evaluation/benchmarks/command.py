@@ -7,33 +7,37 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from rzero_ray.config.command import run_command
+from rzero_ray.config.config import to_yaml
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
     load_evaluation_config,
     resolve_output_dir,
     sampling_settings,
 )
+from rzero_ray.disk.files import read_if_there, write_text_durably
+from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.evaluation.benchmarks.jobs import (
     Job,
+    JudgeName,
     Subject,
     check_same_settings,
+    is_evaluation,
     load_jobs,
     make_subjects,
-    read_json,
     unfinished,
-    write_output_config,
 )
 from rzero_ray.evaluation.benchmarks.judge_model import Opinion, ask_judge
 from rzero_ray.evaluation.benchmarks.measuring import measure, say
 from rzero_ray.evaluation.benchmarks.report import Report, make_report, write_report
-from rzero_ray.evaluation.endpoint import Endpoint
+from rzero_ray.evaluation.endpoint import Endpoint, take_key
 from rzero_ray.run.display import make_console
-from rzero_ray.run.parquet import write_records, write_text_durably
-from rzero_ray.tasks.base_model import find_model
+from rzero_ray.run.parquet import num_records, write_records
+from rzero_ray.tasks.base_model import check_model_files, find_model
 
 HELP = """\
 usage: python -m rzero_ray evaluate model=PATH [suite=math] [key=value ...]
@@ -59,6 +63,9 @@ All keys and their defaults: rzero_ray/config/evaluation.py. conf=NAME is one of
 Output: table.md, summary.json, config.yaml, and the answers in model/NAME.parquet (and base/).
 Exit codes: 0 done, 1 the evaluation failed, 2 the command, the configuration or a file is wrong."""
 
+_WRITTEN = ("config.yaml", "summary.json", "table.md")
+_ROOM = 1 << 28
+"""Bytes that must be free before anything is measured: every answer is kept."""
 _LOG_WIDTH = 170
 """How many columns the tables have where no terminal says how wide it is."""
 
@@ -79,13 +86,33 @@ def run_evaluation(config: EvaluationConfig, console: Console) -> Report:
     Everything that can be wrong with the command is found before an engine starts.
     """
     output = resolve_output_dir(config)
+    check_folder(output, "output_dir", lambda names: is_evaluation(output, names))
+    check_no_folders(output, _WRITTEN)
+    take_key(config.endpoint.key_env)  # before Ray starts processes that would inherit it
     judge_model = _open_judge(config)
     jobs = load_jobs(config)
     subjects = make_subjects(config, output)
     for subject in subjects:
         found = find_model(sampling_settings(config, subject.path).model)
+        if found is not None:
+            check_model_files(found)
         check_same_settings(config, subject, found)
-    write_output_config(config, output)
+        unfinished(subject, jobs)
+        if judge_model is not None:
+            _unjudged(config, subject, jobs)
+    with held(output, "output_dir", _ROOM):
+        return _measure_and_report(config, console, output, jobs, subjects, judge_model)
+
+
+def _measure_and_report(
+    config: EvaluationConfig,
+    console: Console,
+    output: Path,
+    jobs: Sequence[Job],
+    subjects: Sequence[Subject],
+    judge_model: Endpoint | None,
+) -> Report:
+    write_text_durably(output / "config.yaml", to_yaml(config))
     say(console, f"output folder {output}")
     for subject in subjects:
         waiting = unfinished(subject, jobs)
@@ -113,20 +140,32 @@ async def _ask_judge(
     console: Console,
 ) -> None:
     """Have the judge model read what it has not read yet."""
-    name = {"url": config.endpoint.url, "model": config.endpoint.model}
+    judge = config.endpoint
     try:
         for subject in subjects:
-            for job in jobs:
-                marker = subject.opinions_path(job).with_suffix(".json")
-                if read_json(marker) == name:
-                    continue
-                say(console, f"{subject.label} {job.benchmark.title}: asking {name['model']}")
+            for job in _unjudged(config, subject, jobs):
+                say(console, f"{subject.label} {job.benchmark.title}: asking {judge.model}")
                 opinions = await ask_judge(judge_model, subject.read_answers(job))
                 write_records(subject.opinions_path(job), opinions, Opinion)
                 if not any(opinion.verdict == "failed" for opinion in opinions):
-                    write_text_durably(marker, json.dumps(name))  # else the next start asks again
+                    # Without it the next start asks again.
+                    marker = json.dumps({"url": judge.url, "model": judge.model})
+                    write_text_durably(subject.judged_path(job), marker)
     finally:
         await judge_model.close()
+
+
+def _unjudged(config: EvaluationConfig, subject: Subject, jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs of which the judge model's opinions are not on disk; UserError where they
+    are damaged."""
+    waiting = []
+    for job in jobs:
+        judge = read_if_there(subject.judged_path(job), JudgeName)
+        if judge != {"url": config.endpoint.url, "model": config.endpoint.model}:
+            waiting.append(job)
+        else:
+            num_records(subject.opinions_path(job), Opinion)
+    return waiting
 
 
 if __name__ == "__main__":

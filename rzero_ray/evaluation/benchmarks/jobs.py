@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from rzero_ray.config.config import to_yaml
+from pydantic import BaseModel, ConfigDict
+
 from rzero_ray.config.evaluation import EvaluationConfig
+from rzero_ray.disk.files import (
+    DamagedFileError,
+    damaged,
+    read_if_there,
+    read_yaml,
+    write_text_durably,
+)
 from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.benchmarks.catalogue import Benchmark
 from rzero_ray.evaluation.benchmarks.sources import find_suite, load_problems, pick_problems
-from rzero_ray.run.parquet import read_records, write_records, write_text_durably
+from rzero_ray.run.parquet import num_records, read_records, write_records
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import BenchmarkProblem, UserError
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _Done(_Object):
+    problems: str
+
+
+class JudgeName(_Object):
+    """Which model has judged the answers to a benchmark."""
+
+    url: str
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +79,10 @@ class Subject:
         """Return the file of the judge model's opinions of a benchmark's greedy answers."""
         return self.folder / f"{job.benchmark.name}.judge.parquet"
 
+    def judged_path(self, job: Job) -> Path:
+        """Return the file that appears once every opinion is there; it names the judge model."""
+        return self.opinions_path(job).with_suffix(".json")
+
     def read_answers(self, job: Job) -> list[AnsweredProblem]:
         """Return the model's answers to a benchmark, in the order of its problems."""
         return read_records(self.answers_path(job), AnsweredProblem)
@@ -89,28 +116,36 @@ def make_subjects(config: EvaluationConfig, output: Path) -> list[Subject]:
 def unfinished(subject: Subject, jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs that have no answers yet.
 
-    Raises UserError when there are answers to other problems.
+    Raises UserError when there are answers to other problems, or damaged ones.
     """
     waiting = []
     for job in jobs:
-        done = read_json(subject.done_path(job))
+        done = read_if_there(subject.done_path(job), _Done)
         if done is None:
             waiting.append(job)
-        elif done["problems"] != job.fingerprint():
+            continue
+        if done["problems"] != job.fingerprint():
             raise UserError(
                 f"{subject.done_path(job)}: these answers are to other problems or of another k; "
                 "give another output_dir, or remove the file to measure again"
             )
+        if num_records(subject.answers_path(job), AnsweredProblem) != len(job.problems):
+            raise damaged(
+                subject.answers_path(job),
+                f"it does not hold {len(job.problems)} answers",
+                f"remove {subject.done_path(job)} to measure again",
+            )
     return waiting
 
 
-def write_output_config(config: EvaluationConfig, output: Path) -> None:
-    """Write `config.yaml` of the output folder, which is made where it is missing."""
+def is_evaluation(folder: Path, names: Set[str]) -> bool:
+    """Return whether a folder is one that this command wrote, by the keys of its `config.yaml`."""
+    if "config.yaml" not in names:
+        return False
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_text_durably(output / "config.yaml", to_yaml(config))
-    except OSError as error:
-        raise UserError(f"output_dir={output} cannot be written: {error.strerror}") from None
+        return {"model", "suite", "output_dir"} <= read_yaml(folder / "config.yaml").keys()
+    except DamagedFileError:
+        return False
 
 
 _BEFORE_IT_WAS_A_KEY = {"temperature": 1.0}
@@ -128,7 +163,7 @@ def answer_settings(
 
 def check_same_settings(config: EvaluationConfig, subject: Subject, model: Path | None) -> None:
     """Raise UserError when the folder holds answers of another model or with other settings."""
-    before = read_json(_settings_path(subject))
+    before = read_if_there(_settings_path(subject), _Object)
     if before is None:
         return
     for name, value in answer_settings(config, subject, model).items():
@@ -145,11 +180,6 @@ def write_settings(config: EvaluationConfig, subject: Subject, model: Path) -> N
     subject.folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps(answer_settings(config, subject, model), indent=1)
     write_text_durably(_settings_path(subject), settings)
-
-
-def read_json(path: Path) -> Mapping[str, Any] | None:
-    """Return what a JSON file holds, or None where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _settings_path(subject: Subject) -> Path:

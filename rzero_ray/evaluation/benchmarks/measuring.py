@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,16 +30,14 @@ from rzero_ray.evaluation.scores import score
 from rzero_ray.protocols import Judge, Sampler, Task
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_limited
-from rzero_ray.run.display import printable
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import BenchmarkProblem, SampleRequest, Sampling, UserError
+from rzero_ray.text.characters import printable
+from rzero_ray.types import BenchmarkProblem, PlacedText
 
 _ROUNDS_UNDER_WAY = 4
 """Sequences under way, in engine batches: enough to fill every step, few enough that none waits in
 a queue for the length of a large benchmark."""
-_PROMPTS_PER_CALL = 1000
-"""How many prompts an engine tokenizes in one call."""
 
 
 async def measure(
@@ -50,17 +49,16 @@ async def measure(
     settings = sampling_settings(config, subject.path)
     if os.environ.get("RAY_ADDRESS") == "local":
         cluster.check_machine_for_sampling(settings)
-    address = cluster.connect_ray()
-    cluster.check_machine_for_sampling(settings)
+    task = make_task(config.task)
     model = obtain_model(settings.model)
     check_same_settings(config, subject, model)
+    check_prompts(config, model, task, jobs)
+    address = cluster.connect_ray()
+    cluster.check_machine_for_sampling(settings)
     write_settings(config, subject, model)
     say(console, f"{subject.label}: starting engines (Ray at {address})")
-    task = make_task(config.task)
     running = await cluster.start_sampling(settings, model, StageClock())
     try:
-        for job in jobs:
-            await check_prompts(config, running.prompt_lengths, task, job)
         for job in jobs:
             await _measure_benchmark(config, subject, job, running, task, console)
     finally:
@@ -97,30 +95,20 @@ async def answer_benchmark(
     )
 
 
-async def check_prompts(
-    config: EvaluationConfig,
-    prompt_lengths: Callable[[Sequence[SampleRequest]], Any],
-    task: Task,
-    job: Job,
-) -> None:
+def check_prompts(config: EvaluationConfig, model: Path, task: Task, jobs: Sequence[Job]) -> None:
     """Raise UserError when prompts leave no room for an answer: none is dropped in silence."""
-    sampling = Sampling(temperature=0.0, top_p=1.0, top_k=-1, max_tokens=1)
-    requests = [
-        SampleRequest(
-            messages=problem_messages(task, problem), num_samples=1, seed=0, sampling=sampling
+    from actors.cluster import check_texts  # imports the tokenizer, which takes seconds
+
+    texts = [
+        PlacedText(
+            where=f"{job.benchmark.name}, problem {number}",
+            messages=problem_messages(task, problem),
+            answer="",
         )
-        for problem in job.problems
+        for job in jobs
+        for number, problem in enumerate(job.problems, start=1)
     ]
-    lengths: list[int] = []
-    for first in range(0, len(requests), _PROMPTS_PER_CALL):
-        lengths += await prompt_lengths(requests[first : first + _PROMPTS_PER_CALL])
-    num_too_long = sum(length >= config.max_model_len for length in lengths)
-    if num_too_long:
-        raise UserError(
-            f"{job.benchmark.name}: {num_too_long} of {len(lengths)} prompts fill max_model_len="
-            f"{config.max_model_len}; the longest has {max(lengths)} tokens: raise max_model_len "
-            "above it, with room for an answer"
-        )
+    check_texts(model, texts, config.max_model_len, "max_model_len")
 
 
 def say(console: Console, text: str) -> None:

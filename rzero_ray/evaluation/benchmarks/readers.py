@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.text.characters import plain_text
 from rzero_ray.types import BenchmarkProblem
 
 Row = Mapping[str, Any]
@@ -25,7 +26,8 @@ class MissingColumnError(Exception):
 def read_amc(row: Row) -> BenchmarkProblem:
     """Read a row of `zwhe99/amc23`: id, question, answer (a float), url."""
     return _math(
-        _text(row, "question", "problem"), _number(_value(row, "answer", "expected_answer"))
+        _text(row, "question", "problem"),
+        _number("answer", _value(row, "answer", "expected_answer")),
     )
 
 
@@ -38,9 +40,10 @@ def read_math500(row: Row) -> BenchmarkProblem:
     """Read a row of `HuggingFaceH4/MATH-500`: problem, solution, answer, subject, level, unique_id.
 
     The CSV of simple-evals has Question and Answer, of which the second may be a solution with a
-    box.
+    box. A row without an answer has that of its solution's box.
     """
-    answer = _text(row, "answer", "Answer")
+    has_answer = any(row.get(column) not in (None, "") for column in ("answer", "Answer"))
+    answer = _text(row, "answer", "Answer") if has_answer else _boxed(row, "solution")
     return _math(
         _text(row, "problem", "Question", "question"),
         parse_answer(answer) or answer,
@@ -61,7 +64,7 @@ def read_olympiad(row: Row) -> BenchmarkProblem:
         raise MissingColumnError("the column final_answer is empty")
     return _math(
         _text(row, "question", "problem"),
-        ", ".join(str(answer).strip().strip("$") for answer in answers),
+        ", ".join(_as_text("final_answer", answer).strip("$") for answer in answers),
         str(row.get("subfield") or ""),
     )
 
@@ -72,7 +75,8 @@ def read_aime(row: Row) -> BenchmarkProblem:
     The columns are id, problem, solution, answer, url and year.
     """
     question = _text(row, "problem", "Problem", "question")
-    return _math(question, _number(_value(row, "answer", "Answer", "expected_answer")))
+    answer = _number("answer", _value(row, "answer", "Answer", "expected_answer"))
+    return _math(question, answer)
 
 
 def read_mmlu_pro(row: Row) -> BenchmarkProblem:
@@ -81,11 +85,11 @@ def read_mmlu_pro(row: Row) -> BenchmarkProblem:
     The columns are question_id, question, options, answer (a letter), answer_index, cot_content,
     category and src. Options `N/A` at the end only fill up.
     """
-    options = [str(option) for option in _list(row, "options")]
+    options = _options(row)
     while options and options[-1] == "N/A":
         options.pop()
     if row.get("answer") is None and row.get("answer_index") is not None:
-        letter = string.ascii_uppercase[int(row["answer_index"])]
+        letter = _letter_at(row["answer_index"], options)
     else:
         letter = _text(row, "answer", "answer_index")
     return _choice(_text(row, "question"), options, letter, row.get("category"))
@@ -97,7 +101,7 @@ def read_supergpqa(row: Row) -> BenchmarkProblem:
     The columns are uuid, question, options, answer (a text), answer_letter, discipline, field,
     subfield, difficulty and is_calculation.
     """
-    options = [str(option) for option in _list(row, "options")]
+    options = _options(row)
     if row.get("answer_letter") is None and str(row.get("answer")) in options:
         letter = string.ascii_uppercase[options.index(str(row["answer"]))]
     else:
@@ -123,7 +127,7 @@ def read_own(row: Row) -> BenchmarkProblem:
     question, answer = _text(row, "question"), _text(row, "answer")
     if row.get("options") is None:
         return _math(question, answer, str(row.get("category") or ""))
-    options = [str(option) for option in _list(row, "options")]
+    options = _options(row)
     if options.count(answer) == 1:
         answer = string.ascii_uppercase[options.index(answer)]
     return _choice(question, options, answer, row.get("category"))
@@ -167,14 +171,51 @@ def _value(row: Row, name: str, *aliases: str) -> Any:
 
 def _text(row: Row, name: str, *aliases: str) -> str:
     """Return the column's text, by the first of its names that the row has."""
-    return str(_value(row, name, *aliases)).strip()
+    return _as_text(name, _value(row, name, *aliases))
 
 
-def _number(value: Any) -> str:
+def _as_text(name: str, value: object) -> str:
+    """Return a value of the column `name` as text, which only a text or a number can be."""
+    text = plain_text(value)
+    if text is None:
+        raise MissingColumnError(
+            f"the column {name} must hold a text or a number, not {str(value)[:40]!r}"
+        )
+    if not text:
+        raise MissingColumnError(f"the column {name} is empty")
+    return text
+
+
+def _number(name: str, value: Any) -> str:
     """Return the text of an answer that some mirrors store as 27.0 for 27."""
-    return (
-        str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    )
+    is_whole = isinstance(value, float) and value.is_integer()
+    return _as_text(name, int(value) if is_whole else value)
+
+
+def _boxed(row: Row, name: str) -> str:
+    """Return the answer in the box of a solution."""
+    answer = parse_answer(_text(row, name))
+    if answer is None:
+        raise MissingColumnError(f"no value in column answer, and the column {name} has no box")
+    return answer
+
+
+def _options(row: Row) -> list[str]:
+    return [_as_text("options", option) for option in _list(row, "options")]
+
+
+def _letter_at(index: Any, options: Sequence[str]) -> str:
+    """Return the letter of an option by its number, from 0."""
+    try:
+        number = int(_number("answer_index", index))
+    except ValueError:
+        number = -1
+    if not 0 <= number < min(len(options), len(string.ascii_uppercase)):
+        raise MissingColumnError(
+            f"the answer_index {str(index)[:40]!r} is none of the numbers of its {len(options)} "
+            "options, from 0"
+        )
+    return string.ascii_uppercase[number]
 
 
 def _list(row: Row, name: str) -> list[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rzero_ray.config.evaluation import EvaluationConfig
+from rzero_ray.disk.files import write_text_durably
 from rzero_ray.evaluation.benchmarks.jobs import Job, Subject
 from rzero_ray.evaluation.benchmarks.judge_model import Opinion, summarize_opinions
 from rzero_ray.evaluation.benchmarks.published import rows_for
@@ -19,7 +20,7 @@ from rzero_ray.evaluation.benchmarks.tables import (
     score_grid,
 )
 from rzero_ray.evaluation.scores import BenchmarkScore, Difference, difference, score, to_plain
-from rzero_ray.run.parquet import read_records, write_text_durably
+from rzero_ray.run.parquet import read_records
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,9 @@ offline unless a download is asked for.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,13 @@ from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark
 from rzero_ray.evaluation.benchmarks.readers import MissingColumnError, Row, read_own
 from rzero_ray.protocols import Task
 from rzero_ray.run.seeds import derive_seed
+from rzero_ray.text.files import read_csv, read_json, read_json_lines
 from rzero_ray.types import BenchmarkProblem, UserError
 
-_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_MAX_CSV_FIELD = 10_000_000
-"""Characters of one field: solutions of olympiad problems exceed the csv module's own limit."""
+_COMPRESSED = ".gz"
+_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
+_LONGEST_NAME = 200
+"""Characters of the name of a user's file, after which its answers are named."""
 
 
 def find_suite(suite: str) -> list[Benchmark]:
@@ -34,8 +34,8 @@ def find_suite(suite: str) -> list[Benchmark]:
         return [benchmark for benchmark in BENCHMARKS.values() if benchmark.group == suite]
     if suite == HELDOUT:
         return [_own(HELDOUT, "held-out")]
-    if suite.endswith(".jsonl"):
-        return [_own(Path(suite).stem, Path(suite).stem)]
+    if suite.endswith((".jsonl", ".jsonl.gz")):
+        return [_own_file(suite)]
     names = [name.strip() for name in suite.split(",") if name.strip()]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown or not names:
@@ -61,7 +61,7 @@ def load_problems(
     if benchmark.group == "own":
         path = Path(suite).expanduser()
         if not path.is_file():
-            raise UserError(f"suite={suite}: no such file")
+            raise UserError(f"suite={suite}: no such file; give JSON lines of problems")
         return read_rows(benchmark, _read_file(path), str(path))
     files = find_files(benchmark, data_dir)
     if files:
@@ -109,6 +109,17 @@ def read_rows(benchmark: Benchmark, rows: Iterable[Row], source: str) -> list[Be
     return problems
 
 
+def _own_file(suite: str) -> Benchmark:
+    """Return the benchmark of a user's file: answers to it are kept under the file's name."""
+    name = Path(suite).name.removesuffix(_COMPRESSED).removesuffix(".jsonl")
+    if not name or name.startswith(".") or len(name.encode()) > _LONGEST_NAME:
+        raise UserError(
+            f"suite={suite}: answers are kept under the file's name, which must have 1 to "
+            f"{_LONGEST_NAME} bytes before .jsonl and begin without a dot; rename it"
+        )
+    return _own(name, name)
+
+
 def _own(name: str, title: str) -> Benchmark:
     """Return a benchmark that is in no catalogue: the task's problems, or a user's file."""
     return Benchmark(name=name, title=title, group="own", read_row=read_own, num_samples=8)
@@ -116,27 +127,48 @@ def _own(name: str, title: str) -> Benchmark:
 
 def _read_file(path: Path) -> list[Row]:
     """Return the rows of a file; UserError when it cannot be read, or holds something else."""
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(path).to_pylist()
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            if path.suffix == ".csv":
-                csv.field_size_limit(_MAX_CSV_FIELD)
-                return list(csv.DictReader(stream))
-            if path.suffix == ".json":
-                content = json.load(stream)
-                # BBEH's own files are {"canary": ..., "examples": [...]}.
-                rows = content.get("examples") if isinstance(content, dict) else content
-            else:
-                rows = [json.loads(line) for line in stream if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a readable {path.suffix[1:]} file: {reason}") from None
+    kind = path.with_suffix("").suffix if path.suffix == _COMPRESSED else path.suffix
+    rows = _READERS[kind](path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} must hold objects with columns, one for each problem")
     return rows
+
+
+def _read_parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is not a readable Parquet file: {reason}") from None
+
+
+def _read_csv_rows(path: Path) -> Any:
+    head, *rows = read_csv(path) or [[]]
+    for number, cells in enumerate(rows, start=2):
+        if len(cells) > len(head):
+            raise UserError(f"{path}, row {number} has more cells than the first row has columns")
+    return [dict(zip(head, cells, strict=False)) for cells in rows if cells]
+
+
+def _read_json_rows(path: Path) -> Any:
+    content = read_json(path)
+    # BBEH's own files are {"canary": ..., "examples": [...]}.
+    return content.get("examples") if isinstance(content, dict) else content
+
+
+def _read_jsonl_rows(path: Path) -> Any:
+    return [row for _, row in read_json_lines(path)]
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".jsonl": _read_jsonl_rows,
+    ".json": _read_json_rows,
+    ".csv": _read_csv_rows,
+    ".parquet": _read_parquet,
+}
 
 
 def _read_hub(benchmark: Benchmark, data_dir: str, download: bool) -> Iterable[Row]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.config.arguments import AuditArguments, load_own
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import Config, resolve_folder
+from rzero_ray.config.sources import split_pairs
+from rzero_ray.disk.folder import held
 from rzero_ray.evaluation.labels.agreement import (
     RIGHT,
     UNKNOWN,
@@ -36,7 +40,7 @@ from rzero_ray.evaluation.labels.audit import (
 )
 from rzero_ray.evaluation.labels.sheet import SheetRow, read_sheet, write_sheet
 from rzero_ray.run.directory import load_stored_config
-from rzero_ray.run.manifest import number_in
+from rzero_ray.run.manifest import Manifest, number_in
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.stored import by_number
@@ -62,6 +66,10 @@ a running run, and changes nothing but the audit's own files. No verdict is aske
 All keys and their defaults: AuditConfig and EndpointConfig in rzero_ray/config/audits.py.
 Output: iteration-NN/audit-ORACLE.parquet, and iteration-NN/audit-human.csv for a person.
 Exit codes: 0 done, 2 the command or a sheet is wrong."""
+_LOCK = ".audit.lock"
+"""Held instead of the run's own lock: a run that is at work may be audited."""
+_ROOM = 1 << 26
+"""Bytes that must be free before anybody is asked."""
 ORACLES = ("exact", "openai", "human")
 Verdicts = dict[int, list[AuditedLabel]]
 """What an oracle has said of a run, by iteration."""
@@ -74,9 +82,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _audit_run(arguments: list[str]) -> None:
     root, iteration, config = _parse(arguments)
-    for number, items in _curricula(root, iteration).items():
-        asyncio.run(_audit(config, root, number, items))
+    Manifest.read(root / "manifest.json")
+    curricula = _curricula(root, iteration)
+    _check_stored(config, root, curricula)
+    with held(root, "run_dir", _ROOM, _LOCK):
+        for number, items in curricula.items():
+            asyncio.run(_audit(config, root, number, items))
     print("\n".join(tables(root, config.audit.min_accuracy, config.seed)))
+
+
+def _check_stored(
+    config: Config, root: Path, curricula: Mapping[int, list[CurriculumItem]]
+) -> None:
+    """Raise UserError where verdicts on disk, or sheets, are damaged; nothing is written yet."""
+    for oracle in ORACLES:
+        read_verdicts(root, oracle)
+    for number, items in curricula.items():
+        sheet = root / sheet_name(number)
+        if config.audit.oracle == "human" and os.path.lexists(sheet):
+            read_sheet(sheet, items)
 
 
 def tables(root: Path, min_accuracy: float, seed: int) -> list[str]:
@@ -115,7 +139,9 @@ def read_verdicts(root: Path, oracle: str) -> Verdicts:
         number_in(folder.name): folder / f"audit-{oracle}.parquet"
         for folder in by_number(root, "iteration-*")
     }
-    return {n: read_records(path, AuditedLabel) for n, path in paths.items() if path.exists()}
+    return {
+        n: read_records(path, AuditedLabel) for n, path in paths.items() if os.path.lexists(path)
+    }
 
 
 def _agreement(first: Verdicts, second: Verdicts) -> Agreement:
@@ -133,24 +159,16 @@ def _agreement_line(first: str, second: str, found: Agreement) -> str:
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, int | None, Config]:
     """Return the run directory, the iteration, and the run's configuration with these arguments."""
-    values: dict[str, str] = {}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator:
-            raise UserError(f"argument {argument!r} is not of the form key=value; usage: {USAGE}")
-        values[key] = value
-    for key in ("run_dir", "oracle"):
-        if not values.get(key):
-            raise UserError(f"{key}=... is missing; usage: {USAGE}")
-    if values["oracle"] not in ORACLES:
-        raise UserError(f"oracle={values['oracle']} is none of {', '.join(ORACLES)}")
-    root = Path(values.pop("run_dir")).expanduser().resolve()
-    number = values.pop("iteration", None)
-    if number is not None and not (number.isdecimal() and int(number) > 0):
-        raise UserError(f"iteration={number} must be a number from 1 on")
-    config = load_stored_config(root, [(f"audit.{key}", value) for key, value in values.items()])
+    own, of_run = load_own(AuditArguments, split_pairs(arguments), USAGE)
+    oracle = dict(of_run).get("oracle")
+    if not oracle:
+        raise UserError(f"oracle=... is missing; usage: {USAGE}")
+    if oracle not in ORACLES:
+        raise UserError(f"oracle={oracle[:40]} is none of {', '.join(ORACLES)}")
+    root = resolve_folder(own.run_dir)
+    config = load_stored_config(root, [(f"audit.{key}", value) for key, value in of_run])
     check_oracle(config)
-    return root, None if number is None else int(number), config
+    return root, own.iteration or None, config
 
 
 def _curricula(root: Path, iteration: int | None) -> dict[int, list[CurriculumItem]]:
@@ -158,7 +176,9 @@ def _curricula(root: Path, iteration: int | None) -> dict[int, list[CurriculumIt
     pattern = "iteration-*" if iteration is None else iteration_key(iteration)
     folders = by_number(root, pattern)
     paths = {number_in(folder.name): folder / "curriculum.parquet" for folder in folders}
-    found = {n: read_records(path, CurriculumItem) for n, path in paths.items() if path.exists()}
+    found = {
+        n: read_records(path, CurriculumItem) for n, path in paths.items() if os.path.lexists(path)
+    }
     if not found:
         where = "" if iteration is None else f"iteration {iteration} of "
         raise UserError(f"{where}{root} has no curriculum yet; wait for it, or name another")
@@ -181,7 +201,7 @@ async def _audit(
 
 async def _ask(config: Config, path: Path, sample: Sequence[CurriculumItem]) -> list[AuditedLabel]:
     """Return the verdicts on the sample: those on disk, and new ones on what is not yet judged."""
-    stored = read_records(path, AuditedLabel) if path.exists() else []
+    stored = read_records(path, AuditedLabel) if os.path.lexists(path) else []
     known = {(r.question, r.label): r for r in stored if r.verdict != UNKNOWN}
     open_items = [item for item in sample if (item.question, item.label) not in known]
     asked = await ask_oracle(config.audit, open_items, make_task(config.task), _grade)
@@ -193,7 +213,7 @@ async def _read_human(
 ) -> list[AuditedLabel] | None:
     """Return what a person wrote into the sheet; None when it had to be written first."""
     path = root / sheet_name(iteration)
-    if not path.exists():
+    if not os.path.lexists(path):
         write_sheet(path, audit_sample(config, iteration, items))
         print(
             f"wrote {path}: fill in one of its columns, answer (your own) or right (yes, no, ?), "

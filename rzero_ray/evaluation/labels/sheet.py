@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.disk.files import write_text_durably
 from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
-from rzero_ray.run.parquet import write_text_durably
+from rzero_ray.text.files import read_csv
 from rzero_ray.types import CurriculumItem, UserError
 
 COLUMNS = ("question", "label", "answer", "right")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
+_SIGNS = r"[=+\-@\uff1d\uff0b\uff0d\uff20]"
+"""With what a formula begins; the last four are full-width signs."""
+_NO_PLAIN_TEXT = re.compile(rf"['\t\r\n]|\s*{_SIGNS}")
 """How a cell begins that a spreadsheet would not take for plain text."""
+_SPLIT = re.compile(rf"([;\t\r\n])(?=[\s']*{_SIGNS})")
+"""Where a spreadsheet that splits lines at semicolons or tabs would begin another cell, with a
+formula: quotation marks mean something to it at the beginning of a line alone."""
+_GUARDED_SPLIT = re.compile(rf"([;\t\r\n])'(?=[\s']*{_SIGNS})")
 _VERDICTS = {
     **dict.fromkeys(("yes", "y", "true", "1", RIGHT), RIGHT),
     **dict.fromkeys(("no", "n", "false", "0", WRONG), WRONG),
@@ -39,14 +48,13 @@ class SheetRow:
 
 def write_sheet(path: Path, items: Sequence[CurriculumItem]) -> None:
     """Write a sheet to fill in; one that exists, and may be half filled in, is left alone."""
-    if path.exists():
+    if os.path.lexists(path):
         return
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
     for item in items:
         writer.writerow([_guard(item.question), _guard(item.label), "", ""])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text_durably(path, stream.getvalue())
 
 
@@ -56,12 +64,7 @@ def read_sheet(path: Path, items: Sequence[CurriculumItem]) -> list[SheetRow]:
     Raises UserError, in one line, for a file that is no such sheet, a value that means nothing, a
     row that appears twice or is not among `items`.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark there
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a CSV file in UTF-8 ({reason}); save it as one") from None
+    lines = read_csv(path)
     head = [cell.strip().lower() for cell in lines[0]] if lines else []
     missing = [name for name in COLUMNS[:2] if name not in head]
     if not {"answer", "right"} & set(head):
@@ -72,6 +75,8 @@ def read_sheet(path: Path, items: Sequence[CurriculumItem]) -> list[SheetRow]:
             f"{', '.join(COLUMNS)}, separated by commas"
         )
     known = {(_key(item.question), _key(item.label)): item for item in items}
+    # Of two that differ in white space alone, each is found where the editor has kept that.
+    known |= {(item.question, item.label): item for item in items}
     seen: set[int] = set()
     return [
         _read_row(f"{path}, row {number}", dict(zip(head, cells, strict=False)), known, seen)
@@ -87,7 +92,7 @@ def _read_row(
     seen: set[int],
 ) -> SheetRow:
     question, label = _unguard(cells.get("question", "")), _unguard(cells.get("label", ""))
-    item = known.get((_key(question), _key(label)))
+    item = known.get((question, label)) or known.get((_key(question), _key(label)))
     if item is None:
         raise UserError(
             f"{where}: this question with this label is not in the run's curriculum; a spreadsheet "
@@ -103,18 +108,21 @@ def _read_row(
     if mark and mark not in _VERDICTS:
         raise UserError(f"{where}: right={mark[:40]!r} is unknown; write yes, no or ?")
     if answer and parse_answer(f"\\boxed{{{answer}}}") is None:
-        raise UserError(f"{where}: the braces of answer={answer[:40]!r} do not match")
+        raise UserError(
+            f"{where}: the braces of answer={answer[:40]!r} do not match, or it says nothing"
+        )
     return SheetRow(item=item, answer=answer or None, verdict=_VERDICTS.get(mark))
 
 
 def _guard(text: str) -> str:
     """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    guarded = _SPLIT.sub(r"\1'", text)
+    return f"'{guarded}" if _NO_PLAIN_TEXT.match(text) else guarded
 
 
 def _unguard(text: str) -> str:
     """Return what `_guard` was given."""
-    return text[1:] if text.startswith("'") else text
+    return _GUARDED_SPLIT.sub(r"\1", text.removeprefix("'"))
 
 
 def _key(text: str) -> str:

@@ -5,14 +5,17 @@ The run may be finished, stopped, or at work: nothing else in its directory is c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rzero_ray.config.arguments import ReportArguments, load_own
 from rzero_ray.config.command import run_command
-from rzero_ray.config.sources import nearest, split_arguments
+from rzero_ray.config.config import resolve_folder
+from rzero_ray.config.sources import nearest, split_pairs
 from rzero_ray.run.directory import load_stored_config
-from rzero_ray.run.report.page import write_report
-from rzero_ray.run.report.summary import write_summary
+from rzero_ray.run.inspection import check_places, lost_rows
+from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.base_model import find_model
 from rzero_ray.types import UserError
@@ -26,15 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: list[str]) -> None:
-    _, given = split_arguments(arguments)
-    values = dict(given)
-    for key in values:
+    pairs = split_pairs(arguments)
+    for key, _ in pairs:
         if key != "run_dir":
             raise UserError(f"unknown key {key}{nearest(key, ['run_dir'])}; usage: {USAGE}")
-    if not values.get("run_dir"):
-        raise UserError(f"run_dir=... is missing; usage: {USAGE}")
-    root = Path(values["run_dir"]).expanduser().resolve()
+    own, _ = load_own(ReportArguments, pairs, USAGE)
+    root = resolve_folder(own.run_dir)
     config = load_stored_config(root)
     run = StoredRun(config, root, find_model(config.model) or Path(config.model.path))
-    summary = write_summary(run)
-    print(f"summary {root / 'summary.json'}\nreport  {write_report(run, summary)}")
+    check_places(root)
+    for text in lost_rows(run):
+        print(f"rzero_ray: warning: {text}", file=sys.stderr)
+    _, page = write_report(run)
+    print(f"summary {root / 'summary.json'}\nreport  {page}")

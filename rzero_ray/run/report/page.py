@@ -10,14 +10,10 @@ import html
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from rzero_ray.config.config import Config, to_yaml
-from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.report.plots import PLOTS, Plot
-from rzero_ray.run.report.summary import (
-    decimals,
-)
+from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.rows import Row, is_beyond, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
@@ -32,8 +28,8 @@ _NUM_DROPPED_SHOWN = 2
 """Per reason."""
 
 
-def write_report(run: StoredRun, summary: Row) -> Path:
-    """Write `report.html`; works for a run that stopped half way and for a task without oracle."""
+def make_page(run: StoredRun, summary: Row) -> str:
+    """Return `report.html`, also of a run that stopped half way and of a task without oracle."""
     metrics = run.metrics()
     plots = [plot for make in PLOTS if (plot := make(run, summary, metrics)) is not None]
     name = _escape(run.config.name, 80)
@@ -49,10 +45,7 @@ def write_report(run: StoredRun, summary: Row) -> Path:
         "<h2>Configuration</h2><details><summary>All keys, resolved</summary>"
         f"<pre>{html.escape(to_yaml(run.config))}</pre></details>",
     ]
-    path = run.root / "report.html"
-    page = _PAGE.replace("{title}", name).replace("{body}", "\n".join(body))
-    write_text_durably(path, page)
-    return path
+    return _PAGE.replace("{title}", name).replace("{body}", "\n".join(body))
 
 
 def _facts(summary: Row) -> str:

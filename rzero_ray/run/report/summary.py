@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from rzero_ray.run.parquet import write_text_durably
 from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import iteration_key
@@ -23,8 +21,8 @@ _MIN_GAIN_FOR_SHARES = 0.01
 """A change of accuracy smaller than this gets no percentage."""
 
 
-def write_summary(run: StoredRun) -> Row:
-    """Write `summary.json` and return what it holds."""
+def make_summary(run: StoredRun) -> Row:
+    """Return what `summary.json` holds."""
     metrics, evaluations = run.metrics(), run.evaluations()
     rows = [*metrics, *evaluations]
     heldout = [_heldout_row(row) for row in evaluations if row.get("num_problems", 1)]
@@ -32,12 +30,12 @@ def write_summary(run: StoredRun) -> Row:
     probes = [
         event["max_logprob_difference"]
         for event in run.log.events()
-        if event["event"] == "weight sync"
+        if event.get("max_logprob_difference") is not None
     ]
     # Stale rollouts differ from the policy by design; only the probes compare equal weights then.
     on_policy = [] if run.config.pipeline.staleness else metrics
     samples = [r["logprob_difference_max"] for r in on_policy if "logprob_difference_max" in r]
-    summary = {
+    return {
         "name": run.config.name,
         "algorithm": run.config.algorithm,
         "ablation": run.config.ablation,
@@ -61,8 +59,6 @@ def write_summary(run: StoredRun) -> Row:
         "max_logprob_difference_probes": _largest(probes),
         "max_logprob_difference_samples": _largest(samples),
     }
-    write_text_durably(run.root / "summary.json", json.dumps(summary, indent=1))
-    return summary
 
 
 def label_accuracy(metrics: Sequence[Row], iteration: int) -> float | None:
@@ -130,6 +126,8 @@ def reading(heldout: Sequence[Row], k: int) -> str:
     """Return, in words, by how much accuracy changed and what the change goes with."""
     if not heldout:
         return "No held-out problem was evaluated: nothing says whether the Solver became better."
+    if heldout[0]["iteration"] != 0:
+        return "The base model's evaluation is missing: there is nothing to compare with."
     if len(heldout) == 1:
         return "No iteration has been evaluated yet: there is nothing to compare."
     first, last = heldout[0], heldout[-1]

@@ -1,0 +1,59 @@
+"""The keys of the commands that read no configuration file: audit, compare and report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal, TypeVar
+
+from rzero_ray.config.rules import a_path, check_rules, count, optional_path, whole_numbers
+from rzero_ray.config.sources import build, read_arguments
+from rzero_ray.types import UserError
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """What `report` is told."""
+
+    run_dir: Annotated[str, a_path()] = ""
+    """The run directory."""
+
+
+@dataclass(frozen=True)
+class AuditArguments:
+    """What `audit` is told beside the keys of the run's section `audit`."""
+
+    run_dir: Annotated[str, a_path()] = ""
+    """The run directory."""
+    iteration: Annotated[int, count(0)] = 0
+    """The iteration whose labels are judged; 0 is all of them."""
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """What `compare` is told beside the keys of a run."""
+
+    seeds: Annotated[str, whole_numbers()] = "0"
+    """One comparison for each of them, with commas between."""
+    root: Annotated[str, optional_path()] = ""
+    """Where the run directories are; empty stands for `runs/compare-NAME`."""
+    method: Literal["labelled_grpo", "labelled_sft"] = "labelled_grpo"
+    """How the labelled data is taught."""
+
+
+def load_own(
+    schema: type[A], given: Sequence[tuple[str, str]], usage: str
+) -> tuple[A, list[tuple[str, str]]]:
+    """Return a command's own keys, checked, and the (key, value) pairs that are not its own.
+
+    Raises UserError for a value that its key does not allow; one that is missing gets `usage`.
+    """
+    names = {item.name: item.default for item in fields(schema)}  # type: ignore[arg-type]
+    own = [(key, value) for key, value in given if key in names]
+    if names.get("run_dir") == "" and not dict(own).get("run_dir"):
+        raise UserError(f"run_dir=... is missing; usage: {usage}")
+    loaded = build(schema, read_arguments(own, schema))
+    check_rules(loaded)
+    return loaded, [(key, value) for key, value in given if key not in names]

@@ -1,0 +1,99 @@
+"""A real run that is stopped by a signal leaves nothing, and nothing of it is open to others."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.conftest import REPOSITORY, driver_command
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+SMALL = [
+    "conf=tiny",
+    "num_iterations=9",
+    "challenger.num_steps=2",
+    "challenger.num_prompts=16",
+    "challenger.prompts_per_update=16",
+    "curriculum.num_candidates=40",
+    "curriculum.candidates_per_step=40",
+    "solver.num_steps=2",
+    "solver.num_prompts=8",
+    "solver.prompts_per_update=8",
+    "solver.samples_per_prompt=2",
+    "eval.num_samples=1",
+]
+SECRET = "sk-a-secret-of-nobody"
+
+
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
+def running(
+    request: pytest.FixtureRequest, base_model: Path, tmp_path: Path
+) -> Iterator[tuple[signal.Signals, subprocess.Popen[str], Path]]:
+    """Start a run as a script does with `&`: with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            driver_command([*SMALL, f"model.path={base_model}", f"run_dir={tmp_path / 'run'}"]),
+            cwd=REPOSITORY,
+            env=os.environ | {"RAY_ADDRESS": "local", "RZERO_ENDPOINT_KEY": SECRET},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    yield request.param, process, tmp_path / "run"
+    process.kill()
+
+
+def _wait_for_steps(process: subprocess.Popen[str], root: Path) -> None:
+    deadline = time.monotonic() + 300
+    manifest = root / "manifest.json"
+    while not manifest.exists() or "challenger/step-001" not in manifest.read_text():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no step within five minutes"
+        time.sleep(0.2)
+
+
+def _segments() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("rzero-", "sem.mp-"))}
+
+
+def _listens_on(process: psutil.Process) -> list[str]:
+    connections = process.net_connections("inet")
+    return [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
+
+
+def test_a_signal_ends_a_run_in_order_and_leaves_nothing_behind(running):
+    sent, process, root = running
+    segments = _segments()
+    _wait_for_steps(process, root)
+    family = psutil.Process(process.pid).children(recursive=True)
+    me = psutil.Process(process.pid)
+    ports = [
+        c.laddr for p in [me, *family] for c in p.net_connections("inet") if c.status == "LISTEN"
+    ]
+    open_to_others = [a for a in ports if a.ip not in ("127.0.0.1", "::ffff:127.0.0.1", "::1")]
+    assert ports and not open_to_others
+    assert not any(SECRET in str(p.environ()) for p in family if p.status() != "zombie")
+
+    started = time.monotonic()
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "rzero_ray: stopped; the same command resumes the run"
+    assert "Traceback" not in err
+    gone, alive = psutil.wait_procs(family, timeout=20)
+    assert gone and not alive
+    assert _segments() <= segments
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert (root / "checkpoints" / (manifest["checkpoint"] or "")).exists()
+    assert (root / "report.html").exists()
