@@ -79,7 +79,8 @@ class Sampler:
                 f"a prompt of {len(prompt_ids)} tokens leaves no room for an answer within "
                 f"model.max_model_len={self._max_model_len}"
             )
-        return pack(await self._engine.generate(prompt_ids, request, self._tokenizer))
+        completions = await self._engine.generate(prompt_ids, request, self._tokenizer)
+        return pack(completions, request.reads_tokens)
 
     async def num_unfinished(self) -> int:
         """Return how many sequences the engine still has to finish."""

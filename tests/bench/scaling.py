@@ -48,10 +48,11 @@ class FakeEngine:
             token_ids=np.zeros(_NUM_TOKENS, dtype=np.int32),
             logprobs=np.zeros(_NUM_TOKENS, dtype=np.float32),
             text="1" * _NUM_TOKENS,
+            num_tokens=_NUM_TOKENS,
             finished=True,
             weight_versions=((_VERSION, 0, _NUM_TOKENS),),
         )
-        return pack([completion] * request.num_samples)
+        return pack([completion] * request.num_samples, request.reads_tokens)
 
 
 def run() -> list[Figure]:
