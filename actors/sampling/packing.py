@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.types import Completion, Weights
+from rzero_ray.types import Completion, RunError, UserError, Weights
 
 _NO_IDS = np.empty(0, dtype=np.int32)
 _NO_LOGPROBS = np.empty(0, dtype=np.float32)
@@ -40,6 +40,11 @@ class PackedCompletions:
     finished: tuple[bool, ...]
     tokens: PackedTokens | None
     """None where the request reads none."""
+
+
+FinishedRequests = list[tuple[int, PackedCompletions | RunError | UserError]]
+"""Requests of an actor call that have ended: the place of each in it, and its answer or why there
+is none."""
 
 
 def pack(completions: Sequence[Completion], reads_tokens: bool) -> PackedCompletions:
