@@ -122,6 +122,8 @@ def connect_ray() -> str:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
+    # A Ray that is started here would run actors at nice 15, behind everything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         context = ray.init(**options)
     except ConnectionError as error:
