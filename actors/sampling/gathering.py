@@ -64,7 +64,7 @@ class RequestGatherer:
     ) -> None:
         stream: Any = actor.sample.options(num_returns="streaming").remote(requests)
         receiving = asyncio.ensure_future(
-            within(self._deadline_s, f"{name} to sample", _receive(stream, answers))
+            within(self._deadline_s, f"{name} to sample", _receive(stream, answers), "sampling")
         )
         settled = asyncio.gather(*answers, return_exceptions=True)
         try:

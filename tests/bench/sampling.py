@@ -1,9 +1,9 @@
 """What a sampled token costs: requests as phases make them against one plain call a request.
 
 The baseline sends each request in an actor call of its own, reads every token with its
-log-probability, and returns all of it. Where texts alone are read, the gathered calls are
-measured by themselves too. All sides take turns on one engine in one actor, with the same prompts and seeds; what they sample is the same,
-which is checked.
+log-probability, and returns all of it. Where texts alone are read, the gathered calls are measured
+by themselves too. All sides take turns on one engine in one actor, with the same prompts and seeds;
+what they sample is the same, which is checked.
 """
 
 from __future__ import annotations
