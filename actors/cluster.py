@@ -114,6 +114,8 @@ def connect_ray() -> str:
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    # A Ray that is started here would run actors at nice 15, behind everything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         context = ray.init(**options)
     except SystemExit:  # what Ray's own handler of SIGTERM does while it starts

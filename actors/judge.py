@@ -86,6 +86,7 @@ class ClusterJudge:
         self._under_way[index] += 1
         try:
             with self._clock.stage("grading"):
-                return await within(self._deadline_s, f"reward/worker-{index} {what}", ref)
+                name = f"reward/worker-{index}"
+                return await within(self._deadline_s, f"{name} {what}", ref, "grading")
         finally:
             self._under_way[index] -= 1

@@ -67,7 +67,7 @@ class ClusterPolicy:
         await self._turns.samplers()
         with self._clock.stage("sampling"):
             completions = await self._pool.sample(self._role, request)
-        self._clock.count_tokens(sum(len(c.token_ids) for c in completions))
+        self._clock.count_tokens(sum(c.num_tokens for c in completions))
         return completions
 
     async def start_phase(self, phase: Phase) -> None:

@@ -1,4 +1,8 @@
-"""Waiting with a deadline: nothing waits for ever, and the log says what is waited for."""
+"""Waiting with a deadline: nothing waits for ever, and the log says what is waited for.
+
+Thousands of calls may be under way at a time. Those of a stage share one reminder a minute, which
+counts them and names the oldest.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,14 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REMINDER_S = 60.0
-"""Time between two log lines about one wait."""
+"""Time between two log lines about one stage."""
+_TOLERANCE_S = 1.0
+"""How early a wait may wake up and still remind."""
+
+_under_way: dict[str, dict[asyncio.Future[Any], tuple[str, float]]] = {}
+"""By stage: what each wait is for and since when, the oldest first."""
+_reminded: dict[str, float] = {}
+"""When the log last spoke of a stage."""
 
 
 class DeadlineError(RunError):
@@ -31,10 +42,18 @@ class ActorLostError(RunError):
     """An actor died; the text names what was waited for and Ray's account of the death."""
 
 
-async def within(deadline_s: float, what: str, awaitable: Awaitable[T]) -> T:
-    """Await with a deadline; `what` completes the sentence 'waited for ...'."""
+async def within(
+    deadline_s: float, what: str, awaitable: Awaitable[T], stage: str | None = None
+) -> T:
+    """Await with a deadline; `what` completes the sentence 'waited for ...'.
+
+    Waits of one `stage` are reminded of together; one without is a stage by itself.
+    """
+    stage = what if stage is None else stage
     task = asyncio.ensure_future(awaitable)
     start = time.monotonic()
+    _under_way.setdefault(stage, {})[task] = what, start
+    task.add_done_callback(lambda done: _forget(stage, done))
     while True:
         left = start + deadline_s - time.monotonic()
         try:
@@ -48,7 +67,7 @@ async def within(deadline_s: float, what: str, awaitable: Awaitable[T]) -> T:
         if time.monotonic() - start >= deadline_s:
             _abandon(task)
             raise DeadlineError(_too_late(what, deadline_s))
-        logger.warning("still waiting for %s (%.0f s)", what, time.monotonic() - start)
+        _remind(stage)
 
 
 def get_within(deadline_s: float, what: str, refs: Sequence[ray.ObjectRef]) -> list[Any]:
@@ -63,6 +82,25 @@ def get_within(deadline_s: float, what: str, refs: Sequence[ray.ObjectRef]) -> l
             if time.monotonic() - start >= deadline_s:
                 raise DeadlineError(_too_late(what, deadline_s)) from None
             logger.warning("still waiting for %s (%.0f s)", what, time.monotonic() - start)
+
+
+def _forget(stage: str, task: asyncio.Future[Any]) -> None:
+    _under_way[stage].pop(task)
+    if not _under_way[stage]:
+        del _under_way[stage]
+        _reminded.pop(stage, None)
+
+
+def _remind(stage: str) -> None:
+    """Log one line about a stage, unless it was spoken of within the last minute."""
+    now = time.monotonic()
+    if stage in _reminded and now - _reminded[stage] < _REMINDER_S - _TOLERANCE_S:
+        return
+    _reminded[stage] = now
+    waits = _under_way[stage]
+    what, since = next(iter(waits.values()))
+    count = f"{len(waits)} calls of {stage}, the oldest of them " if len(waits) > 1 else ""
+    logger.warning("still waiting for %s%s (%.0f s)", count, what, now - since)
 
 
 @contextmanager

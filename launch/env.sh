@@ -25,4 +25,6 @@ fi
 # `ray job stop` sends SIGTERM, then SIGKILL after this many seconds (Ray's own default is 3).
 export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-60}"
 export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}"
+# Ray runs actors at nice 15 unless told: behind everything else, an engine starts four times slower.
+export RAY_worker_niceness="${RAY_worker_niceness:-0}"
 unset _rzero_ray_root

@@ -20,5 +20,6 @@ export PATH="$root/.venv/bin:$PATH"
 export RAY_ADDRESS=local # never join a cluster that happens to run here
 export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}"
 [ "${RAY_AUTH_MODE:-token}" != token ] || bash launch/token.sh
+export RAY_worker_niceness="${RAY_worker_niceness:-0}" # else actors run behind everything else here
 # exec: the driver takes this process's place, so signals reach it and its exit code is ours.
 exec python -m rzero_ray.driver ${conf[@]+"${conf[@]}"} "$@"

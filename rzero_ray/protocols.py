@@ -38,6 +38,7 @@ class Sampler(Protocol):
     async def sample(self, request: SampleRequest) -> list[Completion]:
         """Return `request.num_samples` completions, in the order of their seeds.
 
+        They hold what the request reads (`SampleRequest.reads_tokens`).
         Raises TooLongError where the prompt leaves no room for an answer.
         """
         ...

@@ -89,6 +89,9 @@ class SampleRequest:
     seed: int
     """Sample k of the request draws with `seed + k`, whichever engine serves it."""
     sampling: Sampling
+    reads_tokens: bool = True
+    """Whether token ids, their log-probabilities and weights are read, as of what is trained on.
+    Where they are not, they are neither computed nor sent: `Completion` says what stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,19 +127,25 @@ Weights = WeightVersion | FinishedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Completion:
-    """One sampled answer."""
+    """One sampled answer.
 
+    To a request that reads no tokens it has no more than text, length and end: the arrays and the
+    spans are empty.
+    """
+
+    text: str
+    """The completion as text, special tokens left out; `<think>` is in front where the prompt ends
+    inside a thought."""
+    num_tokens: int
+    """T, at least 1."""
+    finished: bool
+    """False when the length limit cut it."""
     prompt_ids: NDArray[np.int32]
     """[prompt length] token ids of the rendered prompt."""
     token_ids: NDArray[np.int32]
     """[T] sampled token ids, the end-of-sequence token included."""
     logprobs: NDArray[np.float32]
     """[T] log-probability (nats) under the sampler of each sampled token."""
-    text: str
-    """The completion as text, special tokens left out; `<think>` is in front where the prompt ends
-    inside a thought."""
-    finished: bool
-    """False when the length limit cut it."""
     weight_versions: tuple[tuple[Weights | None, int, int], ...]
     """(weights, start, end) spans over T: which weights sampled which tokens. None stands for those
     that an engine started with, before anything was published into it."""

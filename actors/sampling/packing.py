@@ -1,65 +1,99 @@
 """Completions on their way from a sampler to the driver: few large arrays in place of many small.
 
-An array costs Ray more than its bytes: some 30 of them for an answer of ten samples become three.
+An array costs Ray more than its bytes: some 30 of them for an answer of ten samples become three,
+and none where the request reads no tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.types import Completion, Weights
+from rzero_ray.types import Completion, RunError, UserError, Weights
+
+_NO_IDS = np.empty(0, dtype=np.int32)
+_NO_LOGPROBS = np.empty(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PackedCompletions:
-    """The completions of one prompt, their tokens one after the other."""
+class PackedTokens:
+    """The tokens of completions, one after the other, with the prompt that they share."""
 
     prompt_ids: NDArray[np.int32]
     token_ids: NDArray[np.int32]
     """[sum of lengths]"""
     logprobs: NDArray[np.float32]
     """[sum of lengths]"""
-    lengths: tuple[int, ...]
-    texts: tuple[str, ...]
-    finished: tuple[bool, ...]
     weight_versions: tuple[tuple[tuple[Weights | None, int, int], ...], ...]
 
 
-def pack(completions: Sequence[Completion]) -> PackedCompletions:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PackedCompletions:
+    """The completions of one prompt."""
+
+    texts: tuple[str, ...]
+    lengths: tuple[int, ...]
+    finished: tuple[bool, ...]
+    tokens: PackedTokens | None
+    """None where the request reads none."""
+
+
+FinishedRequests = list[tuple[int, PackedCompletions | RunError | UserError]]
+"""Requests of an actor call that have ended: the place of each in it, and its answer or why there
+is none."""
+
+
+def pack(completions: Sequence[Completion], reads_tokens: bool) -> PackedCompletions:
     """Pack at least one completion; all answer the same prompt."""
+    tokens = None
+    if reads_tokens:
+        tokens = PackedTokens(
+            prompt_ids=completions[0].prompt_ids,
+            token_ids=np.concatenate([c.token_ids for c in completions]),
+            logprobs=np.concatenate([c.logprobs for c in completions]),
+            weight_versions=tuple(c.weight_versions for c in completions),
+        )
     return PackedCompletions(
-        prompt_ids=completions[0].prompt_ids,
-        token_ids=np.concatenate([c.token_ids for c in completions]),
-        logprobs=np.concatenate([c.logprobs for c in completions]),
-        lengths=tuple(len(c.token_ids) for c in completions),
         texts=tuple(c.text for c in completions),
+        lengths=tuple(c.num_tokens for c in completions),
         finished=tuple(c.finished for c in completions),
-        weight_versions=tuple(c.weight_versions for c in completions),
+        tokens=tokens,
     )
 
 
 def unpack(packed: PackedCompletions) -> list[Completion]:
-    """Return what was packed; the arrays are views of the packed ones."""
-    ends = np.cumsum(packed.lengths)[:-1]
+    """Return what was packed; the arrays are views of the packed ones, or empty."""
+    parts = zip(packed.texts, packed.lengths, packed.finished, strict=True)
+    tokens = packed.tokens
+    if tokens is None:
+        return [
+            Completion(
+                text=text,
+                num_tokens=length,
+                finished=finished,
+                prompt_ids=_NO_IDS,
+                token_ids=_NO_IDS,
+                logprobs=_NO_LOGPROBS,
+                weight_versions=(),
+            )
+            for text, length, finished in parts
+        ]
+    ends = accumulate(packed.lengths, initial=0)
     return [
         Completion(
-            prompt_ids=packed.prompt_ids,
-            token_ids=token_ids,
-            logprobs=logprobs,
             text=text,
+            num_tokens=length,
             finished=finished,
+            prompt_ids=tokens.prompt_ids,
+            token_ids=tokens.token_ids[start:end],
+            logprobs=tokens.logprobs[start:end],
             weight_versions=versions,
         )
-        for token_ids, logprobs, text, finished, versions in zip(
-            np.split(packed.token_ids, ends),
-            np.split(packed.logprobs, ends),
-            packed.texts,
-            packed.finished,
-            packed.weight_versions,
-            strict=True,
+        for (text, length, finished), (start, end), versions in zip(
+            parts, pairwise(ends), tokens.weight_versions, strict=True
         )
     ]

@@ -16,16 +16,13 @@ How an engine gets its weights:
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 
+from actors.sampling.gathering import RequestGatherer
 from actors.sampling.packing import unpack
-from actors.waiting import DeadlineError, within
 from rzero_ray.config.roles import ROLES
 from rzero_ray.types import Completion, Role, SampleRequest
 
@@ -53,7 +50,7 @@ class SamplerPool:
 
     def __init__(self, samplers: list[PooledSampler], deadline_s: float) -> None:
         self.samplers = samplers
-        self._deadline_s = deadline_s
+        self._requests = RequestGatherer(deadline_s)
 
     def samplers_of(self, role: Role) -> list[PooledSampler]:
         """Return those that sample for the role."""
@@ -80,16 +77,12 @@ class SamplerPool:
         """Have one sampler of the role answer the request, all its samples together.
 
         Nothing waits for its turn here: a sampler gets every request at once and keeps its own
-        queue. When the caller is cancelled, or out of time, the engine ends the request.
+        queue. How requests travel, and what ends them early, is in `gathering`.
         """
         sampler = min(self.samplers_of(role), key=lambda sampler: sampler.outstanding_tokens)
         cost = request.num_samples * request.sampling.max_tokens
         sampler.outstanding_tokens += cost
-        answer: Any = sampler.actor.sample.remote(request)
         try:
-            return unpack(await within(self._deadline_s, f"{sampler.name} to sample", answer))
-        except (asyncio.CancelledError, DeadlineError):
-            ray.cancel(answer)
-            raise
+            return unpack(await self._requests.ask(sampler.name, sampler.actor, request))
         finally:
             sampler.outstanding_tokens -= cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from actors.process import large_imports
 from actors.sampling.options import PARTS, EngineOptions
-from actors.sampling.packing import PackedCompletions, pack
+from actors.sampling.packing import FinishedRequests, PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
 from rzero_ray.types import Message, RunError, SampleRequest, TooLongError, UserError, Weights
@@ -70,16 +70,40 @@ class Sampler:
         await self._engine.wake(parts)
         self._asleep -= set(parts)
 
-    async def sample(self, request: SampleRequest) -> PackedCompletions:
-        """Answer one request; cancelled, the engine drops it."""
+    async def sample(self, requests: Sequence[SampleRequest]) -> AsyncIterator[FinishedRequests]:
+        """Answer requests; yields those that have ended, with their places, as soon as one has.
+
+        Requests overlap. One whose prompt is refused does not keep the others from their answers.
+        Cancelled, the engine drops those that have not ended.
+        """
         self._check_awake()
+        places = {
+            asyncio.create_task(self._answer(request)): k for k, request in enumerate(requests)
+        }
+        ended: asyncio.Queue[asyncio.Task[PackedCompletions]] = asyncio.Queue()
+        for task in places:
+            task.add_done_callback(ended.put_nowait)
+        num_left = len(places)
+        try:
+            while num_left:
+                tasks = [await ended.get()]
+                while not ended.empty():
+                    tasks.append(ended.get_nowait())
+                num_left -= len(tasks)
+                yield [(places[task], _answer_or_refusal(task)) for task in tasks]
+        finally:
+            for task in places:
+                task.cancel()
+
+    async def _answer(self, request: SampleRequest) -> PackedCompletions:
         prompt_ids = self._tokenizer.render(request.messages)
         if len(prompt_ids) >= self._max_model_len:
             raise TooLongError(
                 f"a prompt of {len(prompt_ids)} tokens leaves no room for an answer within "
                 f"model.max_model_len={self._max_model_len}"
             )
-        return pack(await self._engine.generate(prompt_ids, request, self._tokenizer))
+        completions = await self._engine.generate(prompt_ids, request, self._tokenizer)
+        return pack(completions, request.reads_tokens)
 
     async def num_unfinished(self) -> int:
         """Return how many sequences the engine still has to finish."""
@@ -178,3 +202,13 @@ class Sampler:
         self._staging.close()
         if self._refusal is None:
             self._engine.shutdown()
+
+
+def _answer_or_refusal(
+    task: asyncio.Task[PackedCompletions],
+) -> PackedCompletions | RunError | UserError:
+    """Return how a task has ended; a bug is raised, so that its traceback reaches the driver."""
+    try:
+        return task.result()
+    except (RunError, UserError) as error:
+        return error

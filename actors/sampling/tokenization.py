@@ -145,6 +145,7 @@ class ChatTokenizer:
     ) -> Completion:
         """Return a sampled sequence with its text, cut where it begins a turn of its own.
 
+        `logprobs` may be empty, for who reads none.
         Only a model whose turns end with no token of their own gets so far: the turn that is cut
         off stands for the end token, so that the completion is finished.
         """
@@ -152,11 +153,12 @@ class ChatTokenizer:
         kept = token_ids[:length]
         (text,) = self.decode_all([kept.tolist()])
         return Completion(
+            text=text,
+            num_tokens=length,
+            finished=finished or length < len(token_ids),
             prompt_ids=prompt_ids,
             token_ids=kept,
             logprobs=logprobs[:length],
-            text=text,
-            finished=finished or length < len(token_ids),
             weight_versions=tuple(
                 (version, start, min(end, length))
                 for version, start, end in weight_versions

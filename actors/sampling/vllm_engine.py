@@ -93,7 +93,8 @@ class VllmEngine:
             top_k=request.sampling.top_k,
             max_tokens=request.sampling.max_tokens,
             stop_token_ids=list(tokenizer.stop_token_ids),
-            logprobs=0,
+            # Half of a token's work around the model, where nobody reads them.
+            logprobs=0 if request.reads_tokens else None,
             flat_logprobs=True,  # lists of numbers, not a dictionary and an object per token
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -177,13 +178,16 @@ class VllmEngine:
     def _completion(
         self, prompt_ids: NDArray[np.int32], output: CompletionOutput, tokenizer: ChatTokenizer
     ) -> Completion:
-        rows: Any = output.logprobs  # one position per token, in each the sampled token alone
         token_ids = np.asarray(output.token_ids, dtype=np.int32)
-        assert len(rows.logprobs) == len(token_ids)
+        logprobs = np.empty(0, dtype=np.float32)
+        if output.logprobs is not None:
+            rows: Any = output.logprobs  # one position per token, in each the sampled token alone
+            logprobs = np.asarray(rows.logprobs, dtype=np.float32)
+            assert len(logprobs) == len(token_ids)
         return tokenizer.to_completion(
             prompt_ids,
             token_ids,
-            np.asarray(rows.logprobs, dtype=np.float32),
+            logprobs,
             finished=output.finish_reason == "stop",
             weight_versions=[
                 (self._published.get(span.version), span.start, span.end)

@@ -109,6 +109,7 @@ async def answer_problem(
             sampling=Sampling(
                 temperature=temperature, top_p=1.0, top_k=-1, max_tokens=settings.max_tokens
             ),
+            reads_tokens=False,
         )
         for count, temperature in ((1, 0.0), (settings.num_samples, settings.temperature))
     )
@@ -127,10 +128,10 @@ async def answer_problem(
         greedy_text=greedy.text,
         greedy_answer=greedy_marks.answers[0],
         greedy_truncated=not greedy.finished,
-        greedy_num_tokens=len(greedy.token_ids),
+        greedy_num_tokens=greedy.num_tokens,
         texts=tuple(texts),
         answers=marks.answers,
         truncated=tuple(not completion.finished for completion in sampled),
-        num_tokens=np.array([len(c.token_ids) for c in sampled], dtype=np.int32),
+        num_tokens=np.array([c.num_tokens for c in sampled], dtype=np.int32),
         majority=marks.majority,
     )

@@ -64,12 +64,16 @@ async def pose_and_vote(
     num_questions: int,
     parse: Callable[[str], str | None],
     vote: TakeVotes,
+    learns: bool,
 ) -> list[Attempt]:
     """Sample [G] questions from one Challenger prompt, and the votes on each well-formed one.
 
+    `learns` says whether the Challenger learns from these questions, and so reads their tokens.
     `seed_of()` is the seed of the questions, `seed_of(g, "votes")` that of the votes on number g.
     """
-    request = to_request(cast.task.challenger_messages(), num_questions, seed_of(), sampling)
+    request = to_request(
+        cast.task.challenger_messages(), num_questions, seed_of(), sampling, reads_tokens=learns
+    )
 
     async def attempt(index: int, completion: Completion) -> Attempt:
         question = parse(completion.text)
@@ -128,7 +132,11 @@ def step_seeds(seed: int, step_key: str, prompt: int) -> Callable[..., int]:
 
 
 def to_request(
-    messages: tuple[Message, ...], num_samples: int, seed: int, config: SamplingConfig
+    messages: tuple[Message, ...],
+    num_samples: int,
+    seed: int,
+    config: SamplingConfig,
+    reads_tokens: bool = True,
 ) -> SampleRequest:
     """Return a request with a role's sampling settings."""
     sampling = Sampling(
@@ -137,7 +145,13 @@ def to_request(
         top_k=config.top_k,
         max_tokens=config.max_tokens,
     )
-    return SampleRequest(messages=messages, num_samples=num_samples, seed=seed, sampling=sampling)
+    return SampleRequest(
+        messages=messages,
+        num_samples=num_samples,
+        seed=seed,
+        sampling=sampling,
+        reads_tokens=reads_tokens,
+    )
 
 
 def to_rollout(sample: ChallengerSample | SolverSample) -> Rollout:
@@ -171,8 +185,9 @@ async def _sample_votes(
     cast: Cast, voting: VotingConfig, question: str, num_votes: int, seed: int
 ) -> list[Completion]:
     messages = cast.task.solver_messages(question)
-    return await cast.solver.sample(to_request(messages, num_votes, seed, voting.sampling))
+    request = to_request(messages, num_votes, seed, voting.sampling, reads_tokens=False)
+    return await cast.solver.sample(request)
 
 
 def _count_tokens(completions: Sequence[Completion]) -> int:
-    return sum(len(completion.token_ids) for completion in completions)
+    return sum(completion.num_tokens for completion in completions)

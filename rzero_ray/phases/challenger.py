@@ -77,6 +77,7 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
             settings.sampling,
             num_questions=settings.samples_per_prompt,
             parse=QUESTION_PARSERS[settings.question_format],
+            learns=True,
             vote=vote_in_full(cast, config.voting, settings.num_votes),
         )
         for prompt in range(settings.num_prompts)

@@ -91,6 +91,7 @@ async def sample_candidates(
             num_questions=1,
             parse=QUESTION_PARSERS[_question_format(config)],
             vote=vote,
+            learns=False,
         )
         for index in range(min(settings.candidates_per_step, settings.num_candidates - already))
     )
@@ -114,7 +115,7 @@ def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
         label=attempt.ballot.label,
         num_agree=attempt.ballot.num_agree,
         num_votes=attempt.ballot.num_votes,
-        num_tokens=len(attempt.completion.token_ids),
+        num_tokens=attempt.completion.num_tokens,
         dropped=TOO_LONG if attempt.too_long else None,
         truth=None if attempt.question is None else task.solve(attempt.question),
         vote_tokens=attempt.vote_tokens,

@@ -27,6 +27,7 @@ BENCHMARKS = (
     "trl_comparison",
     "trl_steps",
     "pool",
+    "sampling",
     "scaling",
     "weights",
 )

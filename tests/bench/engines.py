@@ -51,7 +51,9 @@ def engine_options(model: Path, settings: Mapping[str, str], num_on_gpu: int) ->
     )
 
 
-def start_samplers(options: EngineOptions, count: int) -> tuple[list[ActorHandle], list[int]]:
+def start_samplers(
+    options: EngineOptions, count: int, kind: type[Sampler] = Sampler
+) -> tuple[list[ActorHandle], list[int]]:
     """Start `count` samplers, one after the other where they share a GPU; returns their process
     ids too."""
     environment = engine_environment(num_threads=1, on_cpu=options.on_cpu)
@@ -63,7 +65,7 @@ def start_samplers(options: EngineOptions, count: int) -> tuple[list[ActorHandle
     }
     actors, started = [], []
     for k in range(count):
-        actor: Any = ray.remote(Sampler).options(**settings).remote(f"bench/sampler-{k}", options)
+        actor: Any = ray.remote(kind).options(**settings).remote(f"bench/sampler-{k}", options)
         actors.append(actor)
         started.append(actor.start.remote())
         if not options.on_cpu:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.sampling.packing import PackedCompletions, pack
+from actors.sampling.packing import FinishedRequests, PackedCompletions, pack
 from actors.sampling.pool import PooledSampler, SamplerPool
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
@@ -41,17 +41,21 @@ _VERSION = WeightVersion(role="solver", iteration=1, num_steps=0)
 class FakeEngine:
     """Answers at once, with as many bytes as a real answer has."""
 
-    async def sample(self, request: SampleRequest) -> PackedCompletions:
-        """Return completions that were never sampled."""
+    async def sample(self, requests: Sequence[SampleRequest]) -> AsyncIterator[FinishedRequests]:
+        """Yield completions that were never sampled."""
+        yield [(k, self._answer(request)) for k, request in enumerate(requests)]
+
+    def _answer(self, request: SampleRequest) -> PackedCompletions:
         completion = Completion(
             prompt_ids=np.zeros(30, dtype=np.int32),
             token_ids=np.zeros(_NUM_TOKENS, dtype=np.int32),
             logprobs=np.zeros(_NUM_TOKENS, dtype=np.float32),
             text="1" * _NUM_TOKENS,
+            num_tokens=_NUM_TOKENS,
             finished=True,
             weight_versions=((_VERSION, 0, _NUM_TOKENS),),
         )
-        return pack([completion] * request.num_samples)
+        return pack([completion] * request.num_samples, request.reads_tokens)
 
 
 def run() -> list[Figure]:

@@ -147,6 +147,28 @@ def test_samples_depend_on_their_seed_alone(running: Fixture):
         assert "\\boxed{" in completion.text
 
 
+def test_what_is_read_does_not_change_what_is_sampled(running: Fixture):
+    async def go() -> tuple[list[list[Completion]], list[list[Completion]]]:
+        solver = running.cluster.solver
+        requests = [_request(f"{i}+5-6+{i}", 8, seed=10 * i) for i in range(16)]
+        full = await asyncio.gather(*(solver.sample(request) for request in requests))
+        mixed = [replace(r, reads_tokens=bool(i % 2)) for i, r in enumerate(requests)]
+        return full, await asyncio.gather(*(solver.sample(request) for request in mixed))
+
+    full, mixed = asyncio.run(go())
+    for number, (all_read, found) in enumerate(zip(full, mixed, strict=True)):
+        for ours, theirs in zip(all_read, found, strict=True):
+            assert (ours.text, ours.num_tokens, ours.finished) == (
+                theirs.text,
+                theirs.num_tokens,
+                theirs.finished,
+            )
+            assert ours.num_tokens == len(ours.token_ids) == len(ours.logprobs)
+            read = ours.token_ids.tolist() if number % 2 else []
+            assert theirs.token_ids.tolist() == read
+            assert len(theirs.logprobs) == len(read)
+
+
 def test_a_burst_of_prompts_beyond_one_engine_step_is_served(running: Fixture):
     async def go() -> None:
         solver = running.cluster.solver

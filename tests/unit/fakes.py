@@ -132,12 +132,15 @@ class FakePolicy:
     def _completion(self, request: SampleRequest, rng: random.Random) -> Completion:
         text = self._pose(rng) if self.role == "challenger" else self._answer(request, rng)
         tokens = np.arange(len(text), dtype=np.int32)
+        if not request.reads_tokens:
+            return fake_text(text)
         return Completion(
+            text=text,
+            num_tokens=len(text),
+            finished=True,
             prompt_ids=np.array([1, 2], dtype=np.int32),
             token_ids=tokens,
             logprobs=np.full(len(text), -1.0, dtype=np.float32),
-            text=text,
-            finished=True,
             weight_versions=((self._version(), 0, len(text)),),
         )
 
@@ -202,6 +205,19 @@ class SilentObserver:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def fake_text(text: str) -> Completion:
+    """Return what a request that reads no tokens is answered with."""
+    return Completion(
+        text=text,
+        num_tokens=len(text),
+        finished=True,
+        prompt_ids=np.empty(0, dtype=np.int32),
+        token_ids=np.empty(0, dtype=np.int32),
+        logprobs=np.empty(0, dtype=np.float32),
+        weight_versions=(),
+    )
 
 
 def fake_report(version: WeightVersion, num_tokens: int) -> UpdateReport:

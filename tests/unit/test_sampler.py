@@ -1,13 +1,14 @@
 """What a sampler does with texts, on an engine that answers from a rule."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ray.exceptions import RayTaskError
 
-from actors.sampling.packing import unpack
+from actors.sampling.packing import PackedCompletions, unpack
 from actors.sampling.sampler import Sampler
 from actors.sampling.tokenization import ChatTokenizer
 from actors.waiting import within
@@ -60,6 +61,18 @@ def _request(question: str) -> SampleRequest:
     return SampleRequest(messages=messages, num_samples=2, seed=0, sampling=sampling)
 
 
+def _answer(sampler: Sampler, *questions: str) -> list[PackedCompletions | RunError]:
+    """Return the sampler's answers to one call, in the order of the questions."""
+
+    async def go() -> dict[int, PackedCompletions | RunError]:
+        requests = [_request(question) for question in questions]
+        return {k: found async for part in sampler.sample(requests) for k, found in part}
+
+    answers = asyncio.run(go())
+    assert len(answers) == len(questions)
+    return [answers[k] for k in range(len(questions))]
+
+
 def test_completions_are_cut_one_by_one_and_stop_where_the_template_says(tmp_path):
     shapes.bare(tmp_path)
     encode = ChatTokenizer(tmp_path)._tokenizer.encode
@@ -68,7 +81,7 @@ def test_completions_are_cut_one_by_one_and_stop_where_the_template_says(tmp_pat
         for text in ("\\boxed{4}\nuser: 2+2?\nassistant: \\boxed{9}", "\\boxed{5}")
     )
     sampler = _sampler(tmp_path, own, whole)
-    cut, left = unpack(asyncio.run(sampler.sample(_request("1+1?"))))
+    cut, left = unpack(*_answer(sampler, "1+1?"))
     assert (cut.text.strip(), cut.finished) == ("\\boxed{4}", True)
     assert len(cut.token_ids) == len(cut.logprobs) == cut.weight_versions[0][2] < len(own)
     assert (left.text, left.finished) == ("\\boxed{5}", False)
@@ -79,9 +92,13 @@ def test_completions_are_cut_one_by_one_and_stop_where_the_template_says(tmp_pat
 def test_a_prompt_without_room_for_an_answer_is_refused(tmp_path):
     shapes.qwen_base(tmp_path)
     length = len(ChatTokenizer(tmp_path).render(math_solver_messages("1+1?")))
-    asyncio.run(_sampler(tmp_path, [1], max_model_len=length + 1).sample(_request("1+1?")))
-    with pytest.raises(TooLongError, match=f"of {length} tokens .* model.max_model_len={length}"):
-        asyncio.run(_sampler(tmp_path, [1], max_model_len=length).sample(_request("1+1?")))
+    sampler = _sampler(tmp_path, [1], max_model_len=length + 1)
+    # The others of its call are answered.
+    fits, too_long, fits_too = _answer(sampler, "1+1?", "1+1+1+1+1+1?", "1+1?")
+    assert isinstance(fits, PackedCompletions) and isinstance(fits_too, PackedCompletions)
+    assert isinstance(too_long, TooLongError)
+    (too_long,) = _answer(_sampler(tmp_path, [1], max_model_len=length), "1+1?")
+    assert re.search(f"of {length} tokens .* model.max_model_len={length}", str(too_long))
 
 
 def test_a_sampler_says_at_its_start_why_it_has_no_engine():

@@ -1,0 +1,186 @@
+"""What a sampled token costs: requests as phases make them against one plain call a request.
+
+The baseline sends each request in an actor call of its own, reads every token with its
+log-probability, and returns all of it. Where texts alone are read, the gathered calls are measured
+by themselves too. All sides take turns on one engine in one actor, with the same prompts and seeds;
+what they sample is the same, which is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import ray
+from ray.actor import ActorHandle
+
+from actors.sampling.packing import PackedCompletions, pack, unpack
+from actors.sampling.pool import PooledSampler, SamplerPool
+from actors.sampling.sampler import Sampler
+from rzero_ray.types import Completion, SampleRequest
+from tests.bench import engines
+from tests.bench.harness import Figure, tiny_model
+from tests.bench.pool import requests
+
+SETTINGS = engines.SETTINGS
+_REPEATS = 7
+_END_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """What a phase asks for."""
+
+    name: str
+    prompts: int
+    samples: int
+    max_tokens: int
+    reads_tokens: bool
+
+    def requests(self, turn: int, settings: Mapping[str, str]) -> list[SampleRequest]:
+        sizes = {
+            "prompts": str(self.prompts),
+            "samples": str(self.samples),
+            "max_tokens": str(self.max_tokens),
+        }
+        return requests(turn, {**settings, **sizes})
+
+
+_SHAPES = (
+    _Shape(name="votes of ten", prompts=52, samples=10, max_tokens=96, reads_tokens=False),
+    _Shape(
+        name="one sample of 16 tokens", prompts=256, samples=1, max_tokens=16, reads_tokens=False
+    ),
+    _Shape(name="trained questions", prompts=128, samples=1, max_tokens=64, reads_tokens=True),
+    _Shape(name="trained answers", prompts=32, samples=8, max_tokens=112, reads_tokens=True),
+)
+_TARGETS = {"votes of ten": "at most .66", "one sample of 16 tokens": "at most .70"}
+
+
+class OneByOneSampler(Sampler):
+    """A sampler that also takes a request alone, and returns all there is."""
+
+    async def sample_alone(self, request: SampleRequest) -> PackedCompletions:
+        """Answer one request."""
+        prompt_ids = self._tokenizer.render(request.messages)
+        completions = await self._engine.generate(prompt_ids, request, self._tokenizer)
+        return pack(completions, reads_tokens=True)
+
+
+_Side = Callable[[SampleRequest], Awaitable[list[Completion]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Of one sampled token, in microseconds."""
+
+    in_actor: float
+    """Processor time of the sampler's process and of the engine's."""
+    in_driver: float
+    wall: float
+
+
+def run(settings: Mapping[str, str]) -> list[Figure]:
+    """Alternate the sides, shape by shape; the first turn of each is warm-up."""
+    model = Path(settings["model"]) if settings["model"] else tiny_model()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        options = engines.engine_options(model, settings, num_on_gpu=1)
+        (actor,), (pid,) = engines.start_samplers(options, count=1, kind=OneByOneSampler)
+        figures = [figure for shape in _SHAPES for figure in _measure(shape, actor, pid, settings)]
+        ray.get(actor.stop.remote(), timeout=_END_S)
+        return figures
+    finally:
+        ray.shutdown()
+
+
+def _measure(
+    shape: _Shape, actor: ActorHandle, pid: int, settings: Mapping[str, str]
+) -> list[Figure]:
+    costs: dict[str, list[_Cost]] = {}
+    for turn in range(_REPEATS + 1):
+        asked = shape.requests(turn, settings)
+        texts: set[tuple[str, ...]] = set()
+        for side, reads_tokens in _sides(shape):
+            sided = [replace(request, reads_tokens=reads_tokens) for request in asked]
+            answer = _one_by_one(actor) if side == "one by one" else _pooled(actor)
+            cost, completions = _turn(answer, sided, pid)
+            costs.setdefault(side, []).append(cost)
+            texts.add(tuple(completion.text for completion in completions))
+        assert len(texts) == 1, "the sides sampled different tokens"
+    baseline, *others = costs
+    return [_figure(shape, side, costs[side][1:], baseline, costs[baseline][1:]) for side in others]
+
+
+def _sides(shape: _Shape) -> list[tuple[str, bool]]:
+    """Return the sides, the baseline first, and whether they read tokens."""
+    sides = [("one by one", True), ("gathered", True)]
+    return sides if shape.reads_tokens else [*sides, ("gathered, texts alone", False)]
+
+
+def _figure(
+    shape: _Shape, side: str, ours: Sequence[_Cost], baseline: str, theirs: Sequence[_Cost]
+) -> Figure:
+    def medians(part: str) -> str:
+        mine, other = (
+            statistics.median(getattr(cost, part) for cost in costs) for costs in (ours, theirs)
+        )
+        return f"{mine:.1f} against {other:.1f}"
+
+    ratios = [a.in_actor / b.in_actor for a, b in zip(ours, theirs, strict=True)]
+    return Figure(
+        name=f"{shape.name}: processor time in the actor per token, {side} against {baseline}",
+        value=statistics.median(ratios),
+        unit="x",
+        target=_TARGETS.get(shape.name, "at most .78"),
+        details=f"{shape.prompts} requests of {shape.samples} samples; microseconds in the actor "
+        f"{medians('in_actor')}, in the driver {medians('in_driver')}, on the clock "
+        f"{medians('wall')}; {min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} pairs",
+    )
+
+
+def _turn(
+    answer: _Side, asked: Sequence[SampleRequest], pid: int
+) -> tuple[_Cost, list[Completion]]:
+    """Return what a turn has cost, and what it sampled."""
+
+    async def go() -> list[list[Completion]]:
+        return await asyncio.gather(*(answer(request) for request in asked))
+
+    actor, driver, start = _cpu_seconds(pid), time.process_time(), time.perf_counter()
+    groups = asyncio.run(go())
+    parts = (
+        _cpu_seconds(pid) - actor,
+        time.process_time() - driver,
+        time.perf_counter() - start,
+    )
+    completions = [completion for group in groups for completion in group]
+    tokens = sum(completion.num_tokens for completion in completions)
+    return _Cost(*(1e6 * seconds / tokens for seconds in parts)), completions
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the processor time so far of a sampler's process and those below it."""
+    process = psutil.Process(pid)
+    family = [process, *process.children(recursive=True)]
+    return sum(sum(member.cpu_times()[:2]) for member in family)
+
+
+def _one_by_one(actor: ActorHandle) -> _Side:
+    async def answer(request: SampleRequest) -> list[Completion]:
+        return unpack(await actor.sample_alone.remote(request))
+
+    return answer
+
+
+def _pooled(actor: ActorHandle) -> _Side:
+    sampler = PooledSampler(
+        name="bench/sampler-0", actor=actor, home="solver", role="solver", model=None
+    )
+    pool = SamplerPool([sampler], deadline_s=600)
+    return lambda request: pool.sample("solver", request)
