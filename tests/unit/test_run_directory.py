@@ -165,10 +165,10 @@ def test_an_old_name_is_refused_with_the_new_one(monkeypatch):
 
 
 def test_a_key_that_is_gone_is_refused_by_name(stored: Path):
-    _set_stored(stored, "solver.num_dreams", 3)
-    with pytest.raises(UserError, match=r"solver.num_dreams=3.*nearest is solver.num_") as found:
+    _set_stored(stored, "solver.num_dreams", "a secret")
+    with pytest.raises(UserError, match=r"solver.num_dreams, a .*nearest is solver.num_") as found:
         check_run_dir(load_config([*OVERRIDES, f"run_dir={stored}"]), stored)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(found.value) and "a secret" not in str(found.value)
 
 
 def test_a_gone_key_that_changes_no_result_is_passed_over(stored: Path):
@@ -178,9 +178,15 @@ def test_a_gone_key_that_changes_no_result_is_passed_over(stored: Path):
 
 
 def test_a_damaged_config_is_one_line(stored: Path):
-    (stored / "config.yaml").write_text("solver: [")
-    with pytest.raises(UserError, match=r"config.yaml is damaged .no YAML: .* in line 1"):
-        _load([*OVERRIDES, f"run_dir={stored}"])
+    for text, reason in (
+        ("solver: [", "it is not valid YAML: line 2: "),
+        ("solver: 1\nsolver: 2\n", "it is not valid YAML: line 2: .*duplicate key"),
+        ("{" * 100_000, "it is nested in more than 20 levels"),
+        ("", "it holds no keys"),
+    ):
+        (stored / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=rf"config.yaml is damaged .{reason}"):
+            _load([*OVERRIDES, f"run_dir={stored}"])
 
 
 @pytest.mark.parametrize(
