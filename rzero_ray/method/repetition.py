@@ -168,8 +168,8 @@ def _condensed(
             place = row - rows.start
             parts.append(block_RC[place, place + 1 : ends[row] - rows.start].copy())
             if row + 1 == ends[row]:
-                yield np.concatenate(parts)
-                parts = []
+                whole, parts = np.concatenate(parts), []
+                yield whole
 
 
 def _blocks(count: int) -> Iterator[slice]:
