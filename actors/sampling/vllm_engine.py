@@ -93,7 +93,7 @@ class VllmEngine:
             top_k=request.sampling.top_k,
             max_tokens=request.sampling.max_tokens,
             stop_token_ids=list(tokenizer.stop_token_ids),
-            # Half of a token's work around the model, where nobody reads them.
+            # They are up to a third of what a token of a small model costs.
             logprobs=0 if request.reads_tokens else None,
             flat_logprobs=True,  # lists of numbers, not a dictionary and an object per token
             detokenize=False,

@@ -4,33 +4,32 @@ Source: R-Zero (arXiv 2508.05004) section 3: d_ij = 1 - BLEU(x_i, x_j), agglomer
 with average linkage and threshold tau = 0.5, and r_rep = lambda |C_k| / B. This module returns
 |C_k| / B for each question.
 
-BLEU is sentence BLEU as nltk's `sentence_bleu` with smoothing method 1 and uniform 4-gram weights
-computes it: clipped n-gram precisions, epsilon 0.1 for an order without a match, brevity penalty
-against the reference, zero when no word matches. nltk takes 0.2 ms a pair, minutes for a batch of
-2,048; here one sparse matrix product per order gives all pairs.
+BLEU is that of `bleu`. Of most pairs it is enough to know that they are far apart: two clusters
+merge under average linkage below tau only if some pair of theirs is below tau. So the pairs below
+tau are found block by block, which make a sparse graph, and only its connected components are
+clustered. The result is that of clustering all pairs, except that either may merge another one of
+pairs at exactly the same distance first. The memory grows with the largest component
+(16 bytes a pair) and not with the batch.
 
-Shapes: N questions, F n-gram features.
+Shapes: N questions, R and C the questions of a block's rows and columns, P pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
+from scipy.sparse.csgraph import connected_components
 
+from rzero_ray.method.bleu import BleuIndex
 from rzero_ray.tasks.words import split_words
 from rzero_ray.types import RepetitionRule
 
-MAX_ORDER = 4
-"""Longest n-gram of BLEU."""
-
-EPSILON = 0.1
-"""Smoothing method 1 (Chen and Cherry 2014): the match count used for an order without a match."""
-
-_DENSE_COLUMN_SHARE = 1 / 16
-"""Features in more than this share of the questions are multiplied densely: there BLAS beats a
-sparse product."""
+_BLOCK_ENTRIES = 1 << 22
+"""Pairs that are compared at a time."""
+_SLACK = 1e-4
+"""By how much a distance in single precision may be off: far more than it is, some 1e-6."""
 
 Tokenizer = Callable[[str], list[str]]
 
@@ -39,10 +38,10 @@ def bleu_matrix(questions: Sequence[str], tokenize: Tokenizer = str.split) -> np
     """Return BLEU of all pairs, [N, N] float64: row = hypothesis, column = reference.
 
     Entry (i, j) equals nltk's `sentence_bleu([tokens_j], tokens_i, smoothing_function=method1)`.
-    The diagonal is 1 only for four or more tokens, as in nltk. Memory is about 24 bytes per entry
-    (100 MB for N = 2,048).
+    The diagonal is 1 only for four or more tokens, as in nltk. Memory is some 50 bytes per entry.
     """
-    return _bleu([tokenize(question) for question in questions])
+    every = slice(0, len(questions))
+    return BleuIndex.of(tokenize(question) for question in questions).bleu(every, every)[0]
 
 
 def cluster_shares(
@@ -95,118 +94,101 @@ def _shares(ids_N: np.ndarray) -> list[float]:
     return (np.bincount(ids_N)[ids_N] / len(ids_N)).tolist()
 
 
+Distances = Callable[[BleuIndex, slice, slice, DTypeLike], NDArray[np.floating]]
+"""Distances [R, C] between the texts of two slices, of which the row's stands first."""
+
+
 def _cluster_ids(
     questions: Sequence[str],
     distance_threshold: float,
     tokenize: Tokenizer,
-    distances: Callable[[list[list[str]]], np.ndarray],
+    distances: Distances,
 ) -> np.ndarray:
     """Return [N] cluster numbers; a question without tokens has one of its own."""
     if not (np.isfinite(distance_threshold) and distance_threshold >= 0):
         raise ValueError(f"distance_threshold must be finite and >= 0, got {distance_threshold}")
+    index = BleuIndex.of(tokenize(question) for question in questions)
+    filled = np.flatnonzero(index.lengths_N)
+    if len(filled) < len(questions):
+        index = index.take(filled)
+    component_N = _components(index, distance_threshold, distances)
+    # The members of a component stand together, in the order that they have in the batch.
+    order_N = np.argsort(component_N, kind="stable")
+    sizes = np.bincount(component_N)
+    is_alone_N = sizes[component_N[order_N]] == 1
     ids_N = np.arange(len(questions))
-    tokens = [tokenize(question) for question in questions]
-    filled = [index for index, words in enumerate(tokens) if words]
-    if len(filled) > 1:
-        distances_NN = distances([tokens[index] for index in filled])
-        tree = linkage(squareform(distances_NN, checks=False), method="average")
+    together_N = order_N[~is_alone_N]
+    sizes = sizes[sizes > 1]
+    first_free, start = len(questions), 0
+    for size, distances_P in zip(
+        sizes, _condensed(index.take(together_N), sizes, distances), strict=True
+    ):
+        tree = linkage(distances_P, method="average")
         # fcluster merges at the threshold, scikit-learn (which the official code uses) only below
         # it.
         strictly_below = np.nextafter(distance_threshold, -np.inf)
-        labels_N = fcluster(tree, t=strictly_below, criterion="distance")
-        # The numbers of the filled questions start where those of the empty ones end.
-        ids_N[filled] = len(questions) + labels_N
+        labels = fcluster(tree, t=strictly_below, criterion="distance")
+        ids_N[filled[together_N[start : start + size]]] = first_free + labels
+        first_free += size + 1
+        start += size
     return ids_N
 
 
-def _symmetric_distances(tokens: list[list[str]]) -> np.ndarray:
-    bleu_NN = _bleu(tokens)
-    distances_NN = 1.0 - (bleu_NN + bleu_NN.T) / 2.0
-    texts: dict[tuple[str, ...], int] = {}
-    text_N = np.array([texts.setdefault(tuple(words), len(texts)) for words in tokens])
-    distances_NN[text_N[:, None] == text_N[None, :]] = 0.0
-    return distances_NN
+def _components(
+    index: BleuIndex, distance_threshold: float, distances: Distances
+) -> NDArray[np.int32]:
+    """Return for each text the number of its component: texts that a chain of pairs joins, each
+    nearer than the threshold."""
+    count = len(index.lengths_N)
+    first, second = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for rows in _blocks(count):
+        near = distances(index, rows, slice(rows.start, count), np.float32)
+        i, j = np.nonzero(near < distance_threshold + _SLACK)
+        is_pair = i < j
+        first.append(i[is_pair] + rows.start)
+        second.append(j[is_pair] + rows.start)
+    pairs = np.concatenate(first), np.concatenate(second)
+    graph = sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
 
 
-def _official_distances(tokens: list[list[str]]) -> np.ndarray:
-    upper_NN = np.triu(1.0 - _bleu(tokens), k=1)
-    return upper_NN + upper_NN.T
+def _condensed(
+    index: BleuIndex, sizes: NDArray[np.int64], distances: Distances
+) -> Iterator[NDArray[np.floating]]:
+    """Yield the distances within each component as `linkage` takes them.
 
-
-def _bleu(tokens: list[list[str]]) -> np.ndarray:
-    num_questions = len(tokens)
-    lengths_N = np.array([len(words) for words in tokens], dtype=np.int64)
-    log_bleu_NN = np.zeros((num_questions, num_questions))
-    unigram_matches_NN = np.zeros((num_questions, num_questions), dtype=np.float32)
-    for order, (question_F, gram_F) in enumerate(_ngrams(tokens), start=1):
-        matches_NN = _clipped_matches(question_F, gram_F, num_questions)
-        if order == 1:
-            unigram_matches_NN = matches_NN
-        num_grams_N = np.maximum(1, lengths_N - order + 1)
-        log_bleu_NN += np.log(np.where(matches_NN == 0, EPSILON, matches_NN.astype(np.float64)))
-        log_bleu_NN -= np.log(num_grams_N)[:, None]
-    log_bleu_NN /= MAX_ORDER
-    log_bleu_NN += _log_brevity_penalty(lengths_N)
-    return np.where(unigram_matches_NN == 0, 0.0, np.exp(log_bleu_NN))
-
-
-def _log_brevity_penalty(lengths_N: np.ndarray) -> np.ndarray:
-    """min(0, 1 - reference / hypothesis) for each pair."""
-    hypothesis_N = np.maximum(1, lengths_N)  # an empty hypothesis matches nothing and is 0 anyway
-    return np.minimum(0.0, 1.0 - lengths_N[None, :] / hypothesis_N[:, None])
-
-
-def _ngrams(tokens: list[list[str]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each order: (question index, n-gram id) of every n-gram occurrence in the batch."""
-    vocabulary: dict[str, int] = {}
-    word_F = np.array(
-        [vocabulary.setdefault(word, len(vocabulary)) for words in tokens for word in words],
-        dtype=np.int64,
-    )
-    question_F = np.repeat(np.arange(len(tokens)), [len(words) for words in tokens])
-    gram_F = word_F
-    result = [(question_F, gram_F)]
-    for order in range(2, MAX_ORDER + 1):
-        # An n-gram is an (n-1)-gram and the word after it; renumbering keeps the product of ids
-        # small.
-        tail_F = word_F[order - 1 :]
-        pair_F = gram_F[: len(tail_F)] * max(1, len(vocabulary)) + tail_F
-        gram_F = np.unique(pair_F, return_inverse=True)[1].reshape(-1)
-        is_inside_F = question_F[: len(tail_F)] == question_F[order - 1 :]
-        result.append((question_F[: len(tail_F)][is_inside_F], gram_F[is_inside_F]))
-    return result
-
-
-def _clipped_matches(question_F: np.ndarray, gram_F: np.ndarray, num_questions: int) -> np.ndarray:
-    """Return sum over n-grams of min(count in i, count in j), [N, N] float32 (exact: counts are far
-    below 2**24).
-
-    The k-th occurrence of an n-gram in a question is a feature of its own, (n-gram, k). Two
-    questions share exactly min(count, count) of those, so clipping becomes a product of 0/1
-    matrices.
+    `index` holds the components one after the other, of `sizes` texts each.
     """
-    shape = (num_questions, num_questions)
-    if not len(gram_F):
-        return np.zeros(shape, dtype=np.float32)
-    order_F = np.lexsort((gram_F, question_F))
-    question_F, gram_F = question_F[order_F], gram_F[order_F]
-    starts_run_F = np.ones(len(gram_F), dtype=bool)
-    starts_run_F[1:] = (gram_F[1:] != gram_F[:-1]) | (question_F[1:] != question_F[:-1])
-    position_F = np.arange(len(gram_F))
-    occurrence_F = position_F - np.maximum.accumulate(np.where(starts_run_F, position_F, 0))
+    ends = np.repeat(np.cumsum(sizes), sizes)
+    parts: list[NDArray[np.floating]] = []
+    for rows in _blocks(len(ends)):
+        columns = slice(rows.start, int(ends[rows.stop - 1]))
+        block_RC = distances(index, rows, columns, np.float64)
+        for row in range(rows.start, rows.stop):
+            place = row - rows.start
+            parts.append(block_RC[place, place + 1 : ends[row] - rows.start].copy())
+            if row + 1 == ends[row]:
+                whole, parts = np.concatenate(parts), []
+                yield whole
 
-    _, feature_F, share_F = np.unique(
-        gram_F * (occurrence_F.max() + 1) + occurrence_F, return_inverse=True, return_counts=True
-    )
-    presence_NF = sparse.csc_array(
-        (np.ones(len(feature_F), dtype=np.float32), (question_F, feature_F.reshape(-1))),
-        shape=(num_questions, len(share_F)),
-    )
-    is_common_F = share_F > max(1, num_questions * _DENSE_COLUMN_SHARE)
-    common_NF = presence_NF[:, is_common_F].toarray()
-    # A feature of one question alone only adds to the diagonal, which is the number of its n-grams.
-    rare_NF = presence_NF[:, ~is_common_F & (share_F > 1)].tocsr()
-    matches_NN = common_NF @ common_NF.T
-    matches_NN += (rare_NF @ rare_NF.T).toarray()
-    np.fill_diagonal(matches_NN, np.bincount(question_F, minlength=num_questions))
-    return matches_NN
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Cut `count` rows so that each block has at most `_BLOCK_ENTRIES` entries."""
+    height = max(1, min(512, _BLOCK_ENTRIES // max(1, count)))
+    for start in range(0, count, height):
+        yield slice(start, min(start + height, count))
+
+
+def _symmetric_distances(
+    index: BleuIndex, rows: slice, columns: slice, dtype: DTypeLike
+) -> NDArray[np.floating]:
+    forward_RC, backward_RC = index.bleu(rows, columns, dtype)
+    distances_RC = 1.0 - (forward_RC + backward_RC) / 2.0
+    distances_RC[index.text_N[rows][:, None] == index.text_N[columns][None, :]] = 0.0
+    return distances_RC
+
+
+def _official_distances(
+    index: BleuIndex, rows: slice, columns: slice, dtype: DTypeLike
+) -> NDArray[np.floating]:
+    return 1.0 - index.bleu(rows, columns, dtype)[0]

@@ -11,7 +11,7 @@ import os
 import ray
 from actors.cluster import connect_ray
 connect_ray()
-print(ray.get(ray.remote(os.nice).options(num_cpus=0).remote(0)) - os.nice(0))
+print(ray.get(ray.remote(lambda: os.nice(0)).options(num_cpus=0).remote()) - os.nice(0))
 """
 
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+import tracemalloc
 import unicodedata
 import warnings
 from collections import Counter
@@ -11,10 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 from sklearn.cluster import AgglomerativeClustering
 
+from rzero_ray.method import repetition
+from rzero_ray.method.bleu import BleuIndex
 from rzero_ray.method.judging import LocalJudge
 from rzero_ray.method.repetition import (
+    _cluster_ids,
+    _symmetric_distances,
     bleu_matrix,
     cluster_ids,
     cluster_shares,
@@ -40,6 +47,8 @@ ODD_QUESTIONS = [
     "你好 ß é ü",
     " leading   and\ttrailing\n",
 ]
+HAN = np.random.default_rng(0).integers(0x4E00, 0x5C00, (125, 8_000)).tolist()
+"""The characters of 125 questions, a million in all."""
 BATCH_TIME_LIMIT_S = 15.0  # 1.5 s on one idle core
 
 
@@ -169,6 +178,83 @@ def test_paper_size_batch_is_fast() -> None:
     assert time.perf_counter() - start < BATCH_TIME_LIMIT_S
     assert len(shares) == 2_048
     assert max(shares) > 1 / 2_048
+
+
+def untied_distances(index: BleuIndex, rows: slice, columns: slice, dtype) -> np.ndarray:
+    """Return the symmetric distances, a millionth apart where they would be equal: which of equal
+    pairs merges first is left to the algorithm, and would depend on the rest of the batch."""
+    a, b = index.text_N[rows][:, None], index.text_N[columns][None, :]
+    noise = np.where(a == b, 0.0, 1e-6 * (1 + np.sin(0.731 * a * b + 1.37 * (a + b))))
+    return _symmetric_distances(index, rows, columns, dtype) + noise
+
+
+def dense_ids(questions: list[str], threshold: float, measure) -> list[int]:
+    """Return the clusters of all distances at once."""
+    every = slice(0, len(questions))
+    distances = measure(BleuIndex.of(map(split_words, questions)), every, every, np.float64)
+    tree = linkage(squareform(distances, checks=False), method="average")
+    return fcluster(tree, np.nextafter(threshold, -np.inf), "distance").tolist()
+
+
+def partition(ids: list[int]) -> list[int]:
+    """Return the numbers of clusters in the order of their first members."""
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(cluster, len(numbers)) for cluster in ids]
+
+
+SOME_WORDS = ["one", "two", "three", "four", "five", "six", "seven"]
+
+
+def collapsed_questions(count: int) -> list[str]:
+    """Return questions of one template with much or little of their own: chains of near pairs."""
+    rng = random.Random(0)
+    return [
+        f"Tom has {rng.randrange(99)} apples and Ann gives him {rng.randrange(99)} more, "
+        + " ".join(rng.choices(SOME_WORDS, k=rng.randrange(30)))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 2.0])
+@pytest.mark.parametrize("make", [lambda n: random_questions(n, 20), collapsed_questions])
+def test_clusters_of_the_graph_are_those_of_all_pairs(make, threshold, monkeypatch) -> None:
+    monkeypatch.setattr(repetition, "_BLOCK_ENTRIES", 37 * 400)  # blocks that cut components
+    questions = make(400)
+    ids = _cluster_ids(questions, threshold, split_words, untied_distances).tolist()
+    assert partition(ids) == partition(dense_ids(questions, threshold, untied_distances))
+    assert threshold == 2.0 or 1 < len(set(ids)) < 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "measure"),
+    [
+        (lambda n: random_questions(n, 60), _symmetric_distances),
+        (collapsed_questions, untied_distances),
+    ],
+    ids=["different", "collapsed"],
+)
+def test_clusters_of_4096_questions_are_those_of_all_pairs(make, measure) -> None:
+    questions = make(4_096)
+    ids = _cluster_ids(questions, 0.5, split_words, measure).tolist()
+    assert partition(ids) == partition(dense_ids(questions, 0.5, measure))
+
+
+@pytest.mark.parametrize(
+    ("questions", "limit_mib"),
+    [
+        (random_questions(4_096, 20), 128),  # all pairs take 570
+        (["".join(map(chr, row)) for row in HAN], 128),
+    ],
+    ids=["many", "long"],
+)
+def test_memory_grows_with_words_and_near_pairs(questions: list[str], limit_mib: int) -> None:
+    tracemalloc.start()
+    try:
+        cluster_ids(questions, 0.5)
+        assert tracemalloc.get_traced_memory()[1] < limit_mib << 20
+    finally:
+        tracemalloc.stop()
 
 
 TEMPLATES = {
