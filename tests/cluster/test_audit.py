@@ -23,6 +23,7 @@ from actors.process import free_port
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.evaluation.labels import command as audit
+from rzero_ray.run.manifest import Manifest
 from rzero_ray.run.parquet import write_records
 from rzero_ray.tasks.arithmetic import sample_question
 from rzero_ray.tasks.registry import ArithmeticTask
@@ -95,6 +96,7 @@ def run_dir(tiny_config: Config, tmp_path: Path) -> Path:
         for k, (question, truth) in enumerate(zip(questions, truths, strict=True))
     ]
     (tmp_path / "config.yaml").write_text(to_yaml(tiny_config))
+    Manifest(tmp_path / "manifest.json").write()
     write_records(tmp_path / "iteration-01/curriculum.parquet", items, CurriculumItem)
     return tmp_path
 
