@@ -58,14 +58,14 @@ def read_choice(answer: str, options: Sequence[str]) -> str | None:
     letters = string.ascii_uppercase[: len(options)]
     text = _plain(answer)
     plain = normal(text)
-    for announced in (text, _ANNOUNCED.sub("", text, count=1), plain):
-        letter = _LETTER.fullmatch(_unmarked(announced))
+    announced = _ANNOUNCED.sub("", text, count=1)
+    for reading in (text, announced, plain):
+        letter = _LETTER.fullmatch(_unmarked(reading))
         if letter is not None and letter[1].upper() in letters:
             return letter[1].upper()
     same = _options_with(text, letters, options)
     if same:
         return same[0] if len(same) == 1 else None
-    announced = _ANNOUNCED.sub("", text, count=1)
     found = _read_letter_with_text(announced, letters, options)
     return found or _read_letter_with_text(_ANNOUNCED.sub("", plain, count=1), letters, options)
 

@@ -80,7 +80,7 @@ def differ_clearly(a: str, b: str) -> bool:
 @lru_cache(maxsize=16_384)
 def _evaluate(latex: str) -> tuple[_Number, float] | None:
     """Return (value, largest intermediate magnitude), or None."""
-    if len(latex) > MAX_CHARS or not _nests_within(latex, MAX_DEPTH):
+    if len(latex) > MAX_CHARS or not nests_within(latex, MAX_DEPTH):
         return None
     reader = _Reader(_TOKEN.findall(latex))
     try:
@@ -92,7 +92,8 @@ def _evaluate(latex: str) -> tuple[_Number, float] | None:
     return value, reader.scale
 
 
-def _nests_within(text: str, limit: int) -> bool:
+def nests_within(text: str, limit: int) -> bool:
+    """Say whether no bracket of a text lies within more than `limit` brackets, itself included."""
     depth = 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")

@@ -38,21 +38,27 @@ _SPACES = frozenset({"quad", "qquad", "enspace", "thinspace", "space"})
 _RENAMED = {
     **dict.fromkeys(("leq", "leqslant", "leqq"), "le"),
     **dict.fromkeys(("geq", "geqslant", "geqq"), "ge"),
-    **dict.fromkeys(("neq",), "ne"),
     **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), "frac"),
     **dict.fromkeys(("dbinom", "tbinom"), "binom"),
-    **{"varnothing": "emptyset", "tg": "tan", "ctg": "cot", "arctg": "arctan", "cosec": "csc"},
+    **{
+        "neq": "ne",
+        "varnothing": "emptyset",
+        "tg": "tan",
+        "ctg": "cot",
+        "arctg": "arctan",
+        "cosec": "csc",
+    },
     **{"longrightarrow": "to", "rightarrow": "to", "implies": "Rightarrow"},
     **{"Leftrightarrow": "iff", "leftrightarrow": "iff", "Longrightarrow": "Rightarrow"},
     **{"wedge": "land", "vee": "lor", "lnot": "neg", "simeq": "approx", "thickapprox": "approx"},
     **{"varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "backslash": "setminus"},
     **{"dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "mod": "bmod"},
-    **{"overrightarrow": "vec", "i": "i", "colon": "mid"},
+    **{"overrightarrow": "vec", "colon": "mid"},
 }
 _SYMBOLS = {
     **{"lvert": "|", "rvert": "|", "vert": "|", "lbrace": r"\{", "rbrace": r"\}", "lt": "<"},
     **{"gt": ">", "ast": "*", "lbrack": "[", "rbrack": "]", "degree": r"^\circ", "prime": "'"},
-    **{"lg": r"\log_{10} ", "tfrac": r"\frac", "percent": r"\%", "pounds": "£", "euro": "€"},
+    **{"lg": r"\log_{10} ", "percent": r"\%", "pounds": "£", "euro": "€"},
 }
 _NUM_ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}
 _NUM_ARGUMENTS |= dict.fromkeys(
@@ -220,9 +226,8 @@ class _Writer:
         elif content in _NAMED_OPERATORS and not self._follows_digit():
             self._out.append(f"\\{content} ")
         elif len(content) == 1 or not _HAS_LETTERS.search(content):
-            self._out.append(
-                f" {content} "
-            )  # \mathrm{e}, \text{(5)}: quoted or not, it is the same
+            # \mathrm{e}, \text{(5)}: quoted or not, it is the same.
+            self._out.append(f" {content} ")
         else:
             self._out.append(f" \\text{{{content}}} ")
 

@@ -30,7 +30,7 @@ CPU_LIMIT_S = 1.0
 is. Nothing honest takes over .1 s."""
 
 ADDRESS_SPACE_BYTES = 1 << 30
-"""Address space of the child. sympy and math-verify load in 70 MB; 1 GiB leaves room and protects
+"""Address space of the child. sympy and its grammar load in 70 MB; 1 GiB leaves room and protects
 the node."""
 
 START_LIMIT_S = 120.0
@@ -150,7 +150,7 @@ class SymbolicComparer:
             return Verdict(is_equal=False, cpu_s=0.0)
         self.num_compared += 1
         try:
-            verdict = self._ask(pair, limit_s)
+            return self._ask(pair, limit_s)
         except ChildDied as death:
             self.close()
             self.num_killed += 1
@@ -158,7 +158,6 @@ class SymbolicComparer:
             if len(self._unreadable) > self._cache_size:
                 self._unreadable.clear()
             return Verdict(is_equal=False, cpu_s=limit_s + self._start_cpu_s)
-        return verdict
 
     def _ask(self, pair: tuple[str, str], limit_s: float) -> Verdict:
         child = self._ready_child()

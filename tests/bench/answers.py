@@ -7,16 +7,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from math_verify import parse, verify
 
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.forms import read
 from rzero_ray.answers.symbolic import SymbolicComparer
+from tests.answer_pairs import read_rows
 from tests.bench.harness import Figure
-
-CASES = Path(__file__).parents[1] / "unit" / "data" / "answer-cases.tsv"
 
 
 @dataclass
@@ -37,8 +35,7 @@ class _Count:
 
 def run() -> list[Figure]:
     """Judge every pair by both graders; a kind is that of the pair's first answer."""
-    lines = CASES.read_text(encoding="utf-8").strip("\n").split("\n")
-    pairs = [line.split("\t") for line in lines]
+    pairs = read_rows("answer-cases.tsv")
     comparer = SymbolicComparer()
     comparer.compare("x+1", "x+2")  # starts the child
     ours = _judge(pairs, lambda a, b: equivalent(a, b, comparer))
@@ -62,11 +59,11 @@ def _math_verify(a: str, b: str) -> bool:
     return verify(parse(f"${a}$"), parse(f"${b}$"))
 
 
-def _judge(pairs: list[list[str]], same: Callable[[str, str], bool]) -> dict[str, _Count]:
+def _judge(pairs: list[tuple[str, ...]], same: Callable[[str, str], bool]) -> dict[str, _Count]:
     counts: dict[str, _Count] = defaultdict(_Count)
     for a, b, verdict in pairs:
         start = time.perf_counter()
-        is_equal = same(a.strip(), b.strip())
+        is_equal = same(a, b)
         taken = time.perf_counter() - start
         for kind in ("all", type(read(a)).__name__):
             count = counts[kind]

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.answer_pairs import read_rows
 from tests.bench.harness import Figure
 
 SETTINGS = {"parsers": "20000", "grader": "500", "seed": "1"}
@@ -21,7 +22,6 @@ SETTINGS = {"parsers": "20000", "grader": "500", "seed": "1"}
 LIMIT_S = 8
 """Processor seconds after which a text counts as a hang."""
 
-DATA = Path(__file__).parents[1] / "unit" / "data"
 _STATUS = re.compile(r"Done (\d+) runs in (\d+) second")
 
 
@@ -65,11 +65,9 @@ def fuzz(target: str, num_texts: int, seed: int) -> Figure:
 
 def _starting_texts(target: str) -> list[str]:
     pairs = [
-        line.split("\t")[:2]
-        for name in ("answer-cases.tsv", "answer-kinds.tsv")
-        for line in (DATA / name).read_text(encoding="utf-8").strip("\n").split("\n")
+        row[:2] for name in ("answer-cases.tsv", "answer-kinds.tsv") for row in read_rows(name)
     ]
     if target == "grader":
-        return [f"{a.strip()}\n{b.strip()}" for a, b in pairs]
-    texts = [f"so \\boxed{{{a.strip()}}}" for a, _ in pairs[::4]]
+        return [f"{a}\n{b}" for a, b in pairs]
+    texts = [f"so \\boxed{{{a}}}" for a, _ in pairs[::4]]
     return [*texts, "<think>a</think><question>q</question> \\boxed{1}, \\boxed{2}", "(C) 7"]

@@ -1,21 +1,15 @@
 """Pairs of answers with verdicts: eleven graders' test cases, mutations of gold answers, probes."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.symbolic import SymbolicComparer
+from tests.answer_pairs import read_rows
 
-DATA = Path(__file__).parent / "data"
 MAX_WRONGLY_EQUAL = 10
 MAX_WRONGLY_DIFFERENT = 45
-
-
-def read_rows(name: str) -> list[tuple[str, ...]]:
-    lines = (DATA / name).read_text(encoding="utf-8").split("\n")
-    return [tuple(cell.strip() for cell in line.split("\t")) for line in lines if line]
 
 
 @pytest.fixture(scope="module")

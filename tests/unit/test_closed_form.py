@@ -1,4 +1,4 @@
-"""Numeric values of closed forms, by hand and against math-verify's child process."""
+"""Numeric values of closed forms, by hand and against the symbolic comparer."""
 
 import math
 import random
@@ -94,8 +94,8 @@ def test_what_has_no_exact_value(text: str) -> None:
     assert exact_value(text) is None
 
 
-def test_agrees_with_math_verify() -> None:
-    """No two expressions that math-verify finds equal are told apart by their values."""
+def test_agrees_with_the_symbolic_comparer() -> None:
+    """No two expressions that the comparer finds equal are told apart by their values."""
     rng = random.Random(0)
     comparer = SymbolicComparer()
     expressions = [canonical(_expression(rng, depth=2)) for _ in range(120)]

@@ -67,9 +67,8 @@ def is_name(text: str) -> bool:
 def assign(name: str, value: Value, sign: str = "=") -> Assignment:
     """Return a name with its value."""
     name = name.replace(" ", "")
-    return Assignment(
-        f"{name}{sign} {value.text}" if sign != "=" else f"{name}={value.text}", name, value, sign
-    )
+    joiner = "=" if sign == "=" else f"{sign} "
+    return Assignment(f"{name}{joiner}{value.text}", name, value, sign)
 
 
 def same_assignment(first: Assignment, second: Assignment, equality: Equality) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rzero_ray.answers.closed_form import differ_clearly
+from rzero_ray.answers.closed_form import differ_clearly, nests_within
 from rzero_ray.answers.commands import names
 from rzero_ray.answers.kinds import number
 from rzero_ray.answers.kinds.number import Number
@@ -94,9 +94,8 @@ class Expression(Value):
 
 def read(text: str, read_part: ReadPart) -> Expression:
     """Read what no other kind has read."""
-    if option := _OPTION.fullmatch(text):
-        return read_formula(option[1])
-    return read_formula(text)
+    option = _OPTION.fullmatch(text)
+    return read_formula(option[1] if option else text)
 
 
 def as_option(value: Value) -> Value:
@@ -163,11 +162,7 @@ def _is_formula(latex: str) -> bool:
         return False  # the grammar works out \gcd(m,n) as that of two polynomials
     if any(int(above[:9]) >= int(below[:9]) for above, below in _MIXED.findall(latex)):
         return False
-    depth = deepest = 0
-    for char in latex:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    return deepest <= MAX_NESTING
+    return nests_within(latex, MAX_NESTING)
 
 
 def has_variables(value: Value) -> bool:

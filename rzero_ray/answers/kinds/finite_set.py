@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rzero_ray.answers.kinds.listing import MAX_ITEMS, Listing, with_both_signs
+from rzero_ray.answers.kinds.listing import Listing, with_both_signs
 from rzero_ray.answers.kinds.splitting import split
-from rzero_ray.answers.kinds.value import Equality, ReadPart, Value, same_in_any_order
+from rzero_ray.answers.kinds.value import (
+    MAX_ITEMS,
+    Equality,
+    ReadPart,
+    Value,
+    same_in_any_order,
+)
 
 _EMPTY = frozenset({r"\emptyset", r"\{\}", r"\{ \}"})
 _PAIRS = ((r"\{", r"\}"), ("{", "}"))
@@ -40,9 +46,7 @@ def read(text: str, read_part: ReadPart) -> FiniteSet | None:
 
 
 def _is_builder(inner: str) -> bool:
-    return (
-        r"\mid" in inner or ":" in inner or r"\in " in inner or r"\ldots" in inner or "..." in inner
-    )
+    return any(mark in inner for mark in (r"\mid", ":", r"\in ", r"\ldots", "..."))
 
 
 def finite_set(items: tuple[Value, ...]) -> FiniteSet:

@@ -13,16 +13,13 @@ from rzero_ray.answers.kinds.assignment import Assignment, assign
 from rzero_ray.answers.kinds.sequence import Sequence
 from rzero_ray.answers.kinds.splitting import split, top_level
 from rzero_ray.answers.kinds.value import (
+    MAX_ITEMS,
     Equality,
     ReadPart,
     Value,
     same_in_any_order,
     same_in_order,
 )
-
-MAX_ITEMS = 64
-"""Longer lists, sets and tuples are compared by text: pairing takes a quadratic number of
-comparisons."""
 
 _OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])")
 _DOTS = re.compile(r"\.\.\.|\\ldots ?")

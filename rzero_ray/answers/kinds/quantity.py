@@ -27,8 +27,8 @@ RESIDUE = "mod "
 """First letters of the unit of a residue class (`3\\pmod{7}`)."""
 
 _UNITS = {
-    alias: names.split("|")[0]
-    for names in (
+    alias: aliases.split("|")[0]
+    for aliases in (
         "%|percent|percentage|pct",
         "degree|degrees|deg|^\\circ",
         "radian|radians|rad",
@@ -78,7 +78,7 @@ _UNITS = {
         "am|a.m.|AM",
         "pm|p.m.|PM",
     )
-    for alias in names.split("|")
+    for alias in aliases.split("|")
 }
 _WORD_UNITS = sorted((name for name in _UNITS if name.isalpha() and len(name) > 1), key=len)
 _POWER = r"(?: ?\^ ?\{?([23])\}?)?"
@@ -203,7 +203,7 @@ def _read_amount(text: str) -> Value | None:
     if value is not None:
         return Number.of(value)
     read_as = expression.read_formula(text)
-    return read_as if read_as is not None and read_as.is_formula else None
+    return read_as if read_as.is_formula else None
 
 
 def _scaled(amount: Value, scale: int) -> tuple[Value, tuple[str, ...]]:

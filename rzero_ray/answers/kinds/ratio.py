@@ -36,7 +36,7 @@ def _reduced(parts: list[Fraction]) -> Ratio:
     whole = [int(part * common) for part in parts]
     divisor = math.gcd(*whole)
     reduced = tuple(part // divisor for part in whole)
-    return Ratio(":".join(str(Number.of(Fraction(part)).text) for part in reduced), reduced)
+    return Ratio(":".join(Number.of(Fraction(part)).text for part in reduced), reduced)
 
 
 def same_quotient(first: Ratio, second: Number, equality: Equality) -> bool:

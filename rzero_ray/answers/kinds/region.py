@@ -16,7 +16,13 @@ from rzero_ray.answers.kinds.finite_set import FiniteSet
 from rzero_ray.answers.kinds.number import Number
 from rzero_ray.answers.kinds.sequence import Sequence
 from rzero_ray.answers.kinds.splitting import split
-from rzero_ray.answers.kinds.value import Equality, ReadPart, Value, same_in_any_order
+from rzero_ray.answers.kinds.value import (
+    Equality,
+    ReadPart,
+    Value,
+    same_in_any_order,
+    same_in_order,
+)
 
 _INTERVAL = re.compile(r"([(\[\]])(.*)([)\]\[])", re.DOTALL)
 _EVERYTHING = frozenset({r"\mathbb{R}", "all real numbers", "all reals", "all real x"})
@@ -117,14 +123,9 @@ def same_ends(first: Interval, second: Sequence, equality: Equality) -> bool:
 def same_combination(first: Combination, second: Combination, equality: Equality) -> bool:
     """Compare operand by operand, else as sets of numbers."""
     if first.operator == second.operator:
-        if first.operator == r"\setminus":
-            pairs = zip(first.operands, second.operands, strict=False)
-            is_same = len(first.operands) == len(second.operands) and all(
-                equality.same(a, b) for a, b in pairs
-            )
-        else:
-            is_same = same_in_any_order(first.operands, second.operands, equality)
-        if is_same:
+        is_ordered = first.operator == r"\setminus"
+        same_operands = same_in_order if is_ordered else same_in_any_order
+        if same_operands(first.operands, second.operands, equality):
             return True
     return same_region(first, second, equality)
 

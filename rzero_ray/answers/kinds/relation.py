@@ -30,13 +30,14 @@ from rzero_ray.answers.kinds.value import (
 _FLIPPED = {">": "<", r"\ge": r"\le", r"\supset": r"\subset", r"\supseteq": r"\subseteq"}
 _ORDER = frozenset({"<", r"\le"})
 _SAME = frozenset({"=", r"\approx"})
-_SYMMETRIC = frozenset({"=", r"\ne", r"\approx", r"\iff", r"\parallel", r"\perp", r"\equiv"})
-_SYMMETRIC |= {r"\land", r"\lor"}
+_SYMMETRIC = frozenset(
+    {"=", r"\ne", r"\approx", r"\iff", r"\parallel", r"\perp", r"\equiv", r"\land", r"\lor"}
+)
 _CORRESPONDENCES = frozenset({r"\sim", r"\cong"})
 _IN_GRAMMAR = frozenset({"=", r"\ne", "<", r"\le"})
 _OPERATORS = frozenset(
-    {*_FLIPPED, *_ORDER, *_SYMMETRIC, r"\in", r"\notin", r"\sim", r"\cong", r"\subset"}
-    | {r"\subseteq", r"\to", r"\Rightarrow", r"\propto", r"\land", r"\lor"}
+    {*_FLIPPED, *_FLIPPED.values(), *_SYMMETRIC, *_CORRESPONDENCES}
+    | {r"\in", r"\notin", r"\to", r"\Rightarrow", r"\propto"}
 )
 _BUILDER = re.compile(r"\\\{ ?(.+?) ?(?:\\in ?\\mathbb\{R\})? ?(?:\\mid|:|\|) ?(.+)\\\}", re.DOTALL)
 _OR = re.compile(r" ?(?:\\text\{ ?or ?\}|\\lor|(?<![a-zA-Z\\])or(?![a-zA-Z])) ?")

@@ -8,10 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rzero_ray.answers.kinds.splitting import split
-from rzero_ray.answers.kinds.value import Equality, ReadPart, Value, same_in_order
-
-MAX_ITEMS = 64
-"""Longer tuples are compared by text."""
+from rzero_ray.answers.kinds.value import MAX_ITEMS, Equality, ReadPart, Value, same_in_order
 
 _BRACKETS = (("(", ")"), ("[", "]"), (r"\langle", r"\rangle"))
 

@@ -18,6 +18,10 @@ class Value:
     """Whether "or" and "and" between two of the kind differ: statements, and sets of numbers."""
 
 
+MAX_ITEMS = 64
+"""Longer lists, sets and tuples are compared by text: pairing takes a quadratic number of
+comparisons."""
+
 ReadPart = Callable[[str], Value]
 """Reads a part of an answer, such as an element of a list: any kind but a bare list."""
 
