@@ -17,7 +17,7 @@ from ray.actor import ActorHandle
 
 from actors.sampling.packing import FinishedRequests, PackedCompletions
 from actors.waiting import within
-from rzero_ray.types import SampleRequest
+from rzero_ray.types import RunError, SampleRequest
 
 _Answer = asyncio.Future[PackedCompletions]
 
@@ -62,7 +62,18 @@ class RequestGatherer:
         requests: Sequence[SampleRequest],
         answers: Sequence[_Answer],
     ) -> None:
-        stream: Any = actor.sample.options(num_returns="streaming").remote(requests)
+        try:
+            await self._stream(name, actor.sample.remote(requests), answers)
+        except Exception as error:
+            _refuse(answers, error)
+        # Whoever asked is answered, come what may: nothing else ends his wait.
+        _refuse(answers, RunError(f"{name} ended its answers before all requests had one"))
+
+    async def _stream(self, name: str, stream: Any, answers: Sequence[_Answer]) -> None:
+        """Read a call's answers until all have come or nobody waits for one, within the deadline.
+
+        The sampler drops what it still works on when this ends in any other way.
+        """
         receiving = asyncio.ensure_future(
             within(self._deadline_s, f"{name} to sample", _receive(stream, answers), "sampling")
         )
@@ -72,15 +83,16 @@ class RequestGatherer:
             if settled.done() and any(answer.cancelled() for answer in answers):
                 raise asyncio.CancelledError
             await receiving
-        except asyncio.CancelledError:
+        except BaseException:
             receiving.cancel()
             ray.cancel(stream)
             raise
-        except Exception as error:
-            ray.cancel(stream)
-            for answer in answers:
-                if not answer.done():
-                    answer.set_exception(error)
+
+
+def _refuse(answers: Sequence[_Answer], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 async def _receive(stream: Any, answers: Sequence[_Answer]) -> None:

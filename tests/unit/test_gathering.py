@@ -27,10 +27,6 @@ class FakeSampler:
         """The questions of each call."""
         self.streams: list[asyncio.Queue[Any]] = []
 
-    def options(self, *, num_returns: str) -> FakeSampler:
-        assert num_returns == "streaming"
-        return self
-
     def remote(self, requests: list[SampleRequest]) -> Any:
         self.calls.append([request.messages[0]["content"] for request in requests])
         self.streams.append(asyncio.Queue())
@@ -169,6 +165,36 @@ def test_an_error_of_the_call_reaches_all_who_wait(ended_early):
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert ended[0][0].text == "re a"
         assert [str(error) for error in ended[1:]] == ["the engine died"] * 2
+
+    asyncio.run(go())
+
+
+def test_a_call_that_cannot_be_made_is_an_error_for_all_who_wait(ended_early):
+    async def go() -> None:
+        actor = FakeSampler()
+
+        def refuse(requests: list[SampleRequest]) -> Any:
+            raise TypeError("cannot be pickled")
+
+        actor.remote = refuse
+        pool = _pool(actor)
+        ended = await asyncio.gather(*(_ask(pool, q) for q in "ab"), return_exceptions=True)
+        assert [str(error) for error in ended] == ["cannot be pickled"] * 2
+
+    asyncio.run(go())
+
+
+def test_a_stream_that_ends_early_is_an_error_for_those_it_left_out(ended_early):
+    async def go() -> None:
+        actor = FakeSampler()
+        pool = _pool(actor)
+        answered, left_out = _ask(pool, "a"), _ask(pool, "b")
+        await _until(lambda: actor.calls)
+        actor.finish(0, a=None)
+        actor.streams[0].put_nowait(None)
+        assert (await answered)[0].text == "re a"
+        with pytest.raises(RunError, match="solver/sampler-0 ended its answers"):
+            await left_out
 
     asyncio.run(go())
 
