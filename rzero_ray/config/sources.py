@@ -120,7 +120,7 @@ def split_pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
     pairs = []
     for argument in arguments:
         key, separator, value = argument.partition("=")
-        if not separator:
+        if not (separator and key.strip()):
             raise UserError(f"argument {argument[:_MOST_SHOWN]!r} is not of the form key=value")
         pairs.append((key, value))
     return pairs

@@ -58,6 +58,7 @@ def test_config_cannot_be_changed_after_load():
         (["curriculum.min_agreement=0.9"], "is above curriculum.max_agreement"),
         (["eval.max_tokens=4000"], "does not fit model.max_model_len"),
         (["seed"], "not of the form key=value"),
+        (["=5"], "not of the form key=value"),
         (["algorithm=mine"], "no algorithm/mine.yaml"),
         (["task=math"], "knows only task=arithmetic"),
         (["voting.sampling.temperature=0"], "gives the same vote each time"),

@@ -1,0 +1,43 @@
+"""`python -m tests.faults [stops] [full_disk] [key=value]`: disturb runs, print what came of it.
+
+Exits with 1 where one row is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from tests.faults.table import Outcome
+
+FAULTS = ("stops", "full_disk")
+"""Modules of this folder: `SETTINGS` and `run(settings) -> Iterator[Outcome]`."""
+
+
+def main() -> int:
+    """Run the named disturbances, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FAULTS)}")
+    words = parser.parse_args().names
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    names = [word for word in words if "=" not in word] or list(FAULTS)
+    unknown = set(names) - set(FAULTS)
+    if unknown:
+        parser.error(f"no fault {min(unknown)}; there are {', '.join(FAULTS)}")
+    outcomes: list[Outcome] = []
+    for name in names:
+        module = importlib.import_module(f"tests.faults.{name}")
+        settings = {key: given.get(key, default) for key, default in module.SETTINGS.items()}
+        for outcome in module.run(settings):
+            at = "" if outcome.moment is None else f"at {outcome.moment:.1f} s"
+            verdict = "good" if outcome.good else "BAD "
+            print(f"{verdict} {outcome.what:28} {at:10} {outcome.told}", flush=True)
+            outcomes.append(outcome)
+    num_good = sum(outcome.good for outcome in outcomes)
+    print(f"{num_good} of {len(outcomes)} as it should be")
+    return 0 if num_good == len(outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""A disk of 1.1 GB that is full from a random moment on: one line, and the run can be resumed.
+
+The disk is a file system in memory, which root alone can mount. Something else fills it to the last
+byte while the run writes to it; the run fails, room is made, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.faults.runs import ShortRun, last_line, shared_memory
+from tests.faults.table import Outcome, disturb
+
+SETTINGS = {"times": "10", "seed": "0", "longest_s": "45", "megabytes": "1100"}
+END_S = 300.0
+"""How long a run may go on after its disk is full: until it writes."""
+
+
+def run(settings: dict[str, str]) -> Iterator[Outcome]:
+    """Fill the disk of a run many times, then finish it."""
+    moments = random.Random(int(settings["seed"]))
+    longest = float(settings["longest_s"])
+    with _disk(int(settings["megabytes"])) as disk:
+        yield from disturb(
+            disk,
+            int(settings["times"]),
+            lambda run, _: _fill(run, disk, moments.uniform(1.0, longest)),
+        )
+
+
+def _fill(run: ShortRun, disk: Path, moment: float) -> Outcome:
+    name = "disk full"
+    segments = shared_memory()
+    process = run.start(ignores_interrupt=False)
+    try:
+        process.wait(timeout=moment)
+    except subprocess.TimeoutExpired:
+        pass
+    else:
+        return Outcome(name, moment, True, f"ended by itself with {process.returncode}")
+    filler = disk / "filler"
+    _write_until_full(filler)
+    try:
+        _, error = process.communicate(timeout=END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return Outcome(name, moment, False, f"still there after {END_S:.0f} s")
+    finally:
+        filler.unlink()
+    left = run.wait_until_gone() + sorted(shared_memory() - segments)
+    # A run whose disk is full before it has written anything is refused (2), others fail (1).
+    good = process.returncode in (1, 2) and "Traceback" not in error and not left
+    told = f"code {process.returncode}, {len(left)} left: {last_line(error)}"
+    return Outcome(name, moment, good, "; ".join([told, *left]))
+
+
+def _write_until_full(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+
+@contextmanager
+def _disk(megabytes: int) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as place:
+        options = f"size={megabytes}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
+        try:
+            yield Path(place)
+        finally:
+            subprocess.run(["umount", "--lazy", place], check=True)

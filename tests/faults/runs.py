@@ -1,0 +1,147 @@
+"""A short run as a user starts it, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from rzero_ray.config.load import load_config
+from rzero_ray.tasks.base_model import obtain_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+SHORT = (
+    "conf=tiny",
+    "num_iterations=2",
+    "challenger.num_steps=2",
+    "challenger.num_prompts=16",
+    "challenger.prompts_per_update=16",
+    "curriculum.num_candidates=40",
+    "curriculum.candidates_per_step=40",
+    "solver.num_steps=2",
+    "solver.num_prompts=8",
+    "solver.prompts_per_update=8",
+    "solver.samples_per_prompt=2",
+    "eval.num_samples=1",
+)
+"""A run of eight steps, most of whose time is its start."""
+
+_MARK = "RZERO_FAULTS_MARK"
+"""An environment variable that every process of a run inherits, Ray's daemons too."""
+_LOOK_S = 0.2
+LEAVE_S = 20.0
+"""How long a stopped run's processes may take to be gone."""
+
+
+@dataclass
+class ShortRun:
+    """A run directory, and the processes that the last command on it started."""
+
+    root: Path
+    mark: str = ""
+
+    def command(self) -> list[str]:
+        """Return the command line that starts or resumes the run."""
+        model = obtain_model(load_config(["conf=tiny"]).model)
+        settings = [*SHORT, f"model.path={model}", f"run_dir={self.root}"]
+        return [sys.executable, "-m", "rzero_ray.driver", *settings]
+
+    def new_mark(self) -> dict[str, str]:
+        """Return the variable by which the processes of the next command are known."""
+        self.mark = uuid.uuid4().hex
+        return {_MARK: self.mark}
+
+    def start(self, *, ignores_interrupt: bool) -> subprocess.Popen[str]:
+        """Start the driver as the leader of a process group, with a Ray of its own.
+
+        `ignores_interrupt` is how a script's `&` starts it: Ctrl-C is ignored from the outset.
+        """
+        with _interrupt_ignored() if ignores_interrupt else _as_it_is():
+            return subprocess.Popen(
+                self.command(),
+                cwd=REPOSITORY,
+                env=os.environ | {"RAY_ADDRESS": "local"} | self.new_mark(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+
+    def processes(self) -> list[psutil.Process]:
+        """Return what is alive of the last command, wherever it was moved to."""
+        return [process for process in psutil.process_iter() if _carries(process, self.mark)]
+
+    def wait_until_gone(self) -> list[str]:
+        """Return the command lines of processes that are there after `LEAVE_S`."""
+        deadline = time.monotonic() + LEAVE_S
+        while (alive := self.processes()) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        return [" ".join(process.cmdline())[:100] for process in alive]
+
+    def finished_steps(self) -> list[str]:
+        """Return the keys of the finished steps, in their order."""
+        manifest = self.root / "manifest.json"
+        if not manifest.exists():
+            return []
+        return [key for key in json.loads(manifest.read_text())["finished"] if "/step-" in key]
+
+    def rows(self) -> list[str]:
+        """Return the key of each step's row of figures, with its repetitions."""
+        metrics = self.root / "metrics.jsonl"
+        if not metrics.exists():
+            return []
+        rows = (json.loads(line) for line in metrics.read_text().splitlines())
+        return [
+            f"{row['iteration']}/{row['phase']}/{row['step']}"
+            for row in rows
+            if row.get("step") is not None
+        ]
+
+    def is_complete(self) -> bool:
+        """Return whether the command would find nothing to do."""
+        manifest = self.root / "manifest.json"
+        return manifest.exists() and "iteration-02" in json.loads(manifest.read_text())["finished"]
+
+
+def shared_memory() -> set[str]:
+    """Return the names of the machine's shared-memory segments, except for those of others' Ray."""
+    return {
+        name for name in os.listdir("/dev/shm") if name.startswith(("rzero-", "sem.mp-", "psm"))
+    }
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a command said."""
+    return (text.strip().splitlines() or [""])[-1]
+
+
+def _carries(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == mark
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+@contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield

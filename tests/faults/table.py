@@ -1,0 +1,60 @@
+"""What a disturbance has come to, and whether the disturbed run ends like another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.runs import ShortRun, last_line
+
+NUM_STEPS = 10
+"""Steps of a short run: in each of two iterations 2 + 1 + 2."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row of the table."""
+
+    what: str
+    moment: float | None
+    """Seconds after the command's start."""
+    good: bool
+    told: str
+    """What was seen: seconds, exit code, what was left, the last line."""
+
+
+def disturb(
+    folder: Path, times: int, disturbance: Callable[[ShortRun, int], Outcome]
+) -> Iterator[Outcome]:
+    """Disturb a run in `folder` again and again, each time where the time before has left it.
+
+    `disturbance` starts or resumes it and is told the number of the time. A run that reaches its
+    end makes place for another; each is finished and compared.
+    """
+    if not times:
+        return
+    run = ShortRun(folder / "run-0")
+    for k in range(times):
+        yield disturbance(run, k)
+        if run.is_complete():
+            yield _finish(run)
+            run = ShortRun(folder / f"run-{k + 1}")
+    yield _finish(run)
+
+
+def _finish(run: ShortRun) -> Outcome:
+    """Run the same command to its end, and count the steps and their rows."""
+    before = len(run.finished_steps())
+    process = run.start(ignores_interrupt=False)
+    _, error = process.communicate(timeout=600)
+    rows = Counter(run.rows())
+    doubled = sum(count - 1 for count in rows.values())
+    lost = NUM_STEPS - len(rows)
+    good = process.returncode == 0 and run.is_complete() and not doubled and not lost
+    told = (
+        f"code {process.returncode}, from step {before} to {len(run.finished_steps())}: "
+        f"{lost} lost, {doubled} doubled {last_line(error)}"
+    )
+    return Outcome("finished by the same command", None, good, told)
