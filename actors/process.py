@@ -19,6 +19,9 @@ def engine_environment(num_threads: int, on_cpu: bool) -> dict[str, str]:
         environment |= {
             # vLLM would pin every engine of a machine to the same core.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # At its default, 1, vLLM takes the executor `mp` on a CPU, whatever it is told: a
+            # process for the worker, beside the engine's.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "OMP_NUM_THREADS": str(num_threads),
             # Huge pages: half of a reload is page faults otherwise.
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
