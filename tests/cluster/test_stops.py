@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.cluster.conftest import REPOSITORY, driver_command
+from tests.faults.runs import shared_memory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -62,18 +63,9 @@ def _wait_for_steps(process: subprocess.Popen[str], root: Path) -> None:
         time.sleep(0.2)
 
 
-def _segments() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("rzero-", "sem.mp-"))}
-
-
-def _listens_on(process: psutil.Process) -> list[str]:
-    connections = process.net_connections("inet")
-    return [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
-
-
 def test_a_signal_ends_a_run_in_order_and_leaves_nothing_behind(running):
     sent, process, root = running
-    segments = _segments()
+    segments = shared_memory()
     _wait_for_steps(process, root)
     family = psutil.Process(process.pid).children(recursive=True)
     me = psutil.Process(process.pid)
@@ -93,7 +85,7 @@ def test_a_signal_ends_a_run_in_order_and_leaves_nothing_behind(running):
     assert "Traceback" not in err
     gone, alive = psutil.wait_procs(family, timeout=20)
     assert gone and not alive
-    assert _segments() <= segments
+    assert shared_memory() <= segments
     manifest = json.loads((root / "manifest.json").read_text())
     assert (root / "checkpoints" / (manifest["checkpoint"] or "")).exists()
     assert (root / "report.html").exists()

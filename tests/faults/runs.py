@@ -35,7 +35,8 @@ SHORT = (
     "solver.samples_per_prompt=2",
     "eval.num_samples=1",
 )
-"""A run of eight steps, most of whose time is its start."""
+"""A run of `NUM_UPDATES` updates, most of whose time is its start."""
+NUM_UPDATES = 8
 
 _MARK = "RZERO_FAULTS_MARK"
 """An environment variable that every process of a run inherits, Ray's daemons too."""
@@ -89,15 +90,11 @@ class ShortRun:
             time.sleep(_LOOK_S)
         return [" ".join(process.cmdline())[:100] for process in alive]
 
-    def finished_steps(self) -> list[str]:
-        """Return the keys of the finished steps, in their order."""
-        manifest = self.root / "manifest.json"
-        if not manifest.exists():
-            return []
-        return [key for key in json.loads(manifest.read_text())["finished"] if "/step-" in key]
+    def updates(self) -> list[str]:
+        """Return the phase and number of each update that has a row of figures, repeated ones too.
 
-    def rows(self) -> list[str]:
-        """Return the key of each step's row of figures, with its repetitions."""
+        How many steps a curriculum takes depends on what the Challenger asks, so they are left out.
+        """
         metrics = self.root / "metrics.jsonl"
         if not metrics.exists():
             return []
@@ -105,7 +102,7 @@ class ShortRun:
         return [
             f"{row['iteration']}/{row['phase']}/{row['step']}"
             for row in rows
-            if row.get("step") is not None
+            if row.get("phase") in ("challenger", "solver") and row.get("step") is not None
         ]
 
     def is_complete(self) -> bool:

@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.runs import ShortRun, last_line
-
-NUM_STEPS = 10
-"""Steps of a short run: in each of two iterations 2 + 1 + 2."""
+from tests.faults.runs import NUM_UPDATES, ShortRun, last_line
 
 
 @dataclass(frozen=True)
@@ -45,16 +42,16 @@ def disturb(
 
 
 def _finish(run: ShortRun) -> Outcome:
-    """Run the same command to its end, and count the steps and their rows."""
-    before = len(run.finished_steps())
+    """Run the same command to its end, and count the updates and their rows."""
+    before = len(run.updates())
     process = run.start(ignores_interrupt=False)
     _, error = process.communicate(timeout=600)
-    rows = Counter(run.rows())
-    doubled = sum(count - 1 for count in rows.values())
-    lost = NUM_STEPS - len(rows)
+    rows = Counter(run.updates())
+    doubled = rows.total() - len(rows)
+    lost = NUM_UPDATES - len(rows)
     good = process.returncode == 0 and run.is_complete() and not doubled and not lost
-    told = (
-        f"code {process.returncode}, from step {before} to {len(run.finished_steps())}: "
-        f"{lost} lost, {doubled} doubled {last_line(error)}"
-    )
+    told = f"code {process.returncode}, from {before} to {len(rows)} updates"
+    told += f", {lost} lost, {doubled} doubled"
+    if process.returncode:
+        told += f"; {last_line(error)}"
     return Outcome("finished by the same command", None, good, told)
