@@ -36,7 +36,6 @@ def run(settings: dict[str, str]) -> Iterator[Outcome]:
 
 def _fill(run: ShortRun, disk: Path, moment: float) -> Outcome:
     name = "disk full"
-    segments = shared_memory()
     process = run.start(ignores_interrupt=False)
     try:
         process.wait(timeout=moment)
@@ -44,6 +43,7 @@ def _fill(run: ShortRun, disk: Path, moment: float) -> Outcome:
         pass
     else:
         return Outcome(name, moment, True, f"ended by itself with {process.returncode}")
+    segments = shared_memory(run.processes())
     filler = disk / "filler"
     _write_until_full(filler)
     try:
@@ -53,7 +53,7 @@ def _fill(run: ShortRun, disk: Path, moment: float) -> Outcome:
         return Outcome(name, moment, False, f"still there after {END_S:.0f} s")
     finally:
         filler.unlink()
-    left = run.wait_until_gone() + sorted(shared_memory() - segments)
+    left = run.left_behind(segments)
     # A run whose disk is full before it has written anything is refused (2), others fail (1).
     good = process.returncode in (1, 2) and "Traceback" not in error and not left
     told = f"code {process.returncode}, {len(left)} left: {last_line(error)}"

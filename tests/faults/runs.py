@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,12 +83,14 @@ class ShortRun:
         """Return what is alive of the last command, wherever it was moved to."""
         return [process for process in psutil.process_iter() if _carries(process, self.mark)]
 
-    def wait_until_gone(self) -> list[str]:
-        """Return the command lines of processes that are there after `LEAVE_S`."""
+    def left_behind(self, segments: Iterable[Path]) -> list[str]:
+        """Return the command lines of processes that are there after `LEAVE_S`, and the names of
+        those of the run's shared-memory segments that are."""
         deadline = time.monotonic() + LEAVE_S
         while (alive := self.processes()) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
-        return [" ".join(process.cmdline())[:100] for process in alive]
+        commands = [" ".join(process.cmdline())[:100] for process in alive]
+        return [*commands, *(path.name for path in segments if path.exists())]
 
     def updates(self) -> list[str]:
         """Return the phase and number of each update that has a row of figures, repeated ones too.
@@ -111,11 +113,16 @@ class ShortRun:
         return manifest.exists() and "iteration-02" in json.loads(manifest.read_text())["finished"]
 
 
-def shared_memory() -> set[str]:
-    """Return the names of the machine's shared-memory segments, except for those of others' Ray."""
-    return {
-        name for name in os.listdir("/dev/shm") if name.startswith(("rzero-", "sem.mp-", "psm"))
-    }
+def shared_memory(processes: Iterable[psutil.Process]) -> list[Path]:
+    """Return the shared-memory segments that processes have mapped and that have a name.
+
+    Others on the machine make segments of the same names, so a look at the folder tells nothing.
+    """
+    found = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            found |= {Path(area.path) for area in process.memory_maps()}
+    return sorted(path for path in found if path.parent == Path("/dev/shm") and path.exists())
 
 
 def last_line(text: str) -> str:

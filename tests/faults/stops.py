@@ -66,7 +66,6 @@ def run(settings: dict[str, str]) -> Iterator[Outcome]:
 
 
 def _stop(run: ShortRun, way: _Way, moment: float) -> Outcome:
-    segments = shared_memory()
     process = run.start(ignores_interrupt=way.ignores_interrupt)
     try:
         process.wait(timeout=moment)
@@ -74,6 +73,7 @@ def _stop(run: ShortRun, way: _Way, moment: float) -> Outcome:
         pass
     else:
         return Outcome(way.name, moment, True, f"ended by itself with {process.returncode}")
+    segments = shared_memory(run.processes())
     began = time.monotonic()
     way.send(process)
     try:
@@ -82,24 +82,24 @@ def _stop(run: ShortRun, way: _Way, moment: float) -> Outcome:
         process.kill()
         return Outcome(way.name, moment, False, f"still there after {3 * EXIT_S:.0f} s")
     took = time.monotonic() - began
-    left = run.wait_until_gone() + sorted(shared_memory() - segments)
+    left = run.left_behind(segments)
     good = took < EXIT_S and process.returncode == _CODE and "Traceback" not in error and not left
     told = f"{took:.1f} s, code {process.returncode}, {len(left)} left: {last_line(error)}"
     return Outcome(way.name, moment, good, "; ".join([told, *left]))
 
 
 def _stop_job(run: ShortRun, moment: float, environment: dict[str, str]) -> Outcome:
-    segments = shared_memory()
     job = f"rzero-{uuid.uuid4().hex[:8]}"
     runtime = json.dumps({"env_vars": run.new_mark()})
     options = ["--no-wait", "--submission-id", job, "--runtime-env-json", runtime]
     _ray(["job", "submit", *options, "--", *run.command()], environment)
     time.sleep(moment)
+    segments = shared_memory(run.processes())
     began = time.monotonic()
     _ray(["job", "stop", job], environment)
     took = time.monotonic() - began
     status = _job_status(job, environment)
-    left = run.wait_until_gone() + sorted(shared_memory() - segments)
+    left = run.left_behind(segments)
     good = took < EXIT_S and status in _JOBS_END and not left
     told = f"{took:.1f} s, {status}, {len(left)} left"
     return Outcome("ray job stop", moment, good, "; ".join([told, *left]))
