@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,15 @@ class ScalarLog:
 
     def __init__(self, root: Path) -> None:
         # Imported here: it takes over a second, and a dry run needs none of it.
-        from tensorboard.summary import Writer
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = Writer(str(root / "tensorboard"))
+        folder = root / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        # The library's own writer of files has a thread, in which a full disk ends unheard.
+        self._records = RecordWriter((folder / name).open("wb"))
         self._num_steps: dict[str, int] = {}
+        self._add(file_version="brain.Event:2")
 
     def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
         """Note how many steps the phase has: its scalars go on where the last iteration's end."""
@@ -38,9 +47,22 @@ class ScalarLog:
         """Nothing: notes are no numbers."""
 
     def _write(self, group: str, row: dict[str, Any], step: int) -> None:
-        for name, value in row.items():
-            if isinstance(value, dict):
-                self._write(f"{group}/{name}", value, step)
-            elif isinstance(value, int | float) and name not in ("iteration", "step"):
-                self._writer.add_scalar(f"{group}/{name}", value, step)
-        self._writer.flush()
+        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+        for name, value in _scalars(group, row):
+            self._add(step=step, summary=scalar_pb(name, value))
+        self._records.flush()
+
+    def _add(self, **event: Any) -> None:
+        from tensorboard.compat.proto import event_pb2
+
+        made: Any = event_pb2
+        self._records.write(made.Event(wall_time=time.time(), **event).SerializeToString())
+
+
+def _scalars(group: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _scalars(f"{group}/{name}", value)
+        elif isinstance(value, int | float) and name not in ("iteration", "step"):
+            yield f"{group}/{name}", value

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoTokenizer
 
 if not torch.cuda.is_available():
     os.environ["DS_ACCELERATOR"] = "cpu"
@@ -24,6 +24,7 @@ from actors.process import free_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
 from tests.bench.harness import device, dtype, tiny_model
+from tests.bench.models import write_random_qwen3
 
 SETTINGS = {
     "model": "",  # a folder in Hugging Face format in place of both shapes
@@ -75,7 +76,8 @@ def shapes(settings: Mapping[str, str], folder: Path) -> list[Shape]:
         model = Path(settings["model"])
         rollouts = make_rollouts(model, lengths, group, prompt_tokens)
         return [Shape(model.name, model, rollouts, budget)]
-    tiny, long_tailed = tiny_model(), small_qwen3(folder)
+    tiny, long_tailed = tiny_model(), folder
+    write_random_qwen3("24m", folder)
     return [
         Shape("tiny", tiny, make_rollouts(tiny, [16] * 256, 8, 8), 8192),
         Shape(
@@ -85,27 +87,6 @@ def shapes(settings: Mapping[str, str], folder: Path) -> list[Shape]:
             budget,
         ),
     ]
-
-
-def small_qwen3(folder: Path) -> Path:
-    """Write a Qwen3 of 24 million random parameters, with the tiny model's tokenizer."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=16_384,
-        hidden_size=384,
-        intermediate_size=1_152,
-        num_hidden_layers=10,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=2_048,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(folder)
-    return folder
 
 
 def endless(model: Path, folder: Path) -> Path:

@@ -43,6 +43,7 @@ from rzero_ray.types import (
 from tests.bench import learning
 from tests.bench.engines import start_roles
 from tests.bench.harness import Figure, ratio_figure, tiny_model
+from tests.bench.models import write_random_qwen3
 from tests.bench.trl_comparison import make_trainer
 
 _WARM_UP, _REPEATS = 1, 5
@@ -76,13 +77,15 @@ def run() -> list[Figure]:
     """Compare whole steps on both shapes."""
     with tempfile.TemporaryDirectory() as folder:
         tiny = learning.endless(tiny_model(), Path(folder) / "tiny")
+        qwen3 = Path(folder) / "qwen3"
+        write_random_qwen3("24m", qwen3)
         lengths = learning.log_normal_lengths(32, 512)
         shuffled = [lengths[i] for i in np.random.default_rng(0).permutation(len(lengths))]
         shapes = [
             Shape("tiny", tiny, 32, 8, [16] * 256, 1, "at least TRL's"),
             Shape(
                 "long-tailed",
-                learning.small_qwen3(Path(folder) / "qwen3"),
+                qwen3,
                 8,
                 4,
                 shuffled,

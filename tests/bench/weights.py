@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,8 @@ from actors.sampling.options import EngineOptions
 from actors.weights.object_store import ObjectStoreTransport
 from rzero_ray.types import TransferReport, WeightVersion
 from tests.bench import engines
-from tests.bench.harness import Figure, dtype, median_seconds, tiny_model
+from tests.bench.harness import Figure, dtype, median_seconds
+from tests.bench.models import write_random_qwen3
 
 SETTINGS = engines.SETTINGS
 _WARM_UP, _REPEATS = 3, 7
@@ -46,7 +46,9 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
     """Publish a model of about 100 million float32 parameters to two engines, again and again."""
     with tempfile.TemporaryDirectory(prefix="rzero-bench-") as made:
         folder = Path(settings["model"] or made)
-        tensors = _load_model(folder) if settings["model"] else _make_model(folder)
+        if not settings["model"]:
+            write_random_qwen3("94m", folder)
+        tensors = _load_model(folder)
         options = engines.engine_options(
             folder, settings, num_on_gpu=2 if torch.cuda.device_count() == 1 else 1
         )
@@ -113,30 +115,4 @@ def _load_model(folder: Path) -> dict[str, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype()))
-    return {name: tensor.detach() for name, tensor in model.named_parameters()}
-
-
-def _make_model(folder: Path) -> dict[str, torch.Tensor]:
-    """Write a random Qwen3 of about 100 million parameters; returns them by name."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    tiny = tiny_model()
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=32_000,
-            hidden_size=640,
-            intermediate_size=2560,
-            num_hidden_layers=12,
-            num_attention_heads=10,
-            num_key_value_heads=5,
-            head_dim=64,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-        )
-    )
-    model.save_pretrained(folder)
-    for path in tiny.iterdir():
-        if "token" in path.name or "template" in path.name:
-            shutil.copy(path, folder)
     return {name: tensor.detach() for name, tensor in model.named_parameters()}

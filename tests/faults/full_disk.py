@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import random
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 from tests.faults.runs import ShortRun, last_line, shared_memory
 from tests.faults.table import Outcome, disturb
 
-SETTINGS = {"times": "10", "seed": "0", "longest_s": "45", "megabytes": "1100"}
+SETTINGS = {"times": "10", "seed": "0", "longest_s": "60", "megabytes": "1100"}
 END_S = 300.0
 """How long a run may go on after its disk is full: until it writes."""
 
@@ -56,6 +57,8 @@ def _fill(run: ShortRun, disk: Path, moment: float) -> Outcome:
     left = run.left_behind(segments)
     # A run whose disk is full before it has written anything is refused (2), others fail (1).
     good = process.returncode in (1, 2) and "Traceback" not in error and not left
+    if not good:
+        print(error, file=sys.stderr)
     told = f"code {process.returncode}, {len(left)} left: {last_line(error)}"
     return Outcome(name, moment, good, "; ".join([told, *left]))
 

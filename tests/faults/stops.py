@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from pathlib import Path
 from tests.faults.runs import REPOSITORY, ShortRun, last_line, shared_memory
 from tests.faults.table import Outcome, disturb
 
-SETTINGS = {"times": "10", "seed": "0", "longest_s": "45", "folder": "/tmp/rzero-faults"}
+SETTINGS = {"times": "10", "seed": "0", "longest_s": "60", "folder": "/tmp/rzero-faults"}
 """`times` of each signal, and as many `ray job stop`; the moment is at most `longest_s` in."""
 EXIT_S = 20.0
 _CODE = 130
@@ -84,6 +85,8 @@ def _stop(run: ShortRun, way: _Way, moment: float) -> Outcome:
     took = time.monotonic() - began
     left = run.left_behind(segments)
     good = took < EXIT_S and process.returncode == _CODE and "Traceback" not in error and not left
+    if not good:
+        print(error, file=sys.stderr)
     told = f"{took:.1f} s, code {process.returncode}, {len(left)} left: {last_line(error)}"
     return Outcome(way.name, moment, good, "; ".join([told, *left]))
 

@@ -1,7 +1,10 @@
 """Scalars land under their tag and at the step of the whole run."""
 
+import resource
+import threading
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -32,6 +35,23 @@ def test_steps_go_on_over_iterations(tmp_path: Path) -> None:
         "solver/seconds/wall": [(1, 1.5), (2, 1.5), (3, 1.5), (4, 1.5)],
         "heldout/greedy": [(2, 0.5)],
     }
+
+
+def test_a_full_disk_is_an_error_of_the_row_that_meets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", elsewhere.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = ScalarLog(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            for iteration in range(200):
+                log.finish_iteration({"iteration": iteration, "greedy": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not elsewhere
 
 
 def test_observers_hear_everything() -> None:
