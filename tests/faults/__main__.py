@@ -30,9 +30,9 @@ def main() -> int:
         module = importlib.import_module(f"tests.faults.{name}")
         settings = {key: given.get(key, default) for key, default in module.SETTINGS.items()}
         for outcome in module.run(settings):
-            at = "" if outcome.moment is None else f"at {outcome.moment:.1f} s"
+            at = "" if outcome.moment is None else str(outcome.moment)
             verdict = "good" if outcome.good else "BAD "
-            print(f"{verdict} {outcome.what:28} {at:10} {outcome.told}", flush=True)
+            print(f"{verdict} {outcome.what:28} {at:22} {outcome.told}", flush=True)
             outcomes.append(outcome)
     num_good = sum(outcome.good for outcome in outcomes)
     print(f"{num_good} of {len(outcomes)} as it should be")

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.runs import ShortRun, last_line, shared_memory
+from tests.faults.runs import Moment, ShortRun, last_line, shared_memory
 from tests.faults.table import Outcome, disturb
 
-SETTINGS = {"times": "10", "seed": "0", "longest_s": "60", "megabytes": "1100"}
+SETTINGS = {"times": "10", "seed": "0", "megabytes": "1100"}
 END_S = 300.0
 """How long a run may go on after its disk is full: until it writes."""
 
@@ -26,23 +26,18 @@ END_S = 300.0
 def run(settings: dict[str, str]) -> Iterator[Outcome]:
     """Fill the disk of a run many times, then finish it."""
     moments = random.Random(int(settings["seed"]))
-    longest = float(settings["longest_s"])
     with _disk(int(settings["megabytes"])) as disk:
-        yield from disturb(
-            disk,
-            int(settings["times"]),
-            lambda run, _: _fill(run, disk, moments.uniform(1.0, longest)),
-        )
+
+        def fill(run: ShortRun, _: int, moment: Moment) -> Outcome:
+            return _fill(run, disk, moment)
+
+        yield from disturb(disk, int(settings["times"]), moments, fill)
 
 
-def _fill(run: ShortRun, disk: Path, moment: float) -> Outcome:
+def _fill(run: ShortRun, disk: Path, moment: Moment) -> Outcome:
     name = "disk full"
     process = run.start(ignores_interrupt=False)
-    try:
-        process.wait(timeout=moment)
-    except subprocess.TimeoutExpired:
-        pass
-    else:
+    if not run.wait_for(moment, lambda: process.poll() is None):
         return Outcome(name, moment, True, f"ended by itself with {process.returncode}")
     segments = shared_memory(run.processes())
     filler = disk / "filler"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,22 @@ NUM_UPDATES = 8
 _MARK = "RZERO_FAULTS_MARK"
 """An environment variable that every process of a run inherits, Ray's daemons too."""
 _LOOK_S = 0.2
+FIRST_STEP_S = 400.0
+"""Until a started run has finished a step; a laptop needs a tenth of it."""
 LEAVE_S = 20.0
 """How long a stopped run's processes may take to be gone."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a run is disturbed."""
+
+    seconds: float
+    at_work: bool
+    """Whether the seconds count from the first finished step after the start, or from the start."""
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s after {'a step' if self.at_work else 'the start'}"
 
 
 @dataclass
@@ -91,6 +105,23 @@ class ShortRun:
             time.sleep(_LOOK_S)
         commands = [" ".join(process.cmdline())[:100] for process in alive]
         return [*commands, *(path.name for path in segments if path.exists())]
+
+    def wait_for(self, moment: Moment, is_alive: Callable[[], bool]) -> bool:
+        """Wait for a moment of the command that was just started; return whether it still is."""
+        before = self._num_finished()
+        deadline = time.monotonic() + FIRST_STEP_S
+        while moment.at_work and self._num_finished() == before and is_alive():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no step of {self.root} within {FIRST_STEP_S:.0f} s")
+            time.sleep(_LOOK_S)
+        end = time.monotonic() + moment.seconds
+        while time.monotonic() < end and is_alive():
+            time.sleep(_LOOK_S)
+        return is_alive()
+
+    def _num_finished(self) -> int:
+        manifest = self.root / "manifest.json"
+        return len(json.loads(manifest.read_text())["finished"]) if manifest.exists() else 0
 
     def updates(self) -> list[str]:
         """Return the phase and number of each update that has a row of figures, repeated ones too.

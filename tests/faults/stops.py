@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.runs import REPOSITORY, ShortRun, last_line, shared_memory
+from tests.faults.runs import REPOSITORY, Moment, ShortRun, last_line, shared_memory
 from tests.faults.table import Outcome, disturb
 
-SETTINGS = {"times": "10", "seed": "0", "longest_s": "60", "folder": "/tmp/rzero-faults"}
-"""`times` of each signal, and as many `ray job stop`; the moment is at most `longest_s` in."""
+SETTINGS = {"times": "10", "seed": "0", "folder": "/tmp/rzero-faults"}
+"""`times` of each signal, and as many `ray job stop`."""
 EXIT_S = 20.0
 _CODE = 130
 _JOBS_END = {"STOPPED", "FAILED", "SUCCEEDED"}
@@ -52,27 +52,20 @@ def run(settings: dict[str, str]) -> Iterator[Outcome]:
     """Stop runs many times, then finish them."""
     moments = random.Random(int(settings["seed"]))
     folder = Path(settings["folder"]) / uuid.uuid4().hex[:8]
-    times, longest = int(settings["times"]), float(settings["longest_s"])
-
-    def by_signal(run: ShortRun, k: int) -> Outcome:
-        return _stop(run, _WAYS[k % len(_WAYS)], moments.uniform(1.0, longest))
-
-    yield from disturb(folder / "signals", 2 * times, by_signal)
+    times = int(settings["times"])
+    yield from disturb(folder / "signals", 2 * times, moments, _stop)
     with _ray_head() as environment:
-        yield from disturb(
-            folder / "jobs",
-            times,
-            lambda run, _: _stop_job(run, moments.uniform(1.0, longest), environment),
-        )
+
+        def stop_job(run: ShortRun, _: int, moment: Moment) -> Outcome:
+            return _stop_job(run, moment, environment)
+
+        yield from disturb(folder / "jobs", times, moments, stop_job)
 
 
-def _stop(run: ShortRun, way: _Way, moment: float) -> Outcome:
+def _stop(run: ShortRun, k: int, moment: Moment) -> Outcome:
+    way = _WAYS[k % len(_WAYS)]
     process = run.start(ignores_interrupt=way.ignores_interrupt)
-    try:
-        process.wait(timeout=moment)
-    except subprocess.TimeoutExpired:
-        pass
-    else:
+    if not run.wait_for(moment, lambda: process.poll() is None):
         return Outcome(way.name, moment, True, f"ended by itself with {process.returncode}")
     segments = shared_memory(run.processes())
     began = time.monotonic()
@@ -91,12 +84,12 @@ def _stop(run: ShortRun, way: _Way, moment: float) -> Outcome:
     return Outcome(way.name, moment, good, "; ".join([told, *left]))
 
 
-def _stop_job(run: ShortRun, moment: float, environment: dict[str, str]) -> Outcome:
+def _stop_job(run: ShortRun, moment: Moment, environment: dict[str, str]) -> Outcome:
     job = f"rzero-{uuid.uuid4().hex[:8]}"
     runtime = json.dumps({"env_vars": run.new_mark()})
     options = ["--no-wait", "--submission-id", job, "--runtime-env-json", runtime]
     _ray(["job", "submit", *options, "--", *run.command()], environment)
-    time.sleep(moment)
+    run.wait_for(moment, lambda: not run.is_complete())
     segments = shared_memory(run.processes())
     began = time.monotonic()
     _ray(["job", "stop", job], environment)

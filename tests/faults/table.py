@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.runs import NUM_UPDATES, ShortRun, last_line
+from tests.faults.runs import NUM_UPDATES, Moment, ShortRun, last_line
+
+_START_S, _WORK_S = 30.0, 12.0
+"""The latest moments after the start, and after a step: a step takes a second or two."""
 
 
 @dataclass(frozen=True)
@@ -15,26 +19,31 @@ class Outcome:
     """One row of the table."""
 
     what: str
-    moment: float | None
-    """Seconds after the command's start."""
+    moment: Moment | None
     good: bool
     told: str
     """What was seen: seconds, exit code, what was left, the last line."""
 
 
 def disturb(
-    folder: Path, times: int, disturbance: Callable[[ShortRun, int], Outcome]
+    folder: Path,
+    times: int,
+    moments: random.Random,
+    disturbance: Callable[[ShortRun, int, Moment], Outcome],
 ) -> Iterator[Outcome]:
     """Disturb a run in `folder` again and again, each time where the time before has left it.
 
-    `disturbance` starts or resumes it and is told the number of the time. A run that reaches its
-    end makes place for another; each is finished and compared.
+    `disturbance` starts or resumes it, and is told the number of the time and the moment: one in
+    three while it starts, the others while it works. A run that reaches its end makes place for
+    another; each is finished and compared.
     """
     if not times:
         return
     run = ShortRun(folder / "run-0")
     for k in range(times):
-        yield disturbance(run, k)
+        at_work = k % 3 > 0
+        moment = Moment(moments.uniform(1.0, _WORK_S if at_work else _START_S), at_work)
+        yield disturbance(run, k, moment)
         if run.is_complete():
             yield _finish(run)
             run = ShortRun(folder / f"run-{k + 1}")
