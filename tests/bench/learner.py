@@ -23,7 +23,8 @@ from rzero_ray.method.batching import MicroBatch, collate, micro_batches
 from tests.bench import learning
 from tests.bench.harness import CLOCKS, Figure, device, dtype, ratio_figure, seconds
 
-SETTINGS = learning.SETTINGS
+SETTINGS = learning.SETTINGS | {"kl": "no yes"}
+_LOSSES = {"no": learning.NO_KL, "yes": learning.WITH_KL}
 
 
 def run(settings: Mapping[str, str]) -> list[Figure]:
@@ -33,8 +34,8 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         for shape in learning.shapes(settings, Path(folder)):
             learner = learning.start_learner(settings, shape.tokens_per_micro_batch)
-            for loss in (learning.NO_KL, learning.WITH_KL):
-                figures.append(_compare(learner, shape, loss, settings))
+            for kl in settings["kl"].split():
+                figures.append(_compare(learner, shape, _LOSSES[kl], settings))
     return figures
 
 
@@ -93,7 +94,8 @@ class _PlainLoop:
             )
             for indices in micro_batches(lengths, shape.tokens_per_micro_batch)
         ]
-        self._model, self._reference = self._load(shape), self._load(shape)
+        self._model = self._load(shape)
+        self._reference = self._load(shape) if kl_coefficient else None
         if gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
         self._kl_coefficient = kl_coefficient
