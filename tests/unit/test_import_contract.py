@@ -43,6 +43,8 @@ ALLOWED_IN = {
     "vllm": (
         "actors.weights.vllm_trainers",
         "actors.sampling.vllm_engine",
+        "actors.sampling.vllm_process",
+        "actors.sampling.vllm_thread",
         "actors.weights.vllm_backend",
     ),
     "deepspeed": ("actors.learning.deepspeed_rank",),
