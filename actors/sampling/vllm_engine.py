@@ -126,8 +126,8 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         final = await self._run(prompt_ids, params)
-        assert final.prompt_logprobs
-        rows = final.prompt_logprobs[1:]
+        found: Any = final.prompt_logprobs
+        rows = found[1:]
         picked = (row[token].logprob for row, token in zip(rows, prompt_ids[1:], strict=True))
         return np.fromiter(picked, dtype=np.float32, count=len(rows))
 

@@ -140,7 +140,8 @@ def _use(model: Path, folder: Path, in_process: bool) -> Found:
     async def publish(tensors: dict[str, torch.Tensor], version: WeightVersion) -> None:
         await engine.pause()
         await engine.start_weight_update()
-        for layout, parts in cut_buckets(tensors.items(), torch.float32, BUCKET_BYTES):
+        source: Any = tensors.items()
+        for layout, parts in cut_buckets(source, torch.float32, BUCKET_BYTES):
             # Each bucket takes the place of the one before it.
             await engine.update_weights(layout.update_info(area.write(0, layout, parts)))
         await engine.finish_weight_update(version)
