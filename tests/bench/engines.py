@@ -28,7 +28,7 @@ from tests.bench.harness import device, dtype
 SETTINGS = {
     "model": "",  # a folder in Hugging Face format in place of the benchmark's own
     "max_model_len": "192",
-    "max_num_seqs": "256",
+    "max_num_seqs": "1024",
 }
 _KV_CACHE_BYTES = 1 << 28
 """On a CPU."""
