@@ -181,9 +181,10 @@ class VllmThread:
 
     def _fail(self, error: BaseException) -> None:
         logger.error("vLLM failed", exc_info=error)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
         self._refusal = (
-            f"vLLM failed ({type(error).__name__}: {error}); its traceback is in the log of this "
-            "actor (in the dashboard, or under /tmp/ray/session_latest/logs)"
+            f"vLLM failed ({what}); its traceback is in the log of this actor (in the dashboard, "
+            "or under /tmp/ray/session_latest/logs)"
         )
         self._end_all(self._refusal)
 

@@ -270,7 +270,7 @@ def _break(model: Path) -> tuple[list[str], str, float]:
     engine = _engine(model, in_process=True)
 
     def fail() -> None:
-        raise ZeroDivisionError("a bug of vLLM")
+        raise ZeroDivisionError("a bug\nof vLLM")
 
     async def go() -> tuple[list[str], str]:
         def ask(request: SampleRequest) -> asyncio.Task[list[Completion]]:
