@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.judge import RewardWorker
 from actors.learning.learner import Learner
 from actors.learning.options import LearnerOptions
-from actors.placement import Demand, bundles, sampler_names
+from actors.placement import Demand, bundles, runs_in_sampler, sampler_names
 from actors.process import engine_environment
 from actors.sampling.options import EngineOptions
 from actors.sampling.pool import PooledSampler
@@ -102,6 +102,7 @@ class Fleet:
             gpu_memory_utilization=self._layout.gpu_memory_utilization,
             enforce_eager=settings.enforce_eager,
             on_cpu=on_cpu,
+            in_process=runs_in_sampler(self._demand[name].cpus, self._demand[name].gpus),
             weight_backend=self._layout.weight_backend,
             takes_turns=self._layout.takes_turns,
         )

@@ -27,6 +27,8 @@ from rzero_ray.types import Role, UserError
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
 """Bytes that a vLLM engine on a CPU takes beside its KV cache, measured: two processes, each with
 torch and vLLM loaded."""
+MEMORY_OF_ONE_PROCESS = 2**30
+"""The same where both are one process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,15 @@ def sampler_names(layout: Layout) -> list[tuple[Role, str]]:
     ]
 
 
+def runs_in_sampler(cpus: float, gpus: float) -> bool:
+    """Return whether an engine that is given these runs in its sampler's process (`vllm_thread`).
+
+    A process of its own pays where it has a core of its own: then the sampler packs and sends
+    answers while vLLM works. On a GPU it does not hold up the device meanwhile.
+    """
+    return gpus == 0 and cpus < 2
+
+
 def bundles(needed: Sequence[Demand]) -> dict[str, dict[str, float]]:
     """Return, by place, what is reserved there, in Ray's form.
 
@@ -96,15 +107,17 @@ def _place(layout: Layout, actor: str) -> str:
 
 
 def _engine_demands(sampler: SamplerConfig, layout: Layout) -> list[Demand]:
-    on_cpu = sampler.gpus_per_engine == 0
-    kv_bytes = int(sampler.kv_cache_gib * 2**30)
-    engine_memory = MEMORY_PER_CPU_ENGINE + kv_bytes if on_cpu else 0
+    memory = 0
+    if sampler.gpus_per_engine == 0:
+        one = runs_in_sampler(sampler.cpus_per_engine, layout.gpus_per_engine)
+        processes = MEMORY_OF_ONE_PROCESS if one else MEMORY_PER_CPU_ENGINE
+        memory = processes + int(sampler.kv_cache_gib * 2**30)
     return [
         Demand(
             actor=name,
             cpus=sampler.cpus_per_engine,
             gpus=layout.gpus_per_engine,
-            memory=engine_memory,
+            memory=memory,
             place=_place(layout, name),
         )
         for _, name in sampler_names(layout)

@@ -16,7 +16,7 @@ from actors.turns import Turns
 from actors.waiting import within
 from actors.weights.probe import compare_probes
 from rzero_ray.config.config import Config, probe_bound
-from rzero_ray.method.losses import check_finite
+from rzero_ray.method.finite import check_finite
 from rzero_ray.protocols import Clock
 from rzero_ray.types import (
     Completion,

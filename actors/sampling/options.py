@@ -27,6 +27,8 @@ class EngineOptions:
     gpu_memory_utilization: float
     enforce_eager: bool
     on_cpu: bool
+    in_process: bool
+    """Whether vLLM runs in its sampler's process, not in one beside it (`actors.placement`)."""
     weight_backend: WeightBackend
     takes_turns: bool = False
     """Whether it gives its memory back between its turns (`actors.turns`)."""

@@ -23,6 +23,7 @@ from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 BACKEND = "rzero_object_store"
 """Name under which vLLM knows the backend."""
@@ -79,6 +80,20 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreU
                 strict=True,
             )
         )
+        self._keep_postponed(data)
+
+    def _keep_postponed(self, data: torch.Tensor) -> None:
+        """Copy what vLLM loads only at the end: `data` is overwritten before that.
+
+        Those are layers with rows that nothing fills, such as embeddings of a vocabulary that vLLM
+        has padded to a multiple of 64.
+        """
+        memory = data.untyped_storage().data_ptr()
+        for layer in self.model.modules():
+            for _, call in get_layerwise_info(layer).loaded_weights:
+                weight = call.arguments["loaded_weight"]
+                if weight.untyped_storage().data_ptr() == memory:
+                    call.arguments["loaded_weight"] = weight.clone()
 
     def _map(self, path: str) -> torch.Tensor:
         """Return the bytes of a staged bucket. A file is mapped once: faults cost more than copies.

@@ -9,9 +9,8 @@ weight depends on which sequence its own was paired with, and it is not offered.
 Tensors are [B, T] unless stated; S stands for the sequences of a mini-batch.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from rzero_ray.config.method import LossConfig
 from rzero_ray.method.batching import MicroBatch
-from rzero_ray.types import LearningReport, RunError, Step
 
 _MAX_LOG_RATIO = 20.0
 """Bound on log-ratios before exp, as in the official code: exp(20) is outside any clip."""
@@ -302,22 +300,3 @@ class StepSums:
         for name, part in parts.items():
             self.sums[name] = self.sums.get(name, 0.0) + part.double()
         self.max_difference = torch.maximum(self.max_difference, mismatch.max_difference.double())
-
-
-def check_finite(report: LearningReport, step: Step) -> None:
-    """Raise RunError when a figure of a step of learning is not a finite number.
-
-    DeepSpeed leaves out a step whose gradient overflows, without a word, and a loss that is not a
-    number teaches nothing any more: nothing of such a step may be saved or published.
-    """
-    bad = [
-        f"{name}={value}"
-        for name, value in asdict(report).items()
-        if isinstance(value, float) and not math.isfinite(value)
-    ]
-    if bad:
-        raise RunError(
-            f"iteration {step.iteration}, {step.phase} step {step.index}: {', '.join(bad)}; the "
-            "step is not kept: look at its rollouts, and lower the learning rate or raise the "
-            "temperature"
-        )

@@ -28,15 +28,20 @@ from tests.bench.harness import device, dtype
 SETTINGS = {
     "model": "",  # a folder in Hugging Face format in place of the benchmark's own
     "max_model_len": "192",
-    "max_num_seqs": "256",
+    "max_num_seqs": "1024",
 }
 _KV_CACHE_BYTES = 1 << 28
 """On a CPU."""
 _GPU_SHARE = 0.85
 
 
-def engine_options(model: Path, settings: Mapping[str, str], num_on_gpu: int) -> EngineOptions:
-    """Return how an engine is started, `num_on_gpu` of which share a GPU."""
+def engine_options(
+    model: Path, settings: Mapping[str, str], num_on_gpu: int, in_process: bool | None = None
+) -> EngineOptions:
+    """Return how an engine is started, `num_on_gpu` of which share a GPU.
+
+    On a CPU it runs in its sampler's process, as with `conf=tiny`, unless `in_process` says.
+    """
     on_gpu = device() == "cuda"
     return EngineOptions(
         model=str(model),
@@ -47,6 +52,7 @@ def engine_options(model: Path, settings: Mapping[str, str], num_on_gpu: int) ->
         gpu_memory_utilization=_GPU_SHARE / num_on_gpu,
         enforce_eager=not on_gpu,
         on_cpu=not on_gpu,
+        in_process=not on_gpu if in_process is None else in_process,
         weight_backend="object_store",
     )
 

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import psutil
 
+from actors.process import engine_environment
 from actors.sampling.options import EngineOptions
 from actors.sampling.tokenization import ChatTokenizer
 from rzero_ray.tasks.registry import ArithmeticTask, make_task
 from rzero_ray.types import SampleRequest, Sampling
 from tests.bench import engines
-from tests.bench.harness import Figure, tiny_model
+from tests.bench.harness import Figure, device, tiny_model
 
 SETTINGS = engines.SETTINGS | {"prompts": "200", "samples": "10", "max_tokens": "112"}
 _REPEATS = 5
@@ -54,20 +55,16 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
         for turn in turns[1:]
     )
     work = {
-        name: [
-            statistics.median(1e6 * turn[name][2][part] / turn[name][1] for turn in turns[1:])
-            for part in range(2)
-        ]
+        name: statistics.median(1e6 * turn[name][2] / turn[name][1] for turn in turns[1:])
         for name in sides
     }
     return [
         Figure(
             name="pool, CPU time per token against bare vllm.LLM.generate",
-            value=sum(work["pool"]) / sum(work["bare"]),
+            value=work["pool"] / work["bare"],
             unit="x",
-            details=f"microseconds in the engine's process {work['pool'][1]:.0f} against "
-            f"{work['bare'][1]:.0f}, around it (driver and sampler, or caller) "
-            f"{work['pool'][0]:.0f} against {work['bare'][0]:.0f}",
+            details=f"{work['pool']:.0f} against {work['bare']:.0f} microseconds in driver and "
+            "sampler, or in the caller, engines included",
         ),
         Figure(
             name="pool, tokens/s against bare vllm.LLM.generate",
@@ -100,11 +97,7 @@ def requests(turn: int, settings: Mapping[str, str] = SETTINGS) -> list[SampleRe
 
 
 def _start_side(name: str, settings: Mapping[str, str]) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = os.environ | engine_environment(num_threads=1, on_cpu=device() == "cpu")
     side = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.pool", name, json.dumps(dict(settings))],
         stdin=subprocess.PIPE,
@@ -126,28 +119,20 @@ def _end(side: subprocess.Popen[str]) -> None:
         side.kill()
 
 
-def _turn(side: subprocess.Popen[str], turn: int) -> tuple[float, int, tuple[float, float]]:
-    """Return the seconds and tokens of one turn, and the CPU seconds around and in the engine."""
+def _turn(side: subprocess.Popen[str], turn: int) -> tuple[float, int, float]:
+    """Return the seconds, the tokens and the seconds of processor time of one turn."""
     assert side.stdin is not None
     side.stdin.write(f"{turn}\n")
     side.stdin.flush()
-    _, seconds, tokens, around, inside = _read(side, "done").split()
-    return float(seconds), int(tokens), (float(around), float(inside))
+    _, seconds, tokens, work = _read(side, "done").split()
+    return float(seconds), int(tokens), float(work)
 
 
-def _cpu_seconds(pids: Sequence[int]) -> tuple[float, float]:
-    """Return the CPU time so far of these processes, and of the engines below them."""
+def _cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the processor time so far of these processes and those below them."""
     processes = [psutil.Process(pid) for pid in pids]
-    engines = {
-        child
-        for process in processes
-        for child in process.children(recursive=True)
-        if "EngineCore" in " ".join(child.cmdline())
-    }
-    around, inside = (
-        sum(sum(process.cpu_times()[:2]) for process in group) for group in (processes, engines)
-    )
-    return around, inside
+    family = {*processes, *(child for p in processes for child in p.children(recursive=True))}
+    return sum(sum(process.cpu_times()[:2]) for process in family)
 
 
 def _read(side: subprocess.Popen[str], word: str) -> str:
@@ -207,7 +192,7 @@ def _serve_bare(settings: Mapping[str, str]) -> None:
         outputs = engine.generate(prompts, params, use_tqdm=False)  # type: ignore[arg-type]
         seconds = time.perf_counter() - start
         tokens = sum(len(o.token_ids) for output in outputs for o in output.outputs)
-        _report(seconds, tokens, before, _cpu_seconds([os.getpid()]))
+        _report(seconds, tokens, _cpu_seconds([os.getpid()]) - before)
 
 
 def _serve_pool(settings: Mapping[str, str]) -> None:
@@ -234,21 +219,22 @@ def _serve_pool(settings: Mapping[str, str]) -> None:
         seconds = time.perf_counter() - start
         return seconds, sum(len(c.token_ids) for group in groups for c in group)
 
-    pids = [os.getpid(), *sampler_pids]
+    def work() -> float:
+        """Return the processor time so far of this process, without Ray's own below it, and of the
+        samplers."""
+        return time.process_time() + _cpu_seconds(sampler_pids)
+
     print("ready", flush=True)
     for line in sys.stdin:
-        before = _cpu_seconds(pids)
+        before = work()
         seconds, tokens = asyncio.run(turn(int(line)))
-        _report(seconds, tokens, before, _cpu_seconds(pids))
+        _report(seconds, tokens, work() - before)
     ray.get([actor.stop.remote() for actor in actors], timeout=_END_S)
     ray.shutdown()
 
 
-def _report(
-    seconds: float, tokens: int, before: tuple[float, float], after: tuple[float, float]
-) -> None:
-    around, inside = after[0] - before[0], after[1] - before[1]
-    print(f"done {seconds} {tokens} {around} {inside}", flush=True)
+def _report(seconds: float, tokens: int, work: float) -> None:
+    print(f"done {seconds} {tokens} {work}", flush=True)
 
 
 if __name__ == "__main__":

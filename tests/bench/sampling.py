@@ -1,9 +1,10 @@
-"""What a sampled token costs: requests as phases make them against one plain call a request.
+"""What a sampled token costs: as phases ask a sampler for it, against a plain way of asking.
 
-The baseline sends each request in an actor call of its own, reads every token with its
-log-probability, and returns all of it. Where texts alone are read, the gathered calls are measured
-by themselves too. All sides take turns on one engine in one actor, with the same prompts and seeds;
-what they sample is the same, which is checked.
+The baseline sends each request in an actor call of its own to an engine in a process of its own,
+reads every token with its log-probability, and returns all of it. The other sides gather requests
+in shared calls, with either kind of engine, and where texts alone are read do without the rest. All
+sides take turns in one run, with the same prompts and seeds; what they sample is the same, which is
+checked. Both kinds of engine start in it too, which is measured beside.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -28,8 +30,11 @@ from tests.bench.harness import Figure, tiny_model
 from tests.bench.pool import requests
 
 SETTINGS = engines.SETTINGS
-_REPEATS = 7
+_REPEATS = 5
 _END_S = 60.0
+_INSIDE, _BESIDE = "in its sampler's process", "in a process of its own"
+_KINDS = {_BESIDE: False, _INSIDE: True}
+"""The kinds of engine, and `EngineOptions.in_process` of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,29 @@ class OneByOneSampler(Sampler):
         return pack(completions, reads_tokens=True)
 
 
-_Side = Callable[[SampleRequest], Awaitable[list[Completion]]]
+_Answer = Callable[[SampleRequest], Awaitable[list[Completion]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    """A sampler with one kind of engine."""
+
+    actor: ActorHandle
+    pid: int
+    start_s: float
+    """Wall-clock seconds until it samples."""
+    start_cpu_s: float
+    """Processor time of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """A way of asking, and whom."""
+
+    name: str
+    engine: str
+    gathered: bool
+    reads_tokens: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,37 +117,80 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
     model = Path(settings["model"]) if settings["model"] else tiny_model()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        options = engines.engine_options(model, settings, num_on_gpu=1)
-        (actor,), (pid,) = engines.start_samplers(options, count=1, kind=OneByOneSampler)
-        figures = [figure for shape in _SHAPES for figure in _measure(shape, actor, pid, settings)]
-        ray.get(actor.stop.remote(), timeout=_END_S)
+        started = {kind: _start(model, settings, kind) for kind in _KINDS}
+        figures = [figure for shape in _SHAPES for figure in _measure(shape, started, settings)]
+        figures += _start_figures(started)
+        ray.get([engine.actor.stop.remote() for engine in started.values()], timeout=_END_S)
         return figures
     finally:
         ray.shutdown()
 
 
+def _start(model: Path, settings: Mapping[str, str], kind: str) -> _Engine:
+    """Start a sampler alone, and look at what it takes."""
+    options = engines.engine_options(model, settings, num_on_gpu=2, in_process=_KINDS[kind])
+    begin = time.perf_counter()
+    (actor,), (pid,) = engines.start_samplers(options, count=1, kind=OneByOneSampler)
+    seconds = time.perf_counter() - begin
+    return _Engine(actor=actor, pid=pid, start_s=seconds, start_cpu_s=_cpu_seconds(pid))
+
+
+def _start_figures(started: Mapping[str, _Engine]) -> list[Figure]:
+    """Return what the engines, which are both still there, took to start and take now."""
+    inside, beside = started[_INSIDE], started[_BESIDE]
+    memory = [
+        sum(process.memory_full_info().pss for process in _family(engine.pid))
+        for engine in (inside, beside)
+    ]
+    sides = "engine in its sampler's process against one beside it"
+    return [
+        Figure(
+            name=f"start of a sampler, {sides}",
+            value=inside.start_cpu_s / beside.start_cpu_s,
+            unit="x",
+            details=f"processor time {inside.start_cpu_s:.1f} s against {beside.start_cpu_s:.1f} "
+            f"s, on the clock {inside.start_s:.1f} s against {beside.start_s:.1f} s, once each",
+        ),
+        Figure(
+            name=f"memory of a sampler, {sides}",
+            value=memory[0] / memory[1],
+            unit="x",
+            details=f"{memory[0] / 2**20:.0f} MiB against {memory[1] / 2**20:.0f} MiB; pages that "
+            "processes share are divided among them",
+        ),
+    ]
+
+
 def _measure(
-    shape: _Shape, actor: ActorHandle, pid: int, settings: Mapping[str, str]
+    shape: _Shape, started: Mapping[str, _Engine], settings: Mapping[str, str]
 ) -> list[Figure]:
     costs: dict[str, list[_Cost]] = {}
     for turn in range(_REPEATS + 1):
         asked = shape.requests(turn, settings)
         texts: set[tuple[str, ...]] = set()
-        for side, reads_tokens in _sides(shape):
-            sided = [replace(request, reads_tokens=reads_tokens) for request in asked]
-            answer = _one_by_one(actor) if side == "one by one" else _pooled(actor)
-            cost, completions = _turn(answer, sided, pid)
-            costs.setdefault(side, []).append(cost)
+        for side in _sides(shape):
+            engine = started[side.engine]
+            sided = [replace(request, reads_tokens=side.reads_tokens) for request in asked]
+            answer = _pooled(engine.actor) if side.gathered else _one_by_one(engine.actor)
+            cost, completions = _turn(answer, sided, engine.pid)
+            costs.setdefault(side.name, []).append(cost)
             texts.add(tuple(completion.text for completion in completions))
         assert len(texts) == 1, "the sides sampled different tokens"
     baseline, *others = costs
     return [_figure(shape, side, costs[side][1:], baseline, costs[baseline][1:]) for side in others]
 
 
-def _sides(shape: _Shape) -> list[tuple[str, bool]]:
-    """Return the sides, the baseline first, and whether they read tokens."""
-    sides = [("one by one", True), ("gathered", True)]
-    return sides if shape.reads_tokens else [*sides, ("gathered, texts alone", False)]
+def _sides(shape: _Shape) -> list[_Side]:
+    """Return the sides, the baseline first."""
+    reads = shape.reads_tokens
+    what = "gathered" if reads else "gathered, texts alone"
+    return [
+        _Side(name="one by one", engine=_BESIDE, gathered=False, reads_tokens=True),
+        *(
+            _Side(name=f"{what}, engine {kind}", engine=kind, gathered=True, reads_tokens=reads)
+            for kind in _KINDS
+        ),
+    ]
 
 
 def _figure(
@@ -145,7 +215,7 @@ def _figure(
 
 
 def _turn(
-    answer: _Side, asked: Sequence[SampleRequest], pid: int
+    answer: _Answer, asked: Sequence[SampleRequest], pid: int
 ) -> tuple[_Cost, list[Completion]]:
     """Return what a turn has cost, and what it sampled."""
 
@@ -166,19 +236,23 @@ def _turn(
 
 def _cpu_seconds(pid: int) -> float:
     """Return the processor time so far of a sampler's process and those below it."""
+    return sum(sum(member.cpu_times()[:2]) for member in _family(pid))
+
+
+def _family(pid: int) -> list[psutil.Process]:
     process = psutil.Process(pid)
-    family = [process, *process.children(recursive=True)]
-    return sum(sum(member.cpu_times()[:2]) for member in family)
+    return [process, *process.children(recursive=True)]
 
 
-def _one_by_one(actor: ActorHandle) -> _Side:
+def _one_by_one(actor: ActorHandle) -> _Answer:
     async def answer(request: SampleRequest) -> list[Completion]:
-        return unpack(await actor.sample_alone.remote(request))
+        packed: Any = actor.sample_alone.remote(request)
+        return unpack(await packed)
 
     return answer
 
 
-def _pooled(actor: ActorHandle) -> _Side:
+def _pooled(actor: ActorHandle) -> _Answer:
     sampler = PooledSampler(
         name="bench/sampler-0", actor=actor, home="solver", role="solver", model=None
     )

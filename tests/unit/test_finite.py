@@ -9,7 +9,7 @@ import pytest
 from rzero_ray.config.load import load_config
 from rzero_ray.method import rewards
 from rzero_ray.method.advantages import check_advantages
-from rzero_ray.method.losses import check_finite
+from rzero_ray.method.finite import check_finite
 from rzero_ray.types import RunError, Step, UserError
 from tests.unit.fakes import fake_report
 from tests.unit.test_coevolution import OVERRIDES, Attempt

@@ -7,6 +7,8 @@ package, and a new package needs one. `python -m tests.unit.test_import_contract
 
 import ast
 import graphlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,8 @@ ALLOWED_IN = {
     "vllm": (
         "actors.weights.vllm_trainers",
         "actors.sampling.vllm_engine",
+        "actors.sampling.vllm_process",
+        "actors.sampling.vllm_thread",
         "actors.weights.vllm_backend",
     ),
     "deepspeed": ("actors.learning.deepspeed_rank",),
@@ -157,6 +161,19 @@ def test_modules_import_without_cycles():
     graph = {module: our_imports(source, module) - {module} for module, source in SOURCES.items()}
     cycle = find_cycle(graph)
     assert not cycle, " -> ".join(cycle)
+
+
+def test_the_driver_loads_nothing_that_only_actors_use():
+    """Each would cost seconds at every start."""
+    heavy = ("torch", "transformers", "vllm", "deepspeed", "pandas", "datasets", "matplotlib")
+    script = (
+        "import sys, rzero_ray.driver, actors.cluster\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
 
 
 def test_init_files_are_empty():

@@ -7,7 +7,13 @@ from typing import get_args
 
 import pytest
 
-from actors.placement import bundles, check_resources, demands, sampling_demands
+from actors.placement import (
+    bundles,
+    check_resources,
+    demands,
+    runs_in_sampler,
+    sampling_demands,
+)
 from rzero_ray.config.config import Config, sampling_settings
 from rzero_ray.config.layout import Layout, disaggregated, engines_alone, resolve_layout
 from rzero_ray.config.load import load_config
@@ -123,7 +129,7 @@ def test_a_place_on_a_cpu_has_the_cpus_and_the_memory_of_all_its_actors():
     found = bundles(needed)
     assert list(found) == ["device-0", "reward/worker-0"]
     assert found["device-0"]["CPU"] == 1.5
-    assert found["device-0"]["memory"] == sum(d.memory for d in needed) > 3 * 2**30
+    assert found["device-0"]["memory"] == sum(d.memory for d in needed) == 2.5 * 2**30
     assert layout.weight_backend == "object_store"
 
 
@@ -164,3 +170,22 @@ def test_a_third_role_is_a_row(monkeypatch: pytest.MonkeyPatch):
         "judge/sampler-0",
         "learner/rank-0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "in_sampler", "gib"),
+    [
+        (["conf=tiny"], True, 1.25),
+        (["conf=tiny", "sampler.cpus_per_engine=1.5"], True, 1.25),
+        (["conf=tiny", "sampler.cpus_per_engine=2"], False, 1.75),
+        (FOUR_B, False, 0),
+        ([*FOUR_B, "sampler.cpus_per_engine=1"], False, 0),  # it shall not hold up its GPU
+    ],
+)
+def test_an_engine_without_a_core_to_spare_is_one_process(
+    arguments: list[str], in_sampler: bool, gib: float
+):
+    config = load_config(arguments)
+    engine = demands(config, disaggregated(config))[0]
+    assert runs_in_sampler(engine.cpus, engine.gpus) is in_sampler
+    assert engine.memory == gib * 2**30
