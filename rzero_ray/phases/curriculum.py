@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from rzero_ray.config.config import Config
@@ -44,7 +45,9 @@ async def build_curriculum(
     await cast.challenger.hold(run.stored.current_model("challenger"))
     await cast.solver.hold(run.stored.current_model("solver"))
     num_steps = -(-settings.num_candidates // settings.candidates_per_step)
-    earlier = run.stored.read_steps("curriculum", iteration, "candidates", Candidate)
+    earlier = await asyncio.to_thread(
+        run.stored.read_steps, "curriculum", iteration, "candidates", Candidate
+    )
     for step in run.steps(iteration, "curriculum", num_steps):
         if has_enough(earlier, settings.num_wanted):
             kept = len(kept_questions(earlier))
@@ -58,7 +61,7 @@ async def build_curriculum(
         run.finish_step(step, curriculum_metrics(candidates, cast.task, settings.num_votes))
         earlier.extend(candidates)
     items = kept_items(earlier, settings)
-    run.write_curriculum(iteration, items)
+    await run.write_curriculum(iteration, items)
     return items
 
 

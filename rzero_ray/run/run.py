@@ -17,6 +17,7 @@ checkpoint; the update of the step in flight is done again from its rollouts, on
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,21 +109,26 @@ class Run:
     ) -> list[R]:
         """Return the records under `key`: read where they are on disk, else made and written."""
         path = self.stored.root / f"{key}.parquet"
-        if not path.exists():
-            records = await make()
-            with self._clock.stage("write"):
-                write_records(path, records, record_type)
-        return read_records(path, record_type)
+        if path.exists():
+            return await asyncio.to_thread(read_records, path, record_type)
+        records = await make()
+        with self._clock.stage("write"):
+            await self.write(key, records, record_type)
+        return list(records)
 
-    def write(self, key: str, records: Sequence[Any], record_type: type) -> None:
-        """Write the records under `key`, in place of earlier ones."""
-        write_records(self.stored.root / f"{key}.parquet", records, record_type)
+    async def write(self, key: str, records: Sequence[Any], record_type: type) -> None:
+        """Write the records under `key`, in place of earlier ones.
 
-    def write_curriculum(self, iteration: int, items: list[CurriculumItem]) -> None:
+        In a thread: packing a step's tokens and a slow disk would keep everybody waiting.
+        """
+        path = self.stored.root / f"{key}.parquet"
+        await asyncio.to_thread(write_records, path, records, record_type)
+
+    async def write_curriculum(self, iteration: int, items: list[CurriculumItem]) -> None:
         """Write the questions that the Solver trains on."""
         key = f"{iteration_key(iteration)}/curriculum"
         if not (self.stored.root / f"{key}.parquet").exists():
-            self.write(key, items, CurriculumItem)
+            await self.write(key, items, CurriculumItem)
         if not items:
             self.note(f"iteration {iteration}: no question was kept; the Solver does not train")
 
