@@ -6,6 +6,7 @@ Nothing here writes, so that a run may be read while its driver is at work.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import damaged, read_json
 from rzero_ray.run.log import RunLog
 from rzero_ray.run.manifest import PHASES, Manifest, number_in
-from rzero_ray.run.parquet import read_records
+from rzero_ray.run.parquet import num_rows, read_records
 from rzero_ray.run.rows import EvaluationRow, Row, phase_rows
 from rzero_ray.types import Candidate, PhaseName, Role, Step, iteration_key
 
@@ -32,9 +33,14 @@ class StoredRun:
         self.manifest = Manifest.read(root / "manifest.json")
         self.log = RunLog(root)
 
-    def read(self, key: str, record_type: type[R]) -> list[R]:
-        """Return the records under `key`, such as `iteration-01/solver/step-001/rollouts`."""
-        return read_records(self.root / f"{key}.parquet", record_type)
+    def read(self, key: str, record_type: type[R], rows: Sequence[int] | None = None) -> list[R]:
+        """Return the records under `key`, such as `iteration-01/solver/step-001/rollouts`: all, or
+        those of `rows`. A type with some of their fields spares reading the others."""
+        return read_records(self.root / f"{key}.parquet", record_type, rows)
+
+    def num_rows(self, key: str) -> int:
+        """Return how many records there are under `key`."""
+        return num_rows(self.root / f"{key}.parquet")
 
     def read_steps(
         self, phase: PhaseName, iteration: int, name: str, record_type: type[R]
