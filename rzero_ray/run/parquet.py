@@ -52,16 +52,24 @@ def read_records(path: Path, record_type: type[R], rows: Sequence[int] | None = 
     missing as a column: a file that was written before it. Arrays are read-only views. Raises
     DamagedFileError for a file that holds anything else.
     """
+    columns = read_columns(path, record_type, rows)
+    return [
+        record_type(**dict(zip(columns, row, strict=True)))
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def read_columns(
+    path: Path, record_type: type, rows: Sequence[int] | None = None
+) -> dict[str, list[Any]]:
+    """Return what `read_records` does as {field: its values}: for rows that are only counted."""
     values: dict[str, list[Any]] = {}
     for column, chunks in _read(path, record_type):
         chosen = chunks if rows is None else chunks.take(arrow_numbers(rows, pa.int64()))
         with _damage(path, f"no rows of {record_type.__name__}: column {column.name}"):
             parts = [column.kind.from_arrow(chunk) for chunk in chosen.chunks]
         values[column.name] = [value for part in parts for value in part]
-    return [
-        record_type(**dict(zip(values, row, strict=True)))
-        for row in zip(*values.values(), strict=True)
-    ]
+    return values
 
 
 def column_names(path: Path) -> list[str]:
@@ -96,7 +104,7 @@ def _read(path: Path, record_type: type) -> Iterator[tuple[Column, pa.ChunkedArr
 def _read_column(file: pq.ParquetFile, column: Column, names: Sequence[str]) -> pa.ChunkedArray:
     if names.count(column.name) != 1:
         raise ValueError("it is missing" if column.name not in names else "it is there twice")
-    found = file.read([column.name]).column(0).cast(column.kind.arrow_type)
+    found = file.read([column.name], use_threads=False).column(0).cast(column.kind.arrow_type)
     if found.null_count and not column.may_be_null:
         raise ValueError("a value is missing")
     return found
