@@ -37,7 +37,7 @@ GatherAttempts = Callable[
     [int, Callable[[int], Coroutine[Any, Any, list[Attempt]]]], Awaitable[list[list[Attempt]]]
 ]
 """Has the attempts at each of so many prompts made, all under way at once; returns them by prompt.
-`Run.gather_in_parts` keeps those that are ready."""
+`parts.gather_in_parts` keeps those that are ready."""
 
 TakeVotes = Callable[[str, int], Awaitable[tuple[Ballot, int]]]
 """Has the Solver vote on a question, the k-th vote drawn with seed + k; returns the ballot and the

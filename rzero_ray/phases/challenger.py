@@ -29,6 +29,7 @@ from rzero_ray.phases.asking import (
 from rzero_ray.phases.learning import learn_step_by_step
 from rzero_ray.phases.metrics import challenger_metrics, staleness
 from rzero_ray.protocols import Cast, Judge
+from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
 from rzero_ray.types import Attempt, ChallengerSample, Step, UpdateReport
 
@@ -42,7 +43,7 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
         return
 
     async def make(step: Step) -> list[ChallengerSample]:
-        gather = partial(run.gather_in_parts, step, Attempt)
+        gather = partial(gather_in_parts, run.stored.root / step.key, Attempt)
         sample = partial(sample_challenger, config, step, cast, gather)
         return await run.once(f"{step.key}/rollouts", ChallengerSample, sample)
 

@@ -29,6 +29,7 @@ from rzero_ray.phases.asking import (
 )
 from rzero_ray.phases.metrics import curriculum_metrics
 from rzero_ray.protocols import Cast, Judge, Task
+from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import held_out_forms
 from rzero_ray.types import Attempt, Candidate, CurriculumItem, Step
@@ -53,7 +54,7 @@ async def build_curriculum(
             kept = len(kept_questions(earlier))
             run.note(f"iteration {iteration}: {kept} questions kept in {step.index - 1} steps")
             break
-        gather = partial(run.gather_in_parts, step, Attempt)
+        gather = partial(gather_in_parts, run.stored.root / step.key, Attempt)
         sample = partial(sample_candidates, config, step, cast, earlier, gather)
         candidates = await run.once(f"{step.key}/candidates", Candidate, sample)
         run.finish_step(step, curriculum_metrics(candidates, cast.task, settings.num_votes))

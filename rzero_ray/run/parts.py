@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.parquet import read_records, write_records
 
-FOLDER = "parts"
-"""The folder of a step in which its parts are."""
+PARTS = "parts"
+"""The folder of a step in which its parts are; `Run` removes it when the step is finished."""
 RECORDS_A_PART = 64
 """As soon as so many records are ready they are written: of an 8B model they take some minutes."""
 
@@ -35,16 +35,18 @@ R = TypeVar("R", bound=Grouped)
 
 
 async def gather_in_parts(
-    folder: Path,
+    step: Path,
     record_type: type[R],
     num_groups: int,
     make: Callable[[int], Coroutine[Any, Any, Sequence[R]]],
 ) -> list[list[R]]:
     """Return what `make` returns of 0 .. `num_groups` - 1, all under way at once, in their order.
 
-    Groups in `folder` are read and not made; others are written there while the rest is made. A
-    group has at least one record. Raises DamagedFileError for a part that is damaged.
+    Groups in the parts of the folder `step` are read and not made; others are written there while
+    the rest is made. A group has at least one record. Raises DamagedFileError for a part that is
+    damaged.
     """
+    folder = step / PARTS
     paths = sorted(folder.glob("part-*.parquet"))
     groups: dict[int, list[R]] = {}
     for path in paths:

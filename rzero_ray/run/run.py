@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,19 +28,18 @@ from typing import Any, TypeVar
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import remove_folder, write_text_durably
-from rzero_ray.run import parts
 from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.manifest import phase_key
 from rzero_ray.run.observers import Observer
 from rzero_ray.run.parquet import read_records, write_records
+from rzero_ray.run.parts import PARTS
 from rzero_ray.run.retention import best_iteration, unneeded_models
 from rzero_ray.run.rows import Row
 from rzero_ray.run.stored import StoredRun, by_number, row_key
 from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, iteration_key
 
 R = TypeVar("R")
-G = TypeVar("G", bound=parts.Grouped)
 
 _WITHOUT_CHECKPOINT = ("curriculum", "audit", "drift")
 """Phases in which nothing learns."""
@@ -118,18 +117,6 @@ class Run:
             await self.write(key, records, record_type)
         return list(records)
 
-    async def gather_in_parts(
-        self,
-        step: Step,
-        record_type: type[G],
-        num_groups: int,
-        make: Callable[[int], Coroutine[Any, Any, Sequence[G]]],
-    ) -> list[list[G]]:
-        """Return a step's groups of records as `parts.gather_in_parts` does; the parts are removed
-        when the step is finished."""
-        folder = self.stored.root / step.key / parts.FOLDER
-        return await parts.gather_in_parts(folder, record_type, num_groups, make)
-
     async def write(self, key: str, records: Sequence[Any], record_type: type) -> None:
         """Write the records under `key`, in place of earlier ones.
 
@@ -191,7 +178,7 @@ class Run:
         row = {"iteration": step.iteration, "phase": step.phase, "step": step.index, **figures}
         self.stored.log.add_metrics(row)
         self.stored.manifest.finish(step.key, with_checkpoint=step.checkpoint is not None)
-        self._remove(self.stored.root / step.key / parts.FOLDER)
+        self._remove(self.stored.root / step.key / PARTS)
         self._remove_old_checkpoints(step)
         self._observer.finish_step(row)
 
@@ -242,7 +229,7 @@ class Run:
         for folder in root.glob("checkpoints/iteration-*/*"):
             if self.is_finished(f"{folder.parent.name}/{folder.name}"):
                 self._remove(folder)
-        for folder in root.glob(f"iteration-*/*/step-*/{parts.FOLDER}"):
+        for folder in root.glob(f"iteration-*/*/step-*/{PARTS}"):
             if self.is_finished(str(folder.parent.relative_to(root))):
                 self._remove(folder)
         for pattern in (

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from actors.learning.rollouts import pack_rollouts, unpack_rollouts
+from actors.learning.rollouts import PackedRollouts, pack_rollouts, unpack_rollouts
 from rzero_ray.method.batching import micro_batches_of_rank
 from rzero_ray.types import Rollout
 from tests.unit.builders import rollout
@@ -34,26 +34,31 @@ def _plain(of: Rollout) -> tuple:
     return *numbers, of.advantage, of.prompt_index, type(of.advantage), type(of.prompt_index)
 
 
+def _travel(packed: PackedRollouts) -> PackedRollouts:
+    """Return what a rank finds in Ray's shared memory, which can only be read."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(packed, 5, buffer_callback=buffers.append)
+    assert len(buffers) == 8
+    return pickle.loads(data, buffers=[memoryview(bytes(buffer.raw())) for buffer in buffers])
+
+
 def test_rollouts_arrive_as_they_were():
     sent = _step()
     packed = pack_rollouts(sent)
     assert packed.prompt_ids.tolist() == [1, 2, 3, 4]  # once each
-    buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(packed, 5, buffer_callback=buffers.append)
-    assert len(buffers) == 8
-    # Ray's shared memory can only be read.
-    in_store = [memoryview(bytes(buffer.raw())) for buffer in buffers]
-    arrived = unpack_rollouts(pickle.loads(data, buffers=in_store))
+    arrived = unpack_rollouts(_travel(packed))
+    assert not arrived[0].token_ids.flags.writeable
     assert list(map(_plain, arrived)) == list(map(_plain, sent))
     assert all(np.shares_memory(r.token_ids, arrived[0].token_ids.base) for r in arrived)
 
 
+@pytest.mark.filterwarnings("error")  # torch warns of memory that can only be read
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_cuts_the_same_micro_batches_of_them(rank: int):
     import torch
 
     sent = _step()
-    arrived = unpack_rollouts(pickle.loads(pickle.dumps(pack_rollouts(sent), 5)))
+    arrived = unpack_rollouts(_travel(pack_rollouts(sent)))
     expected, found = (
         micro_batches_of_rank(of, [0.5] * len(of), rank, 2, 12, torch.device("cpu"))
         for of in (sent, arrived)
