@@ -343,6 +343,54 @@ class Ballot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Attempt:
+    """A question as the Challenger wrote it, with the Solver's votes: a row of the parts in which a
+    step is kept while it goes on."""
+
+    prompt_index: int
+    """Which of the step's prompts it answers."""
+    prompt_ids: NDArray[np.int32]
+    """Empty, as the next two, where nobody learns from it."""
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    text: str
+    num_tokens: int
+    """Tokens of the question as sampled."""
+    weight_version: str
+    """The name of the weights that sampled the last token."""
+    weight_num_steps: int | None
+    """The steps of the phase that these had learned from; None outside of one."""
+    question: str | None
+    """None when malformed or too long; then nobody voted."""
+    too_long: bool
+    """Whether the question was well-formed but leaves the Solver no room to answer."""
+    answers: tuple[str | None, ...]
+    """[M] the answers of the votes taken."""
+    label: str | None
+    num_agree: int
+    num_votes: int
+    num_ambiguous: int
+    cluster_forms: tuple[str, ...]
+    """`Ballot.clusters`: the form of each."""
+    cluster_votes: NDArray[np.int32]
+    """`Ballot.clusters`: the votes of each."""
+    vote_tokens: int
+    """Tokens of the votes."""
+
+    @property
+    def ballot(self) -> Ballot:
+        """The votes as they were counted, without what only decides how many more to take."""
+        return Ballot(
+            answers=self.answers,
+            label=self.label,
+            num_agree=self.num_agree,
+            num_votes=self.num_votes,
+            clusters=tuple(zip(self.cluster_forms, self.cluster_votes.tolist(), strict=True)),
+            num_ambiguous=self.num_ambiguous,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChallengerSample:
     """A row of `rollouts.parquet` of the Challenger phase: one question with its votes."""
 

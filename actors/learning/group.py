@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from actors.learning.options import PhaseOptions
+from actors.learning.rollouts import pack_rollouts
 from actors.sampling.pool import PooledSampler
 from actors.waiting import within
 from rzero_ray.config.cluster import DeadlineConfig
@@ -53,7 +54,7 @@ class LearnerGroup:
 
     async def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
         """Learn from one step's rollouts."""
-        shared = ray.put(list(rollouts))
+        shared = await asyncio.to_thread(_share, rollouts)
         reports = await self._all_ranks(
             "to update",
             self._deadlines.update,
@@ -63,7 +64,7 @@ class LearnerGroup:
 
     async def imitate(self, demonstrations: Sequence[Rollout]) -> LearningReport:
         """Learn from one step's demonstrations."""
-        shared = ray.put(list(demonstrations))
+        shared = await asyncio.to_thread(_share, demonstrations)
         reports = await self._all_ranks(
             "to imitate",
             self._deadlines.update,
@@ -132,3 +133,9 @@ class LearnerGroup:
     ) -> list[Any]:
         """Return what each rank returned; `what` completes 'waited for the learner ...'."""
         return await within(deadline_s, f"the learner {what}", asyncio.gather(*refs))
+
+
+def _share(rollouts: Sequence[Rollout]) -> ray.ObjectRef:
+    """Put rollouts where the ranks of a node read them in place: in a thread, for a step of a large
+    model has a hundred megabytes."""
+    return ray.put(pack_rollouts(rollouts))

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
 from actors.learning.options import LearnerOptions, PhaseOptions
+from actors.learning.rollouts import PackedRollouts, unpack_rollouts
 from actors.process import free_port, large_imports
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
-from rzero_ray.types import LearningReport, Phase, Rollout, TransferReport, Weights
+from rzero_ray.types import LearningReport, Phase, TransferReport, Weights
 
 if TYPE_CHECKING:
     from actors.learning.deepspeed_rank import DeepSpeedLearner
@@ -58,13 +59,13 @@ class Learner:
         """Take up a role."""
         self._ready().start_phase(phase, options)
 
-    def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
+    def update(self, rollouts: PackedRollouts) -> LearningReport:
         """Learn from one step's rollouts."""
-        return self._ready().update(rollouts)
+        return self._ready().update(unpack_rollouts(rollouts))
 
-    def imitate(self, demonstrations: Sequence[Rollout]) -> LearningReport:
+    def imitate(self, demonstrations: PackedRollouts) -> LearningReport:
         """Learn from one step's demonstrations."""
-        return self._ready().imitate(demonstrations)
+        return self._ready().imitate(unpack_rollouts(demonstrations))
 
     def publish(self, version: Weights, samplers: Sequence[ActorHandle]) -> TransferReport | None:
         """Load the weights into the engines of `samplers`; a report on rank 0."""

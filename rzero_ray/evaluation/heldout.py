@@ -39,12 +39,12 @@ async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> Row:
     differences between iterations less noisy.
     """
     answered = await _answer(config, HELDOUT, heldout_problems(cast.task), cast)
-    run.write(f"{iteration_key(iteration)}/evaluation", answered, AnsweredProblem)
+    await run.write(f"{iteration_key(iteration)}/evaluation", answered, AnsweredProblem)
     row = heldout_row(iteration, answered, config.seed)
     # After the others, which are then decoded in the same company as ever.
     beside = await _answer(config, STRATA, strata_problems(cast.task), cast)
     if beside:
-        run.write(f"{iteration_key(iteration)}/strata", beside, AnsweredProblem)
+        await run.write(f"{iteration_key(iteration)}/strata", beside, AnsweredProblem)
         row["strata"] = strata_figures(beside)
     return row
 

@@ -6,8 +6,10 @@ last of them is. Shape suffixes: P prompts, G group, M votes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
 
 from rzero_ray.answers.parsing import parse_question, parse_strict_question
 from rzero_ray.config.method import SamplingConfig, VotingConfig
@@ -17,6 +19,7 @@ from rzero_ray.protocols import Cast
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.seeds import derive_seed
 from rzero_ray.types import (
+    Attempt,
     Ballot,
     ChallengerSample,
     Completion,
@@ -30,20 +33,11 @@ from rzero_ray.types import (
     WeightVersion,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What the Challenger wrote, and what the Solver made of it."""
-
-    completion: Completion
-    question: str | None
-    """None when malformed or too long; then nobody voted."""
-    ballot: Ballot
-    vote_tokens: int
-    """Tokens of the votes."""
-    too_long: bool = False
-    """Whether the question was well-formed but leaves the Solver no room to answer."""
-
+GatherAttempts = Callable[
+    [int, Callable[[int], Coroutine[Any, Any, list[Attempt]]]], Awaitable[list[list[Attempt]]]
+]
+"""Has the attempts at each of so many prompts made, all under way at once; returns them by prompt.
+`parts.gather_in_parts` keeps those that are ready."""
 
 TakeVotes = Callable[[str, int], Awaitable[tuple[Ballot, int]]]
 """Has the Solver vote on a question, the k-th vote drawn with seed + k; returns the ballot and the
@@ -58,6 +52,7 @@ QUESTION_PARSERS = {
 
 async def pose_and_vote(
     cast: Cast,
+    prompt: int,
     seed_of: Callable[..., int],
     sampling: SamplingConfig,
     *,
@@ -66,7 +61,8 @@ async def pose_and_vote(
     vote: TakeVotes,
     learns: bool,
 ) -> list[Attempt]:
-    """Sample [G] questions from one Challenger prompt, and the votes on each well-formed one.
+    """Sample [G] questions from a step's Challenger prompt number `prompt`, and the votes on each
+    well-formed one.
 
     `learns` says whether the Challenger learns from these questions, and so reads their tokens.
     `seed_of()` is the seed of the questions, `seed_of(g, "votes")` that of the votes on number g.
@@ -78,15 +74,45 @@ async def pose_and_vote(
     async def attempt(index: int, completion: Completion) -> Attempt:
         question = parse(completion.text)
         if question is None:
-            return Attempt(completion, None, NO_VOTE_YET, 0)
+            return _to_attempt(prompt, completion, None, NO_VOTE_YET, 0)
         try:
             ballot, tokens = await vote(question, seed_of(index, "votes"))
         except TooLongError:
-            return Attempt(completion, None, NO_VOTE_YET, 0, too_long=True)
-        return Attempt(completion, question, ballot, tokens)
+            return _to_attempt(prompt, completion, None, NO_VOTE_YET, 0, too_long=True)
+        return _to_attempt(prompt, completion, question, ballot, tokens)
 
     completions = await cast.challenger.sample(request)
     return await gather_all(attempt(g, completion) for g, completion in enumerate(completions))
+
+
+def _to_attempt(
+    prompt: int,
+    completion: Completion,
+    question: str | None,
+    ballot: Ballot,
+    vote_tokens: int,
+    too_long: bool = False,
+) -> Attempt:
+    return Attempt(
+        prompt_index=prompt,
+        prompt_ids=completion.prompt_ids,
+        token_ids=completion.token_ids,
+        logprobs=completion.logprobs,
+        text=completion.text,
+        num_tokens=completion.num_tokens,
+        weight_version=weight_version(completion),
+        weight_num_steps=weight_num_steps(completion),
+        question=question,
+        too_long=too_long,
+        answers=ballot.answers,
+        label=ballot.label,
+        num_agree=ballot.num_agree,
+        num_votes=ballot.num_votes,
+        num_ambiguous=ballot.num_ambiguous,
+        cluster_forms=tuple(form for form, _ in ballot.clusters),
+        cluster_votes=np.array([votes for _, votes in ballot.clusters], np.int32),
+        vote_tokens=vote_tokens,
+    )
 
 
 def vote_in_full(cast: Cast, voting: VotingConfig, num_votes: int) -> TakeVotes:

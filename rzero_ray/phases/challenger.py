@@ -20,20 +20,18 @@ from rzero_ray.method.advantages import (
 from rzero_ray.method.rewards import CHALLENGER_REWARDS
 from rzero_ray.phases.asking import (
     QUESTION_PARSERS,
-    Attempt,
+    GatherAttempts,
     pose_and_vote,
     step_seeds,
     to_rollout,
     vote_in_full,
-    weight_num_steps,
-    weight_version,
 )
 from rzero_ray.phases.learning import learn_step_by_step
 from rzero_ray.phases.metrics import challenger_metrics, staleness
 from rzero_ray.protocols import Cast, Judge
-from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
-from rzero_ray.types import ChallengerSample, Step, UpdateReport
+from rzero_ray.types import Attempt, ChallengerSample, Step, UpdateReport
 
 _ADVANTAGES = {"per_prompt": advantages_per_prompt, "whole_batch": advantages_whole_batch}
 """The advantages of each value of `challenger.advantage`."""
@@ -45,7 +43,8 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
         return
 
     async def make(step: Step) -> list[ChallengerSample]:
-        sample = partial(sample_challenger, config, step, cast)
+        gather = partial(gather_in_parts, run.stored.root / step.key, Attempt)
+        sample = partial(sample_challenger, config, step, cast, gather)
         return await run.once(f"{step.key}/rollouts", ChallengerSample, sample)
 
     async def learn(samples: list[ChallengerSample], step: Step) -> UpdateReport:
@@ -67,12 +66,16 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
     )
 
 
-async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[ChallengerSample]:
+async def sample_challenger(
+    config: Config, step: Step, cast: Cast, gather: GatherAttempts
+) -> list[ChallengerSample]:
     """Sample one step's questions, have the Solver vote on each, reward and compare them."""
     settings = config.challenger
-    attempts_PG = await gather_all(
-        pose_and_vote(
+
+    async def pose(prompt: int) -> list[Attempt]:
+        return await pose_and_vote(
             cast,
+            prompt,
             step_seeds(config.seed, step.key, prompt),
             settings.sampling,
             num_questions=settings.samples_per_prompt,
@@ -80,8 +83,8 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
             learns=True,
             vote=vote_in_full(cast, config.voting, settings.num_votes),
         )
-        for prompt in range(settings.num_prompts)
-    )
+
+    attempts_PG = await gather(settings.num_prompts, pose)
     shares_PG = await _repetition_shares(settings, attempts_PG, cast.judge)
     reward = CHALLENGER_REWARDS[settings.reward]
     rewards_PG = [
@@ -103,22 +106,22 @@ async def sample_challenger(config: Config, step: Step, cast: Cast) -> list[Chal
     return [
         ChallengerSample(
             prompt_index=prompt,
-            prompt_ids=attempt.completion.prompt_ids,
-            token_ids=attempt.completion.token_ids,
-            logprobs=attempt.completion.logprobs,
-            text=attempt.completion.text,
-            weight_version=weight_version(attempt.completion),
-            weight_num_steps=weight_num_steps(attempt.completion),
+            prompt_ids=attempt.prompt_ids,
+            token_ids=attempt.token_ids,
+            logprobs=attempt.logprobs,
+            text=attempt.text,
+            weight_version=attempt.weight_version,
+            weight_num_steps=attempt.weight_num_steps,
             question=attempt.question,
-            answers=attempt.ballot.answers,
-            label=attempt.ballot.label,
-            num_agree=attempt.ballot.num_agree,
-            num_votes=attempt.ballot.num_votes,
+            answers=attempt.answers,
+            label=attempt.label,
+            num_agree=attempt.num_agree,
+            num_votes=attempt.num_votes,
             repetition_share=shares_PG[prompt][g],
             reward=rewards_PG[prompt][g],
             advantage=advantages_PG[prompt][g],
             too_long=attempt.too_long,
-            num_ambiguous=attempt.ballot.num_ambiguous,
+            num_ambiguous=attempt.num_ambiguous,
         )
         for prompt, attempts in enumerate(attempts_PG)
         for g, attempt in enumerate(attempts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import CurriculumConfig
@@ -19,7 +21,7 @@ from rzero_ray.method.selection import (
 )
 from rzero_ray.phases.asking import (
     QUESTION_PARSERS,
-    Attempt,
+    GatherAttempts,
     pose_and_vote,
     step_seeds,
     vote_in_full,
@@ -27,10 +29,10 @@ from rzero_ray.phases.asking import (
 )
 from rzero_ray.phases.metrics import curriculum_metrics
 from rzero_ray.protocols import Cast, Judge, Task
-from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
 from rzero_ray.tasks.registry import held_out_forms
-from rzero_ray.types import Candidate, CurriculumItem, Step
+from rzero_ray.types import Attempt, Candidate, CurriculumItem, Step
 
 
 async def build_curriculum(
@@ -44,26 +46,30 @@ async def build_curriculum(
     await cast.challenger.hold(run.stored.current_model("challenger"))
     await cast.solver.hold(run.stored.current_model("solver"))
     num_steps = -(-settings.num_candidates // settings.candidates_per_step)
-    earlier = run.stored.read_steps("curriculum", iteration, "candidates", Candidate)
+    earlier = await asyncio.to_thread(
+        run.stored.read_steps, "curriculum", iteration, "candidates", Candidate
+    )
     for step in run.steps(iteration, "curriculum", num_steps):
         if has_enough(earlier, settings.num_wanted):
             kept = len(kept_questions(earlier))
             run.note(f"iteration {iteration}: {kept} questions kept in {step.index - 1} steps")
             break
-        candidates = await run.once(
-            f"{step.key}/candidates",
-            Candidate,
-            lambda step=step: sample_candidates(config, step, cast, earlier),
-        )
+        gather = partial(gather_in_parts, run.stored.root / step.key, Attempt)
+        sample = partial(sample_candidates, config, step, cast, earlier, gather)
+        candidates = await run.once(f"{step.key}/candidates", Candidate, sample)
         run.finish_step(step, curriculum_metrics(candidates, cast.task, settings.num_votes))
         earlier.extend(candidates)
     items = kept_items(earlier, settings)
-    run.write_curriculum(iteration, items)
+    await run.write_curriculum(iteration, items)
     return items
 
 
 async def sample_candidates(
-    config: Config, step: Step, cast: Cast, earlier: Sequence[Candidate]
+    config: Config,
+    step: Step,
+    cast: Cast,
+    earlier: Sequence[Candidate],
+    gather: GatherAttempts,
 ) -> list[Candidate]:
     """Sample one step's candidates with their votes, each marked kept or dropped.
 
@@ -83,9 +89,11 @@ async def sample_candidates(
         vote = vote_until_decided(cast, config.voting, band, is_hopeless)
     else:
         vote = vote_in_full(cast, config.voting, settings.num_votes)
-    groups = await gather_all(
-        pose_and_vote(
+
+    async def pose(index: int) -> list[Attempt]:
+        return await pose_and_vote(
             cast,
+            index,
             step_seeds(config.seed, step.key, index),
             settings.sampling,
             num_questions=1,
@@ -93,8 +101,9 @@ async def sample_candidates(
             vote=vote,
             learns=False,
         )
-        for index in range(min(settings.candidates_per_step, settings.num_candidates - already))
-    )
+
+    count = min(settings.candidates_per_step, settings.num_candidates - already)
+    groups = await gather(count, pose)
     candidates = [_to_candidate(attempt, task) for (attempt,) in groups]
     marked = mark_dropped(candidates, earlier, settings, config.voting, task.normalize, heldout)
     return await _limit_clusters(settings, marked, earlier, cast.judge)
@@ -109,18 +118,18 @@ def _question_format(config: Config) -> str:
 def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
     """Return a candidate that nothing has dropped yet, unless it was too long to be voted on."""
     return Candidate(
-        text=attempt.completion.text,
+        text=attempt.text,
         question=attempt.question,
-        answers=attempt.ballot.answers,
-        label=attempt.ballot.label,
-        num_agree=attempt.ballot.num_agree,
-        num_votes=attempt.ballot.num_votes,
-        num_tokens=attempt.completion.num_tokens,
+        answers=attempt.answers,
+        label=attempt.label,
+        num_agree=attempt.num_agree,
+        num_votes=attempt.num_votes,
+        num_tokens=attempt.num_tokens,
         dropped=TOO_LONG if attempt.too_long else None,
         truth=None if attempt.question is None else task.solve(attempt.question),
         vote_tokens=attempt.vote_tokens,
         tied=attempt.ballot.is_tied,
-        num_ambiguous=attempt.ballot.num_ambiguous,
+        num_ambiguous=attempt.num_ambiguous,
     )
 
 

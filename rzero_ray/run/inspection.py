@@ -15,9 +15,11 @@ from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import damaged
 from rzero_ray.disk.folder import check_no_folders
 from rzero_ray.run.parquet import num_records
+from rzero_ray.run.parts import PARTS
 from rzero_ray.run.stored import StoredRun, by_number
 from rzero_ray.tasks.base_model import check_model_files, find_model
 from rzero_ray.types import (
+    Attempt,
     AuditedLabel,
     BaseScore,
     Candidate,
@@ -38,6 +40,7 @@ _KINDS: dict[str, type] = {
     "iteration-*/curriculum/step-*/candidates.parquet": Candidate,
     "iteration-*/challenger/step-*/rollouts.parquet": ChallengerSample,
     "iteration-*/solver/step-*/rollouts.parquet": SolverSample,
+    f"iteration-*/*/step-*/{PARTS}/part-*.parquet": Attempt,
 }
 """What a run may read again; it reads nothing of the answers to held-out problems."""
 

@@ -1,135 +1,127 @@
-"""Records on disk: dataclasses of `types` as Parquet rows.
+"""Records on disk: dataclasses as Parquet rows.
 
 A file holds one row per record and one column per field, under the field's own name; arrays are
-lists, a missing value is null. A file appears under its name only when it is complete. Its pages
-carry check sums, so that a byte that has changed since is found when it is read.
+lists, a missing value is null (`columns`). A file appears under its name only when it is complete.
+Its pages carry check sums, so that a byte that has changed since is found when it is read.
+
+A record type whose fields are some of the columns reads these and nothing else of a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rzero_ray.disk.files import damaged, open_regular, replacing
-from rzero_ray.types import UserError
+from rzero_ray.run.columns import Column, arrow_numbers, columns_of
 
 R = TypeVar("R")
 
+_ROWS_AT_A_TIME = 512
+"""Records that are made into columns at a time: what a write needs does not grow with them."""
+_UNREADABLE = (pa.ArrowException, OSError, TypeError, ValueError)
+"""What the library and conversion raise for content that is not ours."""
+
 
 def write_records(path: Path, records: Sequence[Any], record_type: type) -> None:
-    """Write records of one dataclass to `path`, atomically. An empty file keeps the columns."""
-    columns = {
-        field.name: [_to_plain(getattr(record, field.name)) for record in records]
-        for field in fields(record_type)
-    }
-    schema = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in _kinds(record_type).items()])
-    table = pa.table(columns, schema=schema)
-    with replacing(path) as stream:
-        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    """Write records of one dataclass to `path`, atomically. An empty file keeps the columns.
+
+    Returns when the disk has them. `Run` calls it in a thread, beside the event loop.
+    """
+    columns = columns_of(record_type)
+    schema = pa.schema([(column.name, column.kind.arrow_type) for column in columns])
+    with (
+        replacing(path) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for start in range(0, len(records), _ROWS_AT_A_TIME):
+            part = records[start : start + _ROWS_AT_A_TIME]
+            arrays = [c.kind.to_arrow([getattr(r, c.name) for r in part]) for c in columns]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
-def read_records(path: Path, record_type: type[R]) -> list[R]:
-    """Read what `write_records` wrote, in the same order.
+def read_records(path: Path, record_type: type[R], rows: Sequence[int] | None = None) -> list[R]:
+    """Read what `write_records` wrote: all records in their order, or those of `rows` in that one.
 
-    A field that has a default may be missing as a column: a file that was written before it. Raises
+    Columns that are no fields of `record_type` are not looked at. A field that has a default may be
+    missing as a column: a file that was written before it. Arrays are read-only views. Raises
     DamagedFileError for a file that holds anything else.
     """
-    table = _read_columns(path, record_type)
-    kinds = {n: kind for n, kind in _kinds(record_type).items() if n in table.column_names}
-    try:
-        return [
-            record_type(**{name: _from_plain(row[name], kind) for name, kind in kinds.items()})
-            for row in table.to_pylist()
-        ]
-    except (TypeError, ValueError) as error:  # a null inside a list
-        raise _no_rows(path, record_type, error) from None
+    columns = read_columns(path, record_type, rows)
+    return [
+        record_type(**dict(zip(columns, row, strict=True)))
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def read_columns(
+    path: Path, record_type: type, rows: Sequence[int] | None = None
+) -> dict[str, list[Any]]:
+    """Return what `read_records` does as {field: its values}: for rows that are only counted."""
+    values: dict[str, list[Any]] = {}
+    for column, chunks in _read(path, record_type):
+        chosen = chunks if rows is None else chunks.take(arrow_numbers(rows, pa.int64()))
+        with _damage(path, f"no rows of {record_type.__name__}: column {column.name}"):
+            parts = [column.kind.from_arrow(chunk) for chunk in chosen.chunks]
+        values[column.name] = [value for part in parts for value in part]
+    return values
 
 
 def column_names(path: Path) -> list[str]:
     """Return the names of a file's columns."""
-    return _read_table(path).column_names
+    with _opened(path) as file:
+        return file.schema_arrow.names
+
+
+def num_rows(path: Path) -> int:
+    """Return how many records a file says that it holds; nothing else of it is looked at."""
+    with _opened(path) as file:
+        return file.metadata.num_rows
 
 
 def num_records(path: Path, record_type: type) -> int:
-    """Return how many records a file holds; much faster than `read_records`, which would find it
-    whole: DamagedFileError where it is cut, changed, or has other columns."""
-    return _read_columns(path, record_type).num_rows
+    """Return how many records a file holds; much faster than `read_records`, which would find its
+    columns whole: DamagedFileError where it is cut, changed, or has other ones."""
+    return max(len(chunks) for _, chunks in _read(path, record_type))
 
 
-def _read_columns(path: Path, record_type: type) -> pa.Table:
-    """Return the columns that are fields of the record, in their types."""
-    hints, optional = get_type_hints(record_type), _optional_names(record_type)
-    table = _read_table(path)
-    schema = pa.schema(
-        pa.field(name, _ARROW_TYPES[kind], nullable=NoneType in get_args(hints[name]))
-        for name, kind in _kinds(record_type).items()
-        if name in table.column_names or name not in optional
-    )
-    try:
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _no_rows(path, record_type, error) from None
+def _read(path: Path, record_type: type) -> Iterator[tuple[Column, pa.ChunkedArray]]:
+    """Yield a record's columns in their types, one after the other."""
+    with _opened(path) as file:
+        names = file.schema_arrow.names
+        for column in columns_of(record_type):
+            if column.name in names or not column.may_be_missing:
+                with _damage(path, f"no rows of {record_type.__name__}: column {column.name}"):
+                    found = _read_column(file, column, names)
+                yield column, found
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_column(file: pq.ParquetFile, column: Column, names: Sequence[str]) -> pa.ChunkedArray:
+    if names.count(column.name) != 1:
+        raise ValueError("it is missing" if column.name not in names else "it is there twice")
+    found = file.read([column.name], use_threads=False).column(0).cast(column.kind.arrow_type)
+    if found.null_count and not column.may_be_null:
+        raise ValueError("a value is missing")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     with open_regular(path) as stream:
-        try:
-            return pq.read_table(stream, page_checksum_verification=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise damaged(path, f"no whole Parquet file: {error}") from None
+        with _damage(path, "no whole Parquet file"):
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+        yield file
 
 
-def _no_rows(path: Path, record_type: type, error: Exception) -> UserError:
-    return damaged(path, f"no rows of {record_type.__name__}: {error}")
-
-
-def _kinds(record_type: type) -> dict[str, str]:
-    """Return {field: kind}; kinds are `str`, `int`, `float`, `bool` and their lists.
-
-    An optional field has the kind of its values: every column may hold nulls.
-    """
-    hints = get_type_hints(record_type)
-    return {field.name: _kind(hints[field.name]) for field in fields(record_type)}
-
-
-def _optional_names(record_type: Any) -> set[str]:
-    return {field.name for field in fields(record_type) if field.default is not MISSING}
-
-
-def _kind(hint: Any) -> str:
-    if get_origin(hint) is UnionType:
-        return _kind(next(option for option in get_args(hint) if option is not NoneType))
-    if get_origin(hint) is np.ndarray:
-        return f"{get_args(get_args(hint)[1])[0].__name__}s"
-    if get_origin(hint) is tuple:
-        return "bools" if get_args(hint)[0] is bool else "strings"
-    return hint.__name__
-
-
-_ARROW_TYPES = {
-    "str": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "strings": pa.list_(pa.string()),
-    "bools": pa.list_(pa.bool_()),
-    "int32s": pa.list_(pa.int32()),
-    "float32s": pa.list_(pa.float32()),
-}
-
-
-def _to_plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_plain(value: Any, kind: str) -> Any:
-    if kind in ("int32s", "float32s"):
-        return np.asarray(value, dtype=kind.removesuffix("s"))
-    return tuple(value) if kind in ("strings", "bools") else value
+@contextmanager
+def _damage(path: Path, what: str) -> Iterator[None]:
+    """Turn what is wrong with a file's content into the one line that names the file."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise damaged(path, f"{what}: {error}") from None

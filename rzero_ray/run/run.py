@@ -17,6 +17,7 @@ checkpoint; the update of the step in flight is done again from its rollouts, on
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from rzero_ray.run.clock import StageClock
 from rzero_ray.run.manifest import phase_key
 from rzero_ray.run.observers import Observer
 from rzero_ray.run.parquet import read_records, write_records
+from rzero_ray.run.parts import PARTS
 from rzero_ray.run.retention import best_iteration, unneeded_models
 from rzero_ray.run.rows import Row
 from rzero_ray.run.stored import StoredRun, by_number, row_key
@@ -108,21 +110,26 @@ class Run:
     ) -> list[R]:
         """Return the records under `key`: read where they are on disk, else made and written."""
         path = self.stored.root / f"{key}.parquet"
-        if not path.exists():
-            records = await make()
-            with self._clock.stage("write"):
-                write_records(path, records, record_type)
-        return read_records(path, record_type)
+        if path.exists():
+            return await asyncio.to_thread(read_records, path, record_type)
+        records = await make()
+        with self._clock.stage("write"):
+            await self.write(key, records, record_type)
+        return list(records)
 
-    def write(self, key: str, records: Sequence[Any], record_type: type) -> None:
-        """Write the records under `key`, in place of earlier ones."""
-        write_records(self.stored.root / f"{key}.parquet", records, record_type)
+    async def write(self, key: str, records: Sequence[Any], record_type: type) -> None:
+        """Write the records under `key`, in place of earlier ones.
 
-    def write_curriculum(self, iteration: int, items: list[CurriculumItem]) -> None:
+        In a thread: packing a step's tokens and a slow disk would keep everybody waiting.
+        """
+        path = self.stored.root / f"{key}.parquet"
+        await asyncio.to_thread(write_records, path, records, record_type)
+
+    async def write_curriculum(self, iteration: int, items: list[CurriculumItem]) -> None:
         """Write the questions that the Solver trains on."""
         key = f"{iteration_key(iteration)}/curriculum"
         if not (self.stored.root / f"{key}.parquet").exists():
-            self.write(key, items, CurriculumItem)
+            await self.write(key, items, CurriculumItem)
         if not items:
             self.note(f"iteration {iteration}: no question was kept; the Solver does not train")
 
@@ -171,6 +178,7 @@ class Run:
         row = {"iteration": step.iteration, "phase": step.phase, "step": step.index, **figures}
         self.stored.log.add_metrics(row)
         self.stored.manifest.finish(step.key, with_checkpoint=step.checkpoint is not None)
+        self._remove(self.stored.root / step.key / PARTS)
         self._remove_old_checkpoints(step)
         self._observer.finish_step(row)
 
@@ -215,15 +223,20 @@ class Run:
             self._remove(stored.model_path(role, iteration))
 
     def _remove_what_stops_left(self) -> None:
-        """Remove checkpoints of finished phases, and what was being removed."""
+        """Remove checkpoints of finished phases, parts of finished steps, and what was being
+        removed."""
         root = self.stored.root
         for folder in root.glob("checkpoints/iteration-*/*"):
             if self.is_finished(f"{folder.parent.name}/{folder.name}"):
+                self._remove(folder)
+        for folder in root.glob(f"iteration-*/*/step-*/{PARTS}"):
+            if self.is_finished(str(folder.parent.relative_to(root))):
                 self._remove(folder)
         for pattern in (
             "models/.*.removed",
             "checkpoints/*/.*.removed",
             "checkpoints/*/*/.*.removed",
+            "iteration-*/*/step-*/.*.removed",
         ):
             for folder in root.glob(pattern):
                 self._remove(folder)

@@ -6,17 +6,18 @@ Nothing here writes, so that a run may be read while its driver is at work.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import damaged, read_json
 from rzero_ray.run.log import RunLog
 from rzero_ray.run.manifest import PHASES, Manifest, number_in
-from rzero_ray.run.parquet import read_records
+from rzero_ray.run.parquet import num_rows, read_columns, read_records
 from rzero_ray.run.rows import EvaluationRow, Row, phase_rows
-from rzero_ray.types import Candidate, PhaseName, Role, Step, iteration_key
+from rzero_ray.types import PhaseName, Role, Step, iteration_key
 
 R = TypeVar("R")
 
@@ -32,9 +33,18 @@ class StoredRun:
         self.manifest = Manifest.read(root / "manifest.json")
         self.log = RunLog(root)
 
-    def read(self, key: str, record_type: type[R]) -> list[R]:
-        """Return the records under `key`, such as `iteration-01/solver/step-001/rollouts`."""
-        return read_records(self.root / f"{key}.parquet", record_type)
+    def read(self, key: str, record_type: type[R], rows: Sequence[int] | None = None) -> list[R]:
+        """Return the records under `key`, such as `iteration-01/solver/step-001/rollouts`: all, or
+        those of `rows`. A type with some of their fields spares reading the others."""
+        return read_records(self.root / f"{key}.parquet", record_type, rows)
+
+    def columns(self, key: str, record_type: type) -> dict[str, list[Any]]:
+        """Return the same records as {field: its values}."""
+        return read_columns(self.root / f"{key}.parquet", record_type)
+
+    def num_rows(self, key: str) -> int:
+        """Return how many records there are under `key`."""
+        return num_rows(self.root / f"{key}.parquet")
 
     def read_steps(
         self, phase: PhaseName, iteration: int, name: str, record_type: type[R]
@@ -48,15 +58,14 @@ class StoredRun:
         steps = self.manifest.steps(role, iteration)
         return [s for s in steps if (self.root / s.key / "rollouts.parquet").exists()]
 
-    def candidates(self) -> dict[int, list[Candidate]]:
-        """Return the curriculum's candidates by iteration, of the steps that are on disk."""
-        found: dict[int, list[Candidate]] = {}
+    def candidate_keys(self) -> dict[int, list[str]]:
+        """Return, by iteration, the keys of the curriculum's candidates on disk, a key a step."""
+        found: dict[int, list[str]] = {}
         for folder in by_number(self.root, "iteration-*"):
-            steps = by_number(folder, "curriculum/step-*")
-            paths = [step / "candidates.parquet" for step in steps]
-            read = [c for path in paths if path.exists() for c in read_records(path, Candidate)]
-            if read:
-                found[number_in(folder.name)] = read
+            paths = [s / "candidates.parquet" for s in by_number(folder, "curriculum/step-*")]
+            there = [path.relative_to(self.root) for path in paths if path.exists()]
+            if there:
+                found[number_in(folder.name)] = [str(path.with_suffix("")) for path in there]
         return found
 
     def metrics(self) -> list[Row]:

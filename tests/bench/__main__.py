@@ -20,6 +20,7 @@ from tests.bench.harness import Figure
 BENCHMARKS = (
     "answers",
     "votes",
+    "driver",
     "fuzz",
     "early_stopping",
     "evaluation_pitfalls",

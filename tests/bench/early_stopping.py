@@ -34,7 +34,7 @@ from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import held_out_forms, make_task
 from rzero_ray.types import Ballot, Candidate, Step
 from tests.bench.engines import start_roles
-from tests.bench.harness import Figure
+from tests.bench.harness import Figure, gather_groups
 
 _NUM_STEPS = 5
 """Of 400 candidates each: 2,000 questions."""
@@ -219,7 +219,9 @@ async def _sample_both(config: Config, model: Path) -> tuple[Steps, Steps]:
                 wide = _with_candidates(settings, index)
                 start = time.perf_counter()
                 earlier = [c for done in steps[name] for c in done]
-                steps[name].append(await sample_candidates(wide, step, cast, earlier))
+                steps[name].append(
+                    await sample_candidates(wide, step, cast, earlier, gather_groups)
+                )
                 seconds[name] += time.perf_counter() - start
     finally:
         await cluster.close()
@@ -237,4 +239,6 @@ async def _warm_up(config: Config, cluster: Cluster, task: Task) -> None:
         config, curriculum=replace(config.curriculum, num_candidates=20, candidates_per_step=20)
     )
     cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
-    await sample_candidates(small, Step(iteration=9, phase="curriculum", index=1), cast, [])
+    await sample_candidates(
+        small, Step(iteration=9, phase="curriculum", index=1), cast, [], gather_groups
+    )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from rzero_ray.config.load import load_config
+from rzero_ray.run.concurrency import gather_all
 from rzero_ray.tasks.base_model import obtain_model
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,11 @@ def ratio_figure(
             f"{min(ratios):.2f} to {max(ratios):.2f} in {len(pairs)} pairs"
         ),
     )
+
+
+async def gather_groups(count: int, make: Callable[[int], Coroutine[Any, Any, T]]) -> list[T]:
+    """Return what is made of 0 .. `count` - 1, kept nowhere: a phase's step outside of a run."""
+    return await gather_all(make(place) for place in range(count))
 
 
 def tiny_model() -> Path:

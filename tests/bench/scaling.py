@@ -24,7 +24,7 @@ from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Completion, SampleRequest, Step, WeightVersion
 from tests.bench.engines import start_roles
-from tests.bench.harness import Figure
+from tests.bench.harness import Figure, gather_groups
 from tests.bench.pool import SETTINGS, requests
 
 _NUM_ENGINES = (1, 4, 16)
@@ -97,7 +97,7 @@ async def _step_seconds(config: Config, model: Path) -> Mapping[int, float]:
                 sized = replace(config, challenger=replace(config.challenger, num_prompts=size))
                 step = Step(iteration=turn + 1, phase="challenger", index=size)
                 start = time.perf_counter()
-                await sample_challenger(sized, step, cast)
+                await sample_challenger(sized, step, cast, gather_groups)
                 taken[size].append(time.perf_counter() - start)
     finally:
         await cluster.close()

@@ -9,6 +9,7 @@ import pytest
 
 from rzero_ray.config.audits import DriftConfig
 from rzero_ray.evaluation.drift.figures import (
+    WrittenAnswer,
     answer_figures,
     crossed,
     distinct_share,
@@ -21,28 +22,15 @@ from rzero_ray.evaluation.drift.figures import (
     script_shares,
     spread,
 )
-from rzero_ray.types import SolverSample
 
 
 def _floats(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def _sample(text: str, num_tokens: int, answer: str | None) -> SolverSample:
+def _sample(text: str, num_tokens: int, answer: str | None) -> WrittenAnswer:
     tokens = np.zeros(num_tokens, dtype=np.int32)
-    return SolverSample(
-        prompt_index=0,
-        question="1+1",
-        label="2",
-        prompt_ids=tokens[:1],
-        token_ids=tokens,
-        logprobs=tokens.astype(np.float32),
-        text=text,
-        weight_version="",
-        answer=answer,
-        reward=0.0,
-        advantage=0.0,
-    )
+    return WrittenAnswer(token_ids=tokens, text=text, answer=answer)
 
 
 def test_kl_of_two_tokens_is_the_mean_log_ratio():

@@ -21,6 +21,7 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Phase, Role, RunError, Step, SyncReport, TransferReport, Weights
+from tests.unit.builders import rollout
 from tests.unit.fakes import fake_report
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
@@ -255,14 +256,14 @@ def test_a_step_that_is_not_finite_is_neither_saved_nor_published(
     """DeepSpeed leaves out such a step without a word; the run ends with a line that names it."""
     report = replace(fake_report("v", 1).learning, grad_norm=math.inf)
     saved: list[Path] = []
-    monkeypatch.setattr("actors.learning.group.ray.put", list)  # no Ray runs here
+    monkeypatch.setattr("actors.learning.group.ray.put", lambda packed: packed)  # no Ray
     roles.learner.update = Remote(lambda rollouts: report)  # type: ignore[attr-defined]
     roles.learner.save_checkpoint = Remote(saved.append)  # type: ignore[attr-defined]
     step = Step(iteration=1, phase="solver", index=7, checkpoint=tmp_path / "step-007")
 
     async def go() -> None:
         await roles.train_solver()
-        await roles.solver.update([], step)
+        await roles.solver.update([rollout([1], [2])], step)
 
     with pytest.raises(RunError, match="iteration 1, solver step 7: grad_norm=inf"):
         asyncio.run(go())

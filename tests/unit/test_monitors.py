@@ -1,7 +1,8 @@
 """The monitors through whole runs on the fakes: what they measure, warn of, stop at and repeat."""
 
 import json
-from dataclasses import replace
+import threading
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
+from rzero_ray.run import stored
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.report.page import make_page
@@ -48,6 +50,24 @@ def test_a_run_measures_its_distance_to_the_base_on_stored_rollouts(tmp_path):
     # The base model scored, in the Challenger's engines.
     assert attempt.challenger.scored_with == [Path("/base")] * 2
     assert attempt.challenger.loads == [Path("/base")] * 2
+
+
+def test_the_monitors_read_what_they_need_and_beside_the_event_loop(tmp_path, monkeypatch):
+    read: list[tuple[set[str], bool]] = []
+
+    def watched(path: Path, record_type: type, rows: list[int] | None = None) -> list:
+        in_loop = threading.current_thread() is threading.main_thread()
+        read.append(({field.name for field in fields(record_type)}, in_loop))
+        return read_records(path, record_type, rows)
+
+    monkeypatch.setattr(stored, "read_records", watched)
+    Attempt(_config(), tmp_path).go()
+    assert {frozenset(names) for names, _ in read if "text" in names or "prompt_ids" in names} == {
+        frozenset({"token_ids", "text", "answer"}),
+        frozenset({"prompt_ids", "token_ids", "logprobs"}),
+    }
+    assert {"question"} in [names for names, _ in read]
+    assert not any(in_loop for _, in_loop in read)
 
 
 def test_the_iteration_after_a_measurement_samples_from_its_own_models(tmp_path):

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rzero_ray.config.audits import EvalConfig
@@ -15,6 +18,7 @@ from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.heldout import heldout_row
 from rzero_ray.run.clock import Lap, StageClock
 from rzero_ray.run.directory import prepare_run_dir
+from rzero_ray.run.report.candidates import agreement_counts, sample_candidates
 from rzero_ray.run.report.page import make_page
 from rzero_ray.run.report.summary import make_summary, reading
 from rzero_ray.run.report.writing import write_report
@@ -250,3 +254,51 @@ def test_strata_stand_beside_the_headline(tmp_path: Path):
     page = make_page(run.stored, make_summary(run.stored))
     assert "<th>9 operands (n = 20)</th>" in page
     assert "<td>base</td><td>.25 / .12</td>" in page
+
+
+def _many_iterations(root: Path, count: int) -> Run:
+    """Return a run of which so many curricula are on disk, of two steps each."""
+    run = make_run(root)
+    for iteration in range(1, count + 1):
+        for index in (1, 2):
+            step = Step(iteration=iteration, phase="curriculum", index=index)
+            kept = [candidate(f"{iteration}+{index}+{k}") for k in range(9)]
+            dropped = [candidate(f"{iteration}*{index}*{k}", "above the band") for k in range(9)]
+            write_candidates(run, step, [*kept, *dropped, candidate(None, "malformed")])
+    return run
+
+
+def test_a_long_run_is_told_by_its_first_its_last_and_a_few_iterations_between(tmp_path: Path):
+    run = _many_iterations(tmp_path / "run", 30)
+    page = make_page(run.stored, make_summary(run.stored))
+    told = re.findall(r">iteration (\d+)</text>", page)
+    assert told == ["1", "7", "13", "18", "24", "30"]
+    # Every iteration has its line, and its questions.
+    assert page.count("<summary>Iteration ") == 30
+
+
+def test_the_samples_are_drawn_over_all_steps_and_read_alone(tmp_path: Path):
+    run = _many_iterations(tmp_path / "run", 1).stored
+    (keys,) = run.candidate_keys().values()
+    every = [(found.text, found.dropped) for key in keys for found in run.read(key, Candidate)]
+    sampled = sample_candidates(run, keys, random.Random(0))
+    outcomes = [found.dropped for found in sampled]
+    assert outcomes == [None] * 8 + ["above the band"] * 2 + ["malformed"] * 2
+    texts = [found.text for found in sampled]
+    assert {(found.text, found.dropped) for found in sampled} <= set(every)
+    assert len(set(texts[:10])) == 10
+    assert {text[:3] for text in texts[:8]} == {"1+1", "1+2"}
+    again = sample_candidates(run, keys, random.Random(0))
+    assert [found.text for found in again] == texts
+
+
+def test_agreements_are_counted_by_iteration_over_questions_with_a_vote(tmp_path: Path):
+    run = _many_iterations(tmp_path / "run", 2)
+    step = Step(iteration=3, phase="curriculum", index=1)
+    unanswered = replace(candidate(), answers=(None,), num_agree=0, num_votes=0)
+    write_candidates(run, step, [unanswered])
+    counts = agreement_counts(run.stored, np.array([0.0, 0.5, 0.75, 1.0]))
+    assert {iteration: list(of) for iteration, of in counts.items()} == {
+        1: [0, 38, 0],  # two of three answered votes agree
+        2: [0, 38, 0],
+    }

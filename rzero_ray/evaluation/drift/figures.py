@@ -11,7 +11,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from rzero_ray.config.audits import DriftConfig
 from rzero_ray.run.rows import is_beyond, mean
-from rzero_ray.types import SolverSample
 
 T = TypeVar("T")
 Words = Callable[[str], list[str]]
@@ -66,6 +64,15 @@ class KlEstimate:
     """The standard error of that mean, with sequences taken as independent."""
     num_tokens: int
     """How many tokens the mean is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WrittenAnswer:
+    """The fields of a `SolverSample` that the figures are of."""
+
+    token_ids: NDArray[np.int32]
+    text: str
+    answer: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +176,7 @@ def kl_to_base(
     return KlEstimate(value=float(value), standard_error=float(error), num_tokens=int(num_tokens))
 
 
-def answer_figures(samples: Sequence[SolverSample], max_tokens: int) -> AnswerFigures:
+def answer_figures(samples: Sequence[WrittenAnswer], max_tokens: int) -> AnswerFigures:
     """Measure answers that were sampled with a limit of `max_tokens`."""
     return AnswerFigures(
         answer_tokens=mean([len(s.token_ids) for s in samples]),
@@ -222,9 +229,13 @@ def script_shares(texts: Iterable[str]) -> dict[str, float]:
     The script of a letter is the first word of its Unicode name (Unicode has a property of its own
     for it, which Python does not carry; mathematical letters count as MATHEMATICAL here).
     """
-    counts: Counter[str] = Counter()
+    chars: Counter[str] = Counter()
     for text in texts:
-        counts.update(script for char in text[:MAX_CHARS] if (script := _script(char)))
+        chars.update(text[:MAX_CHARS])
+    counts: Counter[str] = Counter()
+    for char, count in chars.items():
+        counts[_script(char)] += count
+    del counts[""]
     total = counts.total()
     return {script: count / total for script, count in counts.most_common()}
 
@@ -264,7 +275,6 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[k * len(items) // count] for k in range(count)]
 
 
-@lru_cache(maxsize=20_000)
 def _script(char: str) -> str:
     """Return the script of a letter, "" for anything else."""
     return unicodedata.name(char, "").partition(" ")[0] if char.isalpha() else ""

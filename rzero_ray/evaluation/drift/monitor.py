@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+import asyncio
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rzero_ray.config.audits import DriftConfig
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import SamplingConfig
 from rzero_ray.evaluation.drift.figures import (
     THRESHOLDS,
+    AnswerFigures,
     Threshold,
+    WrittenAnswer,
     answer_figures,
     crossed,
     distinct_share,
@@ -26,16 +30,27 @@ from rzero_ray.run.rows import Row
 from rzero_ray.run.run import Run
 from rzero_ray.types import (
     BaseScore,
-    Candidate,
-    ChallengerSample,
     Role,
     RunError,
-    SolverSample,
     Step,
     iteration_key,
 )
 
-Samples = Sequence[ChallengerSample | SolverSample]
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Rollout:
+    """The fields of either role's samples that the base model is asked about."""
+
+    prompt_ids: NDArray[np.int32]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Posed:
+    """The field of a `Candidate` that is compared."""
+
+    question: str | None
 
 
 async def monitor_drift(config: Config, iteration: int, cast: Cast, run: Run) -> None:
@@ -48,7 +63,7 @@ async def monitor_drift(config: Config, iteration: int, cast: Cast, run: Run) ->
     for step in run.steps(iteration, "drift", 1):
         figures = {
             **await _distance_to_base(config, step, cast, run),
-            **_answers(config, iteration, run),
+            **await _answers(config, iteration, run),
             **await _questions(config, iteration, cast, run),
         }
         figures["limits"] = [[t.figure, t.key, t.limit(config.drift)] for t in THRESHOLDS]
@@ -80,16 +95,16 @@ async def _distance_to_base(config: Config, step: Step, cast: Cast, run: Run) ->
     It is estimated on rollouts of the role's last step, which the weights before its last update
     have sampled.
     """
-    rollouts = _last_rollouts(config, step.iteration, run)
-    if not rollouts:
+    last = _last_steps(config, step.iteration, run)
+    if not last:
         return {}
     scores = await run.once(
         f"{iteration_key(step.iteration)}/base-logprobs",
         BaseScore,
-        lambda: _score_by_base(config.drift.num_sequences, rollouts, cast, run),
+        lambda: _score_by_base(config.drift.num_sequences, last, cast, run),
     )
     row: Row = {}
-    for role in rollouts:
+    for role in last:
         own = [score for score in scores if score.role == role]
         kl = kl_to_base([s.policy_logprobs for s in own], [s.base_logprobs for s in own])
         row |= {
@@ -100,16 +115,16 @@ async def _distance_to_base(config: Config, step: Step, cast: Cast, run: Run) ->
     return row
 
 
-def _last_rollouts(config: Config, iteration: int, run: Run) -> dict[Role, Samples]:
-    """Return the samples of each role's last step that compare with the base model's."""
-    found: dict[Role, Samples] = {}
+def _last_steps(config: Config, iteration: int, run: Run) -> dict[Role, Step]:
+    """Return each role's last step whose samples compare with the base model's."""
+    found: dict[Role, Step] = {}
     if config.drift.num_sequences == 0:
         return found
-    kinds: tuple[tuple[Role, type[Any], SamplingConfig], ...] = (
-        ("challenger", ChallengerSample, config.challenger.sampling),
-        ("solver", SolverSample, config.solver.sampling),
+    samplings: tuple[tuple[Role, SamplingConfig], ...] = (
+        ("challenger", config.challenger.sampling),
+        ("solver", config.solver.sampling),
     )
-    for role, kind, sampling in kinds:
+    for role, sampling in samplings:
         steps = run.stored.sampled_steps(role, iteration)
         if steps and sampling.temperature != 1.0:
             # An engine scores given tokens at temperature 1 only.
@@ -118,19 +133,20 @@ def _last_rollouts(config: Config, iteration: int, run: Run) -> dict[Role, Sampl
                 f"sampled at temperature {sampling.temperature:g}, not 1"
             )
         elif steps:
-            found[role] = run.stored.read(f"{steps[-1].key}/rollouts", kind)
+            found[role] = steps[-1]
     return found
 
 
 async def _score_by_base(
-    num_sequences: int, rollouts: dict[Role, Samples], cast: Cast, run: Run
+    num_sequences: int, steps: dict[Role, Step], cast: Cast, run: Run
 ) -> list[BaseScore]:
-    """Have the base model score some of each role's rollouts, on the Challenger's engines."""
-    chosen = [
-        (role, row, samples[row])
-        for role, samples in rollouts.items()
-        for row in spread(range(len(samples)), num_sequences)
-    ]
+    """Have the base model score some rollouts of each step, on the Challenger's engines."""
+    chosen: list[tuple[Role, int, _Rollout]] = []
+    for role, step in steps.items():
+        key = f"{step.key}/rollouts"
+        rows = spread(range(run.stored.num_rows(key)), num_sequences)
+        samples = await asyncio.to_thread(run.stored.read, key, _Rollout, rows)
+        chosen.extend((role, row, sample) for row, sample in zip(rows, samples, strict=True))
     await cast.challenger.hold(run.stored.base_model)
     scores = await cast.challenger.score([(s.prompt_ids, s.token_ids) for _, _, s in chosen])
     return [
@@ -141,17 +157,18 @@ async def _score_by_base(
     ]
 
 
-def _answers(config: Config, iteration: int, run: Run) -> Row:
+async def _answers(config: Config, iteration: int, run: Run) -> Row:
     """Return the figures of the Solver's last step, compared with its first step of the run."""
     steps = run.stored.sampled_steps("solver", iteration)
     if not steps:
         return {}
-    first, last = (
-        answer_figures(
-            run.stored.read(f"{step.key}/rollouts", SolverSample), config.solver.sampling.max_tokens
-        )
-        for step in (run.stored.sampled_steps("solver")[0], steps[-1])
-    )
+
+    def figures(step: Step) -> AnswerFigures:
+        answers = run.stored.read(f"{step.key}/rollouts", WrittenAnswer)
+        return answer_figures(answers, config.solver.sampling.max_tokens)
+
+    first = await asyncio.to_thread(figures, run.stored.sampled_steps("solver")[0])
+    last = await asyncio.to_thread(figures, steps[-1])
     return {
         **asdict(last),
         "answer_length_ratio": last.answer_tokens / max(first.answer_tokens, 1.0),
@@ -161,15 +178,15 @@ def _answers(config: Config, iteration: int, run: Run) -> Row:
 
 async def _questions(config: Config, iteration: int, cast: Cast, run: Run) -> Row:
     """Return the figures of the curriculum's candidates, compared with the first curriculum's."""
-    now = _posed(iteration, run)
-    first = _posed(1, run)
+    now = await asyncio.to_thread(_posed, iteration, run)
+    first = await asyncio.to_thread(_posed, 1, run)
     if not (now and first):
         return {}
     # Distinct n-grams per n-gram fall with the number of questions: both sides have the same.
     count = min(config.drift.num_questions, len(now), len(first))
     now, first = spread(now, count), spread(first, count)
     ids = await cast.judge.repetition_clusters(now, config.curriculum.cluster_threshold)
-    figures = question_figures(now, ids, cast.task.words)
+    figures = await asyncio.to_thread(question_figures, now, ids, cast.task.words)
     before = distinct_share([cast.task.words(question) for question in first], 2)
     return {
         **asdict(figures),
@@ -180,5 +197,5 @@ async def _questions(config: Config, iteration: int, cast: Cast, run: Run) -> Ro
 
 def _posed(iteration: int, run: Run) -> list[str]:
     """Return the well-formed questions of an iteration's curriculum, kept or dropped."""
-    candidates = run.stored.read_steps("curriculum", iteration, "candidates", Candidate)
+    candidates = run.stored.read_steps("curriculum", iteration, "candidates", _Posed)
     return [c.question for c in candidates if c.question is not None]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import html
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 from rzero_ray.config.config import Config, to_yaml
+from rzero_ray.run.report.candidates import sample_candidates
 from rzero_ray.run.report.plots import PLOTS, Plot
 from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.rows import Row, is_beyond, phase_rows
@@ -23,9 +24,6 @@ _MAX_QUESTION_CHARS = 300
 _MAX_ANSWER_CHARS = 40
 _MAX_ANSWERS = 6
 """Different answers shown of one question."""
-_NUM_KEPT_SHOWN = 8
-_NUM_DROPPED_SHOWN = 2
-"""Per reason."""
 
 
 def make_page(run: StoredRun, summary: Row) -> str:
@@ -185,25 +183,13 @@ def _samples_section(run: StoredRun) -> str:
         "outcome",
     ]
     parts = []
-    found = run.candidates()
-    for iteration, candidates in found.items():
-        shown = _pick_samples(candidates, random.Random(f"{run.config.seed} {iteration}"))
+    found = run.candidate_keys()
+    for iteration, keys in found.items():
+        shown = sample_candidates(run, keys, random.Random(f"{run.config.seed} {iteration}"))
         table = _table(head, [_sample_cells(c, has_oracle) for c in shown], "samples")
         is_open = " open" if iteration == max(found) else ""
         parts.append(f"<details{is_open}><summary>Iteration {iteration}</summary>{table}</details>")
     return f"<h2>Questions and votes</h2>{''.join(parts)}" if parts else ""
-
-
-def _pick_samples(candidates: Sequence[Candidate], rng: random.Random) -> list[Candidate]:
-    by_outcome: dict[str | None, list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        by_outcome[candidate.dropped].append(candidate)
-    kept = by_outcome.pop(None, [])
-    picked = rng.sample(kept, min(_NUM_KEPT_SHOWN, len(kept)))
-    for reason in sorted(by_outcome, key=str):
-        group = by_outcome[reason]
-        picked += rng.sample(group, min(_NUM_DROPPED_SHOWN, len(group)))
-    return picked
 
 
 def _sample_cells(candidate: Candidate, has_oracle: bool) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rzero_ray.config.config import Config, probe_bound
+from rzero_ray.run.report.candidates import agreement_counts
 from rzero_ray.run.report.summary import (
     WALL_CLOCK_NOTE,
     label_accuracy_all,
@@ -43,6 +44,11 @@ _RC: dict[Any, Any] = {
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
     ),
 }
+
+
+_MAX_TOLD = 6
+"""Iterations that an axis or a legend names: more have no room, and cost a second a plot."""
+_MAX_BARS_TOLD = 20
 
 
 class Series(NamedTuple):
@@ -114,7 +120,7 @@ def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
     def paint(axes: Any) -> None:
         low, high = zip(*(row[f"mean@{k}_ci95"] for row in rows), strict=True)
         axes.fill_between(xs, low, high, color=_BLUE, alpha=0.18, linewidth=0)
-        axes.set(xticks=xs, xlabel="iteration (0 is the base)", ylim=(0, 1))
+        axes.set(xticks=_spread(xs), xlabel="iteration (0 is the base)", ylim=(0, 1))
 
     series = [Series(name, xs, [row[key] for row in rows], colour) for name, key, colour in names]
     caption = f"Of the Solver on held-out problems; the band is the 95% interval of mean@{k}."
@@ -156,9 +162,10 @@ def _per_role(config: Config, metrics: Sequence[Row], key: str) -> list[Series]:
 
 def _mark_iterations(axes: Any) -> None:
     last = max(int(np.ceil(axes.dataLim.x1)), 1)
-    for edge in range(1, last):
-        axes.axvline(edge, color=_GREY, linewidth=0.6, linestyle=":")
-    axes.set_xticks([i - 0.5 for i in range(1, last + 1)], range(1, last + 1))
+    everywhere = axes.get_xaxis_transform()
+    axes.vlines(range(1, last), 0, 1, _GREY, linewidth=0.6, linestyle=":", transform=everywhere)
+    told = _spread(range(1, last + 1))
+    axes.set_xticks([i - 0.5 for i in told], told)
     axes.tick_params(axis="x", length=0)
     axes.set(xlabel="iteration", xlim=(-0.03 * last, 1.03 * last))
 
@@ -176,7 +183,7 @@ def _plot_labels(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
         return None
 
     def paint(axes: Any) -> None:
-        axes.set(xticks=list(iterations), xlabel="iteration", ylim=(0, 1))
+        axes.set(xticks=_spread(iterations), xlabel="iteration", ylim=(0, 1))
 
     caption = (
         "Share of pseudo-labels (the majority's answer) that equal the exact answer. Where voting "
@@ -186,25 +193,23 @@ def _plot_labels(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
 
 
 def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
-    agreements = {
-        iteration: [c.agreement for c in candidates if c.num_votes]
-        for iteration, candidates in run.candidates().items()
-    }
-    agreements = {iteration: values for iteration, values in agreements.items() if values}
-    if not agreements:
-        return None
     settings = run.config.curriculum
     # One bin per possible share when every vote is an answer.
     edges = (np.arange(settings.num_votes + 2) - 0.5) / settings.num_votes
-    colours = _shades(len(agreements))
+    counts = agreement_counts(run, edges)
+    if not counts:
+        return None
+    colours = _shades(len(counts))
+    told = set(_spread(list(counts)))
 
     def paint(axes: Any) -> None:
         axes.axvspan(
             settings.min_agreement, settings.max_agreement, color=_GREEN, alpha=0.13, linewidth=0
         )
-        for colour, (iteration, values) in zip(colours, agreements.items(), strict=True):
-            shares = np.histogram(values, edges)[0] / len(values)
-            axes.stairs(shares, edges, color=colour, label=f"iteration {iteration}", linewidth=1.8)
+        for colour, (iteration, of_bins) in zip(colours, counts.items(), strict=True):
+            label = f"iteration {iteration}" if iteration in told else None
+            shares = of_bins / of_bins.sum()
+            axes.stairs(shares, edges, color=colour, label=label, linewidth=1.8)
         axes.set(xlabel="agreement: share of answered votes for the majority", xlim=(0, 1.05))
         axes.set(ylabel="share of candidates")
         _add_legend(axes)
@@ -216,6 +221,13 @@ def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plo
             "share may be of fewer votes than the full number, most often near 0 and 1."
         )
     return Plot("Agreement", caption, _draw((5.2, 3.4), paint))
+
+
+def _spread(items: Sequence[int], count: int = _MAX_TOLD) -> list[int]:
+    """Return at most `count` items: the first, the last and some evenly between."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
 
 def _shades(count: int) -> list[tuple[float, float, float]]:
@@ -236,21 +248,22 @@ def _plot_outcomes(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         *sorted({reason for counts in totals.values() for reason in counts} - {"kept"}),
     ]
 
+    told = _spread(list(totals), _MAX_BARS_TOLD)
+
     def paint(axes: Any) -> None:
         left = np.zeros(len(totals))
         for place, reason in enumerate(reasons):
             widths = np.array([counts[reason] for counts in totals.values()])
             colour = _REASON_COLOURS[place % len(_REASON_COLOURS)]
-            axes.barh(
-                [f"iteration {i}" for i in totals], widths, left=left, color=colour, label=reason
-            )
+            axes.barh(list(totals), widths, left=left, color=colour, label=reason)
             left += widths
+        axes.set_yticks(told, [f"iteration {i}" for i in told])
         axes.invert_yaxis()
         axes.set(xlabel="candidates")
         _add_legend(axes)
 
     caption = "What became of the candidates: the first reason that applies to each."
-    return Plot("Kept and dropped", caption, _draw((5.2, 2.2 + 0.3 * len(totals)), paint))
+    return Plot("Kept and dropped", caption, _draw((5.2, 2.2 + 0.3 * len(told)), paint))
 
 
 def _plot_time(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -355,7 +368,7 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
                     getattr(run.config.drift, limit), color=_INK, linestyle="--", linewidth=1
                 )
             one.set_title(name)
-            one.set(xticks=xs, xlabel="iteration")
+            one.set(xticks=_spread(xs), xlabel="iteration")
         handles = {
             label: handle
             for one in axes
@@ -384,6 +397,3 @@ PLOTS = (
     _plot_logprobs,
     _plot_drift,
 )
-
-
-# Sample questions.
