@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.manifest import number_in
 from rzero_ray.run.parquet import read_records, write_records
 
 PARTS = "parts"
@@ -52,7 +53,8 @@ async def gather_in_parts(
     for path in paths:
         for record in await asyncio.to_thread(read_records, path, record_type):
             groups.setdefault(record.prompt_index, []).append(record)
-    numbers = itertools.count(len(paths) + 1)
+    # Parts are written beside each other: a stop may have left the second without the first.
+    numbers = itertools.count(number_in(paths[-1].stem) + 1 if paths else 1)
     ready: list[R] = []
 
     async def one(group: int) -> None:

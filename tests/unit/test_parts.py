@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rzero_ray.config.config import Config
@@ -102,3 +103,49 @@ def test_parts_of_a_finished_step_are_removed_at_the_next_start(config: Config, 
     attempt = _attempt(load_config([*OVERRIDES, "num_iterations=2"]), tmp_path)
     attempt.go()
     assert not list(tmp_path.rglob("part-*"))
+
+
+def test_a_part_that_is_missing_between_others_costs_no_other(tmp_path: Path):
+    """Parts are written side by side, so a stop can leave the second without the first."""
+
+    def attempt(prompt: int) -> StoredAttempt:
+        nothing = np.zeros(0, np.int32)
+        return StoredAttempt(
+            prompt_index=prompt,
+            prompt_ids=nothing,
+            token_ids=nothing,
+            logprobs=nothing.astype(np.float32),
+            text=f"question {prompt}",
+            num_tokens=2,
+            weight_version="",
+            weight_num_steps=None,
+            question=None,
+            too_long=False,
+            answers=(),
+            label=None,
+            num_agree=0,
+            num_votes=0,
+            num_ambiguous=0,
+            cluster_forms=(),
+            cluster_votes=nothing,
+            vote_tokens=0,
+        )
+
+    made: list[int] = []
+
+    async def make(prompt: int) -> list[StoredAttempt]:
+        made.append(prompt)
+        return [attempt(prompt)]
+
+    def gather() -> list[list[str]]:
+        made.clear()
+        groups = asyncio.run(parts.gather_in_parts(tmp_path, StoredAttempt, 12, make))
+        return [[found.text for found in group] for group in groups]
+
+    whole = gather()
+    assert whole == [[f"question {prompt}"] for prompt in range(12)]
+    (tmp_path / "parts/part-00001.parquet").unlink()
+    assert gather() == whole
+    assert sorted(made) == [0, 1, 2, 3]
+    assert gather() == whole
+    assert not made  # the part that was there has kept its place

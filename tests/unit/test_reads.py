@@ -2,6 +2,8 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.answering import answer_problem, heldout_problems
@@ -9,8 +11,9 @@ from rzero_ray.phases.challenger import sample_challenger
 from rzero_ray.phases.curriculum import sample_candidates
 from rzero_ray.phases.solver import sample_solver
 from rzero_ray.protocols import Cast
+from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.tasks.registry import ArithmeticTask
-from rzero_ray.types import CurriculumItem, PhaseName, Step
+from rzero_ray.types import Attempt, CurriculumItem, PhaseName, Step
 from tests.unit.fakes import FakeJudge, FakePolicy
 
 CONFIG = load_config(["conf=tiny", "challenger.num_prompts=4", "solver.num_prompts=2"])
@@ -30,20 +33,22 @@ def _reads(policy: FakePolicy) -> set[bool]:
     return {request.reads_tokens for request in policy.requests}
 
 
-def test_a_challenger_step_reads_the_tokens_of_questions_and_the_texts_of_votes():
+def test_a_challenger_step_reads_the_tokens_of_questions_and_the_texts_of_votes(tmp_path: Path):
     cast, challenger, solver = _cast()
-    samples = asyncio.run(sample_challenger(CONFIG, _step("challenger"), cast))
+    gather = partial(gather_in_parts, tmp_path, Attempt)
+    samples = asyncio.run(sample_challenger(CONFIG, _step("challenger"), cast, gather))
     assert (_reads(challenger), _reads(solver)) == ({True}, {False})
     assert all(len(s.token_ids) == len(s.logprobs) > 0 and len(s.prompt_ids) for s in samples)
     assert {s.weight_version for s in samples} == {"challenger-01-000"}
 
 
-def test_a_curriculum_reads_texts_and_lengths_alone():
+def test_a_curriculum_reads_texts_and_lengths_alone(tmp_path: Path):
     for early_stopping in (False, True):
         cast, challenger, solver = _cast()
         curriculum = replace(CONFIG.curriculum, early_stopping=early_stopping, num_candidates=40)
         config = replace(CONFIG, curriculum=curriculum)
-        found = asyncio.run(sample_candidates(config, _step("curriculum"), cast, []))
+        gather = partial(gather_in_parts, tmp_path / str(early_stopping), Attempt)
+        found = asyncio.run(sample_candidates(config, _step("curriculum"), cast, [], gather))
         assert (_reads(challenger), _reads(solver)) == ({False}, {False})
         assert [c.num_tokens for c in found] == [len(c.text) for c in found]
         assert all(c.vote_tokens > c.num_votes for c in found if c.num_votes)

@@ -18,7 +18,7 @@ from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.heldout import heldout_row
 from rzero_ray.run.clock import Lap, StageClock
 from rzero_ray.run.directory import prepare_run_dir
-from rzero_ray.run.report.candidates import agreement_counts, sample_candidates
+from rzero_ray.run.report.candidates import agreement_counts, draw_candidates
 from rzero_ray.run.report.page import make_page
 from rzero_ray.run.report.summary import make_summary, reading
 from rzero_ray.run.report.writing import write_report
@@ -281,14 +281,14 @@ def test_the_samples_are_drawn_over_all_steps_and_read_alone(tmp_path: Path):
     run = _many_iterations(tmp_path / "run", 1).stored
     (keys,) = run.candidate_keys().values()
     every = [(found.text, found.dropped) for key in keys for found in run.read(key, Candidate)]
-    sampled = sample_candidates(run, keys, random.Random(0))
+    sampled = draw_candidates(run, keys, random.Random(0))
     outcomes = [found.dropped for found in sampled]
     assert outcomes == [None] * 8 + ["above the band"] * 2 + ["malformed"] * 2
     texts = [found.text for found in sampled]
     assert {(found.text, found.dropped) for found in sampled} <= set(every)
     assert len(set(texts[:10])) == 10
     assert {text[:3] for text in texts[:8]} == {"1+1", "1+2"}
-    again = sample_candidates(run, keys, random.Random(0))
+    again = draw_candidates(run, keys, random.Random(0))
     assert [found.text for found in again] == texts
 
 

@@ -53,7 +53,7 @@ def agreement_counts(run: StoredRun, edges: NDArray[np.float64]) -> dict[int, ND
     return found
 
 
-def sample_candidates(run: StoredRun, keys: Sequence[str], rng: random.Random) -> list[Candidate]:
+def draw_candidates(run: StoredRun, keys: Sequence[str], rng: random.Random) -> list[Candidate]:
     """Draw a few candidates of an iteration, kept ones first, then some for each reason."""
     places: dict[str | None, list[tuple[str, int]]] = defaultdict(list)
     for key in keys:

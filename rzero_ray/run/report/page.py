@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rzero_ray.config.config import Config, to_yaml
-from rzero_ray.run.report.candidates import sample_candidates
+from rzero_ray.run.report.candidates import draw_candidates
 from rzero_ray.run.report.plots import PLOTS, Plot
 from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.rows import Row, is_beyond, phase_rows
@@ -185,7 +185,7 @@ def _samples_section(run: StoredRun) -> str:
     parts = []
     found = run.candidate_keys()
     for iteration, keys in found.items():
-        shown = sample_candidates(run, keys, random.Random(f"{run.config.seed} {iteration}"))
+        shown = draw_candidates(run, keys, random.Random(f"{run.config.seed} {iteration}"))
         table = _table(head, [_sample_cells(c, has_oracle) for c in shown], "samples")
         is_open = " open" if iteration == max(found) else ""
         parts.append(f"<details{is_open}><summary>Iteration {iteration}</summary>{table}</details>")
