@@ -535,6 +535,16 @@ def test_a_users_folder_is_no_run_and_no_evaluation(tmp_path: Path, name: str, c
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious: mine\n"]
 
 
+def test_a_users_conf_in_the_output_folder_is_not_overwritten(tmp_path: Path, capsys):
+    conf = tmp_path / "config.yaml"
+    text = f"model: tiny\nsuite: heldout\ntask: arithmetic\noutput_dir: {tmp_path}\n"
+    conf.write_text(text)
+    assert main(["evaluate", f"conf={conf}"]) == 2
+    error = capsys.readouterr().err
+    assert "holds other files (config.yaml)" in error and error.count("\n") == 1
+    assert conf.read_text() == text
+
+
 def test_a_run_is_no_evaluation_and_no_comparison(stored: Path, capsys):
     before = {p: p.read_bytes() for p in stored.rglob("*") if p.is_file()}
     for command in (
