@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rzero_ray.config.command import print_error
+from rzero_ray.config.command import prepare_output, print_error
 from rzero_ray.config.sources import nearest
 
 
@@ -73,6 +73,7 @@ def help_text() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns its exit code, 2 where there is no such command."""
+    prepare_output()
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""][:-1] or ["--help"]
     if name in ("--help", "-h"):
         print(help_text())

@@ -167,6 +167,29 @@ def parse_answer(text: str) -> str | None:
     return _boxed(spoken(text))
 
 
+def fault_in(answer: str) -> str | None:
+    """Return what is wrong with an answer that a file or a person gives, as what follows the answer
+    in a line; None where it can be compared with others.
+
+    It is put into a box, from which it must come out whole.
+    """
+    if "####" in answer:
+        return "holds a whole solution; only what follows #### is the answer"
+    if not _braces_match(answer):
+        return "has braces that do not match"
+    return "says nothing" if parse_answer(f"\\boxed{{{answer}}}") is None else None
+
+
+def _braces_match(answer: str) -> bool:
+    """Return whether a box around the answer ends where the answer does."""
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", answer, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
 def _boxed(text: str) -> str | None:
     """Return the stripped contents of the boxes that hold the answer, wherever they stand."""
     contents = [text[box.inner : box.end - 1].strip() for box in _answer_boxes(text)]

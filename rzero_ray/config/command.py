@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from rzero_ray.disk.errors import disk_error
 from rzero_ray.text.characters import printable
@@ -34,20 +36,23 @@ def run_command(
     """Do a command's work and return its exit code.
 
     0 done, 1 failed and `advice` says what the same command does next time, 2 the command is wrong,
-    3 the run's budget is spent, 130 stopped by Ctrl-C or SIGTERM (`ray job stop`). `arguments` None
-    stands for the process's.
+    3 the run's budget is spent, 130 stopped: by Ctrl-C, by SIGTERM (`ray job stop`), by a terminal
+    that was closed, or because the reader of the output has ended. `arguments` None stands for the
+    process's.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text())
-        return 0
+    prepare_output()
     _end_in_order()
     if os.environ.get("RAY_ADDRESS") == "local":
         for name, value in _ALONE.items():
             os.environ.setdefault(name, value)
     advice = f"; {advice}" if advice else ""
     try:
-        work(arguments)
+        if "--help" in arguments or "-h" in arguments:
+            print(help_text())
+        else:
+            work(arguments)
+        sys.stdout.flush()  # what cannot be written is told here, not by Python as it ends
     except UserError as error:
         print_error(str(error))
         return 2
@@ -60,6 +65,10 @@ def run_command(
     except KeyboardInterrupt:
         _say(f"rzero_ray: stopped{advice}")
         return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python writes what is left as it ends
+        _say(f"rzero_ray: stopped: nobody reads the output any more{advice}")
+        return 130
     except Exception as error:
         reason = disk_error(error)
         if reason is None:
@@ -69,15 +78,29 @@ def run_command(
     return 0
 
 
+def prepare_output() -> None:
+    """Have output be no reason to fail: a stream may be closed (`>&-`), or lack characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the process's life
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _end_in_order() -> None:
-    """Have Ctrl-C and SIGTERM end the command in the same order, wherever it runs.
+    """Have every signal that asks for the end bring the same orderly one, wherever this runs.
 
     Ctrl-C is what asyncio turns into an orderly end. A shell starts what it puts into the
-    background with Ctrl-C ignored, and asyncio leaves it ignored.
+    background with Ctrl-C ignored, and asyncio leaves it ignored. A closed terminal does not end
+    what `nohup` has started.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if number == signal.SIGTERM or signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _say(text: str) -> None:
-    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone
+        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)

@@ -42,6 +42,7 @@ from rzero_ray.config.rules import (
     optional_path,
     run_name,
 )
+from rzero_ray.types import UserError
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,12 @@ def resolve_folder(folder: str) -> Path:
     path = Path(folder).expanduser()
     if path.is_absolute():
         return path
-    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    base = Path.home() / "rzero_ray" if inside_job else Path.cwd()
-    return base / path
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return Path.home() / "rzero_ray" / path
+    try:
+        return Path.cwd() / path
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} lies in the folder in which the command was started, which has been removed "
+            "since; go to another one"
+        ) from None

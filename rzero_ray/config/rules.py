@@ -137,11 +137,18 @@ def optional_path() -> Rule:
     return Rule(f"empty or a path: {_PATH}", _is_path)
 
 
-_PATH = f"printable, no name in it over {_LONGEST_NAME} bytes, and ~USER only of a user who is here"
+_PATH = (
+    f"of this machine, no address, printable, no name in it over {_LONGEST_NAME} bytes, and ~USER "
+    "only of a user who is here"
+)
+_ADDRESS = re.compile(r"://.*", re.DOTALL)
+"""What may hold a password: no line repeats it."""
 
 
 def _is_path(value: str) -> bool:
     if not value.isprintable():  # lone surrogates are not printable either
+        return False
+    if _ADDRESS.search(value):  # a folder `s3:` would be made of it
         return False
     encoded = value.encode()
     if len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_NAME:
@@ -233,7 +240,7 @@ def check_value(key: str, value: Any, rule: Rule) -> None:
     """Raise UserError, in one line, for a value that a rule does not allow."""
     if rule.holds(value):
         return
-    text = printable(str(value))
+    text = _ADDRESS.sub("://...", printable(str(value)))
     if len(text) > _MOST_SHOWN:
         text = f"{text[:_MOST_SHOWN]}... ({len(text):,} characters)"
     raise UserError(f"{key}{f'={text}' if rule.may_be_shown else ''} must be {rule.allowed}")

@@ -28,14 +28,17 @@ _MOST_SHOWN = 300
 _MOST_DIGITS = 300
 _LARGEST_NUMBER = 10**_MOST_DIGITS
 """What a floating-point number can hold, about."""
-_ENVIRONMENT = re.compile(r"\$\{.*oc\.env", re.DOTALL)
+_REFERENCE = re.compile(r"\$\{[^${}:]*\}")
+"""A reference to another key, such as `${name}`."""
+_MISSING = "???"
+"""What OmegaConf takes for no value at all."""
 
 
 def build(schema: type[C], *sources: DictConfig) -> C:
     """Return the dataclass that the sources describe; later ones win. UserError on a bad value."""
     for source in sources:
         for key, value in as_written(source).items():
-            _check_no_environment(key, value)
+            _check_plain(key, value)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except OmegaConfBaseException as error:
@@ -145,14 +148,22 @@ def _bad_value(key: str | None, error: Exception) -> UserError:
     return UserError(f"bad value for {key or 'a key'}: {first_line(error)}")
 
 
-def _check_no_environment(key: str, value: object) -> None:
-    """Refuse a value out of the environment: it would be written to `config.yaml` and the report,
-    and the environment is where secrets are."""
-    if isinstance(value, str) and _ENVIRONMENT.search(value):
+def _check_plain(key: str, value: object) -> None:
+    """Refuse a value that OmegaConf would make another of, references such as `${name}` excepted.
+
+    A function's result, above all that of `oc.env`, would be written to `config.yaml` and the
+    report, and the environment is where secrets are. Its name may be put together from other keys.
+    """
+    if value == _MISSING:
+        raise UserError(f"{key}={_MISSING} is no value, OmegaConf leaves such a key out; give one")
+    left = str(value)
+    while (shorter := _REFERENCE.sub("", left)) != left:
+        left = shorter
+    if "${" in left:
         raise UserError(
-            f"{key} takes its value from the environment (oc.env), which is not allowed, because "
-            "a run writes its configuration down; give the value itself, such as "
-            f'{key}="$NAME" on the command line'
+            f"{key} takes its value from a function such as oc.env, which is not allowed, because "
+            "a run writes its configuration down and the environment holds secrets; a value may "
+            'refer to other keys, as in ${name}, and a command line to variables, as in "$NAME"'
         )
 
 

@@ -24,6 +24,8 @@ from rzero_ray.types import UserError
 
 REMOVED = ".removed"
 """Ends the name of a folder that is being removed, so that a half of it is never taken for it."""
+_MOST_DIGITS = 18
+"""Of an integer that 64 bits surely hold."""
 
 
 class DamagedFileError(UserError):
@@ -43,11 +45,11 @@ def damaged(where: Path | str, reason: str, advice: str = "restore it from a cop
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a stream whose content takes the place of `path` when the block ends without an error.
 
-    It is written beside `path` under a name of its own. What has that name already, a link for
-    example, is removed and never written to. After an error nothing of it stays, so that a full
-    disk is not fuller than before.
+    It is written beside `path` under a name of this process's own, because a report may be written
+    by two at once. What has that name already, a link for example, is removed and never written to.
+    After an error nothing of it stays, so that a full disk is not fuller than before.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
@@ -233,9 +235,14 @@ def _decoded(content: bytes, where: Path | str) -> str:
         raise damaged(where, f"byte {error.start} is no UTF-8") from None
 
 
+def _integer(digits: str) -> int | float:
+    """Return a number of JSON; beyond 64 bits it is a float, which no count is."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
+
+
 def _object(text: str, shape: type[BaseModel], where: Path | str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise damaged(where, f"no JSON: {error}") from None
     try:

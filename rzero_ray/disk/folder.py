@@ -56,10 +56,10 @@ def held(folder: Path, key: str, room: int, lock: str = LOCK, what: str = "") ->
     """Hold a folder that `check_folder` has accepted; it is made where it is missing.
 
     Raises UserError when another process holds it, when it cannot be written, or when less than
-    `room` bytes, which are needed for `what`, are free on its disk. A folder that was made here and
-    that the block leaves empty is removed again.
+    `room` bytes, which are needed for `what`, are free on its disk. Folders that were made here and
+    that the block leaves empty are removed again.
     """
-    is_new = not os.path.lexists(folder)
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         _check_room(folder, key, room, what)
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +80,11 @@ def held(folder: Path, key: str, room: int, lock: str = LOCK, what: str = "") ->
     try:
         yield
     finally:
-        if is_new and set(os.listdir(folder)) <= {lock}:
-            with suppress(OSError):
-                (folder / lock).unlink(missing_ok=True)
-                folder.rmdir()
+        with suppress(OSError):  # one that is not empty stays, and so do those above it
+            if made and os.listdir(folder) == [lock]:
+                (folder / lock).unlink()
+            for path in made:
+                path.rmdir()
         holder.release()
 
 

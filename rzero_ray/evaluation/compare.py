@@ -22,7 +22,7 @@ from rich.table import Table
 
 from rzero_ray.config.arguments import CompareArguments, load_own
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import Config, resolve_folder
 from rzero_ray.config.load import load_config
 from rzero_ray.config.sources import split_pairs
 from rzero_ray.disk.files import write_text_durably
@@ -62,8 +62,8 @@ _LONGEST_END_S = 60.0
 ARMS = ("base", "rzero", "labelled", "rzero_then_labelled")
 """What is compared; `HELP` says what each of them is."""
 _WRITTEN = ("comparison.json", "comparison.md")
-_OWN_NAME = re.compile(r"(rzero|labelled|rzero_then_labelled)-\d+|comparison\.(json|md)", re.ASCII)
-"""The names of what a comparison's folder holds."""
+_ARM_NAME = re.compile(r"(rzero|labelled|rzero_then_labelled)-\d+", re.ASCII)
+"""The names of the run directories in a comparison's folder."""
 _ROOM = 1 << 20
 """Bytes that must be free for what is written beside the runs, which look for themselves."""
 
@@ -108,7 +108,7 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
             "num_iterations must be at least 2: rzero_then_labelled gives the labels the last one"
         )
     seeds = [int(seed) for seed in own.seeds.split(",")]
-    root = Path(own.root or f"runs/compare-{config.name}").expanduser().absolute()
+    root = resolve_folder(own.root or f"runs/compare-{config.name}")
     check_folder(root, "root", _is_comparison)
     check_no_folders(root, _WRITTEN)
     for seed in seeds:
@@ -128,7 +128,8 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
 
 def _is_comparison(names: Set[str]) -> bool:
     """Return whether a folder's files are those of a comparison: its arms, and what they show."""
-    return all(_OWN_NAME.fullmatch(name) for name in names)
+    arms = {name for name in names if _ARM_NAME.fullmatch(name)}
+    return bool(arms) and names - arms <= set(_WRITTEN)
 
 
 def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:

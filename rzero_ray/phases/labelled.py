@@ -7,14 +7,13 @@ checkpoint and use the phases, engines and learner of the co-evolution.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.answers.parsing import fault_in, parse_answer
 from rzero_ray.config.cluster import TINY_MODEL
 from rzero_ray.config.config import Config
 from rzero_ray.phases.learning import learn_step_by_step
@@ -160,31 +159,13 @@ def _read_problem(row: object, where: str) -> LabelledProblem:
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object with the keys question and answer")
     question, answer = (_text(row, key, where) for key in ("question", "answer"))
-    if "####" in answer:
-        raise UserError(
-            f"{where}: answer holds a whole solution; put what follows #### into answer and the "
-            "rest into solution"
-        )
-    if not _braces_match(answer):
-        raise UserError(f"{where}: the braces of answer={answer[:40]!r} do not match")
-    if parse_answer(f"\\boxed{{{answer}}}") is None:
-        raise UserError(
-            f"{where}: answer={answer[:40]!r} says nothing; write one or remove the line"
-        )
+    fault = fault_in(answer)
+    if fault is not None:
+        raise UserError(f"{where}: answer={answer[:40]!r} {fault}")
     solution = _text(row, "solution", where) if row.get("solution") else ""
     if parse_answer(solution) is None:
         solution = f"{solution}\n\\boxed{{{answer}}}".lstrip()
     return LabelledProblem(question=question, answer=answer, solution=solution)
-
-
-def _braces_match(answer: str) -> bool:
-    """Return whether a box around the answer ends where the answer does."""
-    depth = 0
-    for brace in re.findall(r"\\.|[{}]", answer, re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(brace, 0)
-        if depth < 0:
-            return False
-    return depth == 0
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:

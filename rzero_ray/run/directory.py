@@ -179,4 +179,7 @@ def _read_stored(root: Path, known: Mapping[str, Any]) -> dict[str, Any]:
             f"have{nearest(gone[0], list(known))}; resume it with the program that made "
             "it, or choose another run_dir"
         )
+    empty = [key for key, value in stored.items() if value is None]
+    if empty:
+        raise damaged(root / "config.yaml", f"{empty[0]} has no value")
     return stored

@@ -21,7 +21,14 @@ FORMAT = 1
 _ADVICE = " or choose another run_dir"
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 """The phases in the order in which an iteration goes through them."""
-_KEY = re.compile(rf"iteration-\d+(?:/(?:{'|'.join(PHASES)})(?:/step-\d+)?)?", re.ASCII)
+_LEARNING: tuple[str, ...] = get_args(Role)
+"""Phases that are finished by a key of their own: later ones start from what they learned."""
+_KEY = re.compile(
+    rf"iteration-(?:\d\d|[1-9]\d{{2,4}})(?:/(?:{'|'.join(PHASES)})"
+    r"(?:/step-(?:\d{3}|[1-9]\d{3,9}))?)?",
+    re.ASCII,
+)
+"""A key as this program writes it: `iteration-1` would be another one than `iteration-01`."""
 
 
 class _Content(BaseModel):
@@ -96,13 +103,17 @@ class Manifest:
     def _gap(self) -> tuple[str, str] | None:
         """Return a finished key, and one before it that is not finished; None where all are."""
         for key in self._finished:
-            iteration = number_in(key.partition("/")[0])
-            before = iteration_key(iteration - 1) if iteration else key
-            if key.count("/") == 2 and number_in(key) > 1:
-                folder = key.rpartition("/")[0]
-                before = f"{folder}/step-{number_in(key) - 1:03d}"
-            if before not in self._finished:
-                return key, before
+            folder, _, last = key.rpartition("/")
+            iteration = key.partition("/")[0]
+            is_step = last.startswith("step-")
+            before = [(key, iteration_key(max(0, number_in(iteration) - 1)))]
+            if is_step and number_in(key) > 1:
+                before.append((key, f"{folder}/step-{number_in(key) - 1:03d}"))
+            if is_step and iteration in self._finished and folder.endswith(_LEARNING):
+                before.append((iteration, folder))
+            for pair in before:
+                if pair[1] not in self._finished:
+                    return pair
         return None
 
     def steps(self, phase: PhaseName, iteration: int | None = None) -> list[Step]:

@@ -7,10 +7,10 @@ against one of them when it is read from a file. Keys that a class does not name
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, RootModel, Strict
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, Strict, model_validator
 
 Row = dict[str, Any]
 """A line of a log, or an evaluation."""
@@ -24,10 +24,10 @@ class _Shape(BaseModel):
 class _Timed(_Shape):
     """What the clock adds to a row."""
 
-    seconds: dict[str, float] = {}
-    seconds_alone: dict[str, float] = {}
-    seconds_overhead: float = 0.0
-    tokens_sampled: int = 0
+    seconds: dict[str, FiniteFloat] = {}
+    seconds_alone: dict[str, FiniteFloat] = {}
+    seconds_overhead: FiniteFloat = 0.0
+    tokens_sampled: int = Field(0, ge=0)
 
 
 class _StepShape(_Timed):
@@ -43,7 +43,14 @@ class _ChallengerShape(_StepShape):
 
 class _CurriculumShape(_StepShape):
     phase: Literal["curriculum"]
-    kept: int
+    kept: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        for name, number in self.__pydantic_extra__.items():
+            if name.startswith("dropped/") and number is None:
+                raise ValueError(f"{name} is no number")
+        return self
 
 
 class _AuditShape(_StepShape):
@@ -84,8 +91,9 @@ class _Stratum(_Shape):
 
 class EvaluationRow(_Timed):
     """An `evaluation.json`: the Solver on the held-out problems after an iteration; 0 is the base
-    model."""
+    model. All of it are measured shares, counts and seconds: none is infinite or no number."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
     __pydantic_extra__: dict[str, float | _Interval | None]
     iteration: int = Field(ge=0)
     num_problems: int = Field(1, ge=0)

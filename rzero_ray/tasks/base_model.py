@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from rzero_ray.config.cluster import TINY_MODEL, ModelConfig
-from rzero_ray.disk.files import damaged, open_regular, read_json
+from rzero_ray.disk.files import damaged, open_regular, read_if_there, read_json
 from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
 from rzero_ray.types import UserError
 
@@ -18,6 +18,13 @@ class ModelSettings(BaseModel):
     """What a reader of a model's `config.json` may rely on: that it is an object."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class _Shards(BaseModel):
+    """The `model.safetensors.index.json` of a model whose weights are in several files."""
+
+    weight_map: dict[str, str]
+    """{name of a tensor: its file}"""
 
 
 def find_model(model: ModelConfig) -> Path | None:
@@ -61,6 +68,11 @@ def check_model_files(folder: Path) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise damaged(folder, "it holds no weights (*.safetensors)")
+    index = folder / "model.safetensors.index.json"
+    shards = read_if_there(index, _Shards)
+    for name in set(shards["weight_map"].values()) if shards else ():
+        if folder / name not in weights:
+            raise damaged(index, f"{name} is not in this folder")
     for path in weights:
         with open_regular(path):
             pass

@@ -17,7 +17,7 @@ def well_formed(text: str) -> str:
 def printable(text: str) -> str:
     """Return `text` on one line, without what the stream cannot encode or would obey."""
     line = "".join(c if c.isprintable() else " " for c in text)
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return line.encode(encoding, errors="replace").decode(encoding)
 
 

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rzero_ray.evaluation.benchmarks.catalogue import BENCHMARKS
@@ -184,6 +186,39 @@ def test_a_broken_file_is_one_line(tmp_path: Path):
     (tmp_path / "amc.jsonl").write_text('{"question": \n')
     with pytest.raises(UserError, match=r"amc\.jsonl, line 1 is not JSON"):
         load_problems(BENCHMARKS["amc"], "amc", MathTask(), str(tmp_path), download=False)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([2**31 - 1], pa.date32()), pa.array([1], pa.timestamp("s", tz="Nowhere/None"))],
+    ids=["a date beyond Python's", "an unknown time zone"],
+)
+def test_a_parquet_file_with_values_that_python_lacks_is_one_line(tmp_path: Path, column: pa.Array):
+    table = pa.table({"question": ["1+1"], "answer": ["2"], "made": column})
+    pq.write_table(table, tmp_path / "gsm8k.parquet")
+    with pytest.raises(UserError, match=r"gsm8k\.parquet is not a readable Parquet file") as caught:
+        load_problems(BENCHMARKS["gsm8k"], "gsm8k", MathTask(), str(tmp_path), download=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("so\n#### 4", "holds a whole solution"),
+        ("}{", "has braces that do not match"),
+        ("1}{2", "has braces that do not match"),
+        ("...", "says nothing"),
+    ],
+)
+def test_an_answer_that_no_response_could_match_is_one_line(
+    tmp_path: Path, answer: str, fault: str
+):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"question": "1+1", "answer": answer}) + "\n")
+    (benchmark,) = find_suite(str(path))
+    with pytest.raises(UserError, match=rf"row 1: answer=.* {fault}") as caught:
+        load_problems(benchmark, str(path), MathTask(), "", download=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_part_of_the_problems_is_the_same_every_time():

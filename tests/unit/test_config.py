@@ -151,6 +151,13 @@ def test_a_file_that_cannot_be_meant_is_one_line_with_the_cause(
         ["audit.endpoint.model=${oc.decode:${oc.env:A_SECRET}}"],
         ["algorithm=${oc.env:A_SECRET}"],
         ["seed=${oc.env:A_SECRET}"],
+        ["audit.endpoint.model=env", "name=${oc.${audit.endpoint.model}:A_SECRET}"],
+        ["audit.endpoint.model=oc.env", "name=${${audit.endpoint.model}:A_SECRET}"],
+        ["model.path=https://user:hidden@host/model"],
+        ["run_dir=s3://key:hidden@bucket/run"],
+        ["model.cache_dir=file://hidden"],
+        ["method=labelled_grpo", "labelled.path=https://host/a.jsonl?token=hidden"],
+        ["conf=https://user:hidden@host/my.yaml"],
         ["audit.endpoint.api_key=hidden"],
         ["audit.endpoint.url=http://user:hidden@host/v1"],
         ["audit.endpoint.url=http://host/v1?key=hidden"],
@@ -173,11 +180,33 @@ def test_no_file_takes_a_value_out_of_the_environment(
     monkeypatch.setenv("A_SECRET", "hidden")
     path = tmp_path / "mine.yaml"
     path.write_text("algorithm: recommended\naudit: {endpoint: {model: '${oc.env:A_SECRET}'}}\n")
-    with pytest.raises(UserError, match=r"endpoint\.model takes its value from the env"):
+    with pytest.raises(
+        UserError, match=r"endpoint\.model takes its value from a function such as oc\.env"
+    ):
         load_config([f"conf={path}"])
     (tmp_path / "config.yaml").write_text(path.read_text())
-    with pytest.raises(UserError, match=r"endpoint\.model takes its value from the env"):
+    with pytest.raises(
+        UserError, match=r"endpoint\.model takes its value from a function such as oc\.env"
+    ):
         load_stored_config(tmp_path)
+
+
+@pytest.mark.parametrize("argument", ["seed=???", "name=???", "run_dir=???", "model.path=???"])
+def test_what_omegaconf_takes_for_no_value_is_refused(argument: str, tmp_path: Path):
+    key, _, value = argument.partition("=")
+    with pytest.raises(UserError, match=rf"{key}=\?\?\? is no value"):
+        load_config(["conf=tiny", argument])
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{key}: '{value}'\n" if "." not in key else "model: {path: '???'}\n")
+    with pytest.raises(UserError, match=rf"{key}=\?\?\? is no value"):
+        load_config([f"conf={path}"])
+
+
+def test_a_value_may_refer_to_other_keys():
+    config = load_config(
+        ["conf=tiny", "name=a-${task}", "run_dir=runs/${name}-${seed}-${eval.max_tokens}"]
+    )
+    assert config.run_dir == f"runs/a-arithmetic-0-{config.eval.max_tokens}"
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:8000/v1", "https://[::1]:1/v1", "http://h"])

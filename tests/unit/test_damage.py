@@ -339,3 +339,52 @@ def test_a_damaged_file_of_a_run_is_one_line_or_does_not_matter(
                 monkeypatch.setattr(module, function, lambda *_, config=config: config)
         finds_damage(name, place, COMMANDS[command](run, outside / "out"), capsys)
         shutil.rmtree(place)
+
+
+def test_a_model_without_one_of_its_shards_is_one_line(whole: Path, tmp_path: Path, capsys):
+    model = tmp_path / "run/models/solver-iteration-01"
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.copyfile(model / "model.safetensors", tmp_path / "run/models/elsewhere.safetensors")
+    for other in ("model-00002-of-00002.safetensors", "../elsewhere.safetensors"):
+        index = {"metadata": {}, "weight_map": {"w": "model.safetensors", "v": other}}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+        before = snapshot(tmp_path)
+        for command in ("train", "evaluate"):
+            arguments = COMMANDS[command](tmp_path / "run", tmp_path / "out")
+            (tmp_path / "suite.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+            assert main(arguments) == 2
+            error = capsys.readouterr().err
+            assert f"{other} is not in this folder" in error and error.count("\n") == 1
+        (tmp_path / "suite.jsonl").unlink()
+        assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("metrics.jsonl", {"kept": 10**25}, "kept"),
+        ("metrics.jsonl", {"kept": -1}, "kept"),
+        ("metrics.jsonl", {"seconds": {"wall": float("nan")}}, "seconds.wall"),
+        ("metrics.jsonl", {"tokens_sampled": -5}, "tokens_sampled"),
+        ("metrics.jsonl", {"dropped/easy": None}, "dropped/easy is no number"),
+        ("iteration-01/evaluation.json", {"mean@2": float("nan")}, "finite number"),
+        ("iteration-01/evaluation.json", {"greedy": float("inf")}, "finite number"),
+        ("iteration-01/evaluation.json", {"mean@2_ci95": [0.0, float("nan")]}, "mean@2_ci95"),
+        ("iteration-01/evaluation.json", {"tokens_sampled": 10**25}, "tokens_sampled"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_one_line(
+    whole: Path, tmp_path: Path, name: str, changes: dict, reason: str, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    if name == "metrics.jsonl":
+        next(row for row in rows if row["phase"] == "curriculum").update(changes)
+        (run / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | changes))
+    for command in ("train", "report"):
+        finds_damage(Path(name), tmp_path, COMMANDS[command](run, tmp_path / "out"), capsys)
+    assert main(["report", f"run_dir={run}"]) == 2
+    assert reason in capsys.readouterr().err

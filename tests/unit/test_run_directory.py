@@ -1,7 +1,10 @@
 """A run directory goes on under later versions of the program, and knows its own format."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +16,8 @@ import yaml
 from rzero_ray import driver
 from rzero_ray.__main__ import main
 from rzero_ray.config.load import load_config
-from rzero_ray.disk.files import append_line, remove_folder, write_text_durably
+from rzero_ray.disk.files import append_line, remove_folder, replacing, write_text_durably
+from rzero_ray.disk.folder import held
 from rzero_ray.driver import _load
 from rzero_ray.run import directory
 from rzero_ray.run.clock import StageClock
@@ -30,6 +34,7 @@ from rzero_ray.run.stored import StoredRun, by_number
 from rzero_ray.types import Step, UserError
 from tests.unit.fakes import SilentObserver
 from tests.unit.test_coevolution import OVERRIDES, Attempt
+from tests.unit.test_installed import ROOT
 
 STORED = Path(__file__).parent / "data/run-of-the-flat-layout.tar.gz"
 """A run on the fakes, killed in the last step of the second iteration's Solver phase, and the
@@ -183,6 +188,7 @@ def test_a_damaged_config_is_one_line(stored: Path):
         ("solver: 1\nsolver: 2\n", "it is not valid YAML: line 2: .*duplicate key"),
         ("{" * 100_000, "it is nested in more than 20 levels"),
         ("", "it holds no keys"),
+        ("seed: null\n", "seed has no value"),
     ):
         (stored / "config.yaml").write_text(text)
         with pytest.raises(UserError, match=rf"config.yaml is damaged .{reason}"):
@@ -197,6 +203,9 @@ def test_a_damaged_config_is_one_line(stored: Path):
         '{"format": 1, "finished": [1], "checkpoint": null}',
         '{"format": 1, "finished": ["iteration-01/solver/step-x"], "checkpoint": null}',
         '{"format": 1, "finished": ["iteration-01/dreamer"], "checkpoint": null}',
+        '{"format": 1, "finished": ["iteration-00", "iteration-1"], "checkpoint": null}',
+        '{"format": 1, "finished": ["iteration-00/solver/step-0001"], "checkpoint": null}',
+        f'{{"format": 1, "finished": ["iteration-{"9" * 5000}"], "checkpoint": null}}',
         '{"format": 1, "finished": [], "checkpoint": 3}',
         "null",
         "",
@@ -373,14 +382,57 @@ def test_removing_follows_no_link(tmp_path: Path):
 def test_replacing_and_appending_write_through_no_link(tmp_path: Path):
     other = tmp_path / "precious"
     other.write_text("mine")
-    (tmp_path / ".report.html.partial").symlink_to(other)
+    partial = tmp_path / f".report.html.{os.getpid()}.partial"
+    partial.symlink_to(other)
     (tmp_path / "log.jsonl").symlink_to(other)
     write_text_durably(tmp_path / "report.html", "page")
     with pytest.raises(OSError):
         append_line(tmp_path / "log.jsonl", "{}")
     assert other.read_text() == "mine"
     assert (tmp_path / "report.html").read_text() == "page"
-    assert not (tmp_path / ".report.html.partial").exists()
+    assert not os.path.lexists(partial)
+
+
+def test_two_that_replace_one_file_at_once_leave_a_whole_one(tmp_path: Path):
+    """A report may be asked for while the run's driver writes its own."""
+    path = tmp_path / "report.html"
+    other = "import sys\nfrom pathlib import Path\nfrom rzero_ray.disk.files import *\n"
+    other += "write_text_durably(Path(sys.argv[1]), 'other')"
+    with replacing(path) as stream:
+        stream.write(b"first ")
+        stream.flush()
+        subprocess.run([sys.executable, "-c", other, str(path)], check=True, cwd=ROOT)
+        assert path.read_text() == "other"
+        stream.write(b"half")
+    assert path.read_text() == "first half"
+    assert [child.name for child in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_refused_command_leaves_no_folder_that_it_made(tmp_path: Path):
+    there = tmp_path / "there"
+    there.mkdir()
+    with pytest.raises(UserError), held(there / "a/b/c", "run_dir", 0):
+        raise UserError("no room for the engines")
+    assert there.is_dir() and not list(there.iterdir())
+    with pytest.raises(UserError), held(there / "a/b/c", "run_dir", 0):
+        (there / "a/mine").write_text("precious")
+        raise UserError("no room for the engines")
+    assert [path.name for path in there.rglob("*")] == ["a", "mine"]
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for command in (
+        ["report", "run_dir=x"],
+        ["compare", "conf=tiny", "labelled.path=tiny", "root=x"],
+        ["evaluate", "model=tiny", "suite=heldout", "output_dir=x"],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "has been removed since" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
@@ -429,8 +481,9 @@ def test_a_finished_step_without_a_row_is_told(stored: Path, capsys):
     "finished",
     [
         ["iteration-00", "iteration-01/solver/step-002"],
-        ["iteration-00", "iteration-999999999"],
+        ["iteration-00", "iteration-99999"],
         ["iteration-01/solver/step-001"],
+        ["iteration-00", "iteration-01", "iteration-01/solver/step-001"],
     ],
 )
 def test_a_manifest_with_a_gap_is_one_line(stored: Path, finished: list[str], capsys):
@@ -466,7 +519,9 @@ def test_the_folder_is_looked_at_before_ray(tmp_path: Path, monkeypatch, capsys)
     assert not root.exists()
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "table.md", "manifest.json.old"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "table.md", "manifest.json.old", "comparison.md", "comparison.json"]
+)
 def test_a_users_folder_is_no_run_and_no_evaluation(tmp_path: Path, name: str, capsys):
     (tmp_path / name).write_text("precious: mine\n")
     for command in (
@@ -478,6 +533,16 @@ def test_a_users_folder_is_no_run_and_no_evaluation(tmp_path: Path, name: str, c
         error = capsys.readouterr().err
         assert f"{tmp_path} holds other files ({name})" in error and error.count("\n") == 1
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious: mine\n"]
+
+
+def test_a_users_conf_in_the_output_folder_is_not_overwritten(tmp_path: Path, capsys):
+    conf = tmp_path / "config.yaml"
+    text = f"model: tiny\nsuite: heldout\ntask: arithmetic\noutput_dir: {tmp_path}\n"
+    conf.write_text(text)
+    assert main(["evaluate", f"conf={conf}"]) == 2
+    error = capsys.readouterr().err
+    assert "holds other files (config.yaml)" in error and error.count("\n") == 1
+    assert conf.read_text() == text
 
 
 def test_a_run_is_no_evaluation_and_no_comparison(stored: Path, capsys):

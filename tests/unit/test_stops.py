@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a command the same way, also where a shell has Ctrl-C ignored."""
+"""Signals end a command the same way wherever it runs; output that nobody takes is one line."""
 
 import os
 import signal
@@ -24,7 +24,12 @@ WORK = {
 
 
 def _command(work: str) -> list[str]:
-    body = "\n".join(f"    {line}" for line in WORK[work].split("\n"))
+    return _doing(WORK[work])
+
+
+def _doing(work: str) -> list[str]:
+    """Return the command of a process that does `work` as the project's commands do theirs."""
+    body = "\n".join(f"    {line}" for line in work.split("\n"))
     code = (
         "import asyncio, sys, time\nfrom rzero_ray.config.command import run_command\n"
         f"def work(_):\n{body}\nsys.exit(run_command([], str, work, 'go on'))"
@@ -33,7 +38,9 @@ def _command(work: str) -> list[str]:
 
 
 @pytest.mark.parametrize("work", WORK)
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT], ids=lambda s: s.name
+)
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_signal_ends_a_command_in_order(work: str, sent: signal.Signals, ignored: bool):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
@@ -51,6 +58,47 @@ def test_a_signal_ends_a_command_in_order(work: str, sent: signal.Signals, ignor
     assert time.monotonic() - started < 5
     assert (process.returncode, err) == (130, "rzero_ray: stopped; go on\n")
     assert ("in order" in out) == (work == "loop")
+
+
+def test_what_nohup_has_started_outlives_its_terminal():
+    code = _doing("import signal; signal.raise_signal(signal.SIGHUP); print('goes on')")
+    done = subprocess.run(["nohup", *code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_streams_are_closed_ends_as_ever(streams: str):
+    """A service may start a command so."""
+    refuse = "from rzero_ray.types import UserError; print('x'); raise UserError('é is wrong')"
+    for work, code in (("print('x')", 0), (refuse, 2)):
+        command = ["bash", "-c", f'"$0" "$@" {streams}', *_doing(work)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+        assert code == 0 or "2>" in streams or done.stderr == "rzero_ray: error: é is wrong\n"
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_ends_early_ends_the_command_in_one_line(lines: int):
+    """As `| head -1` does; a few lines reach the reader when the command has ended."""
+    command = ["bash", "-c", '"$0" "$@" | true; exit ${PIPESTATUS[0]}']
+    work = f"time.sleep(0.5)\nprint('line\\n' * {lines})"
+    done = subprocess.run(
+        [*command, *_doing(work)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    line = "rzero_ray: stopped: nobody reads the output any more; go on\n"
+    assert (done.returncode, done.stderr) == (130, line)
+
+
+def test_a_stream_that_lacks_a_character_gets_another():
+    done = subprocess.run(
+        _doing("print('été')"),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, b"?t?\n")
 
 
 def test_the_token_of_a_local_ray_is_readable_by_its_owner_alone(tmp_path: Path):

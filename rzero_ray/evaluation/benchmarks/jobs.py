@@ -138,12 +138,33 @@ def unfinished(subject: Subject, jobs: Sequence[Job]) -> list[Job]:
     return waiting
 
 
+_ALWAYS_WRITTEN = {
+    "model",
+    "base",
+    "suite",
+    "task",
+    "data_dir",
+    "download",
+    "output_dir",
+    "seed",
+    "num_samples",
+    "max_problems",
+    "max_tokens",
+    "max_model_len",
+    "published",
+    "endpoint",
+    "sampler",
+    "reward",
+}
+"""Keys in the `config.yaml` of every evaluation; a user's own file, for `conf=`, has a few."""
+
+
 def is_evaluation(folder: Path, names: Set[str]) -> bool:
     """Return whether a folder is one that this command wrote, by the keys of its `config.yaml`."""
     if "config.yaml" not in names:
         return False
     try:
-        return {"model", "suite", "output_dir"} <= read_yaml(folder / "config.yaml").keys()
+        return read_yaml(folder / "config.yaml").keys() >= _ALWAYS_WRITTEN
     except DamagedFileError:
         return False
 

@@ -11,7 +11,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.answers.parsing import fault_in, parse_answer
 from rzero_ray.text.characters import plain_text
 from rzero_ray.types import BenchmarkProblem
 
@@ -126,6 +126,9 @@ def read_own(row: Row) -> BenchmarkProblem:
     """
     question, answer = _text(row, "question"), _text(row, "answer")
     if row.get("options") is None:
+        fault = fault_in(answer)
+        if fault is not None:
+            raise MissingColumnError(f"answer={answer[:40]!r} {fault}")
         return _math(question, answer, str(row.get("category") or ""))
     options = _options(row)
     if options.count(answer) == 1:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.answers.parsing import fault_in
 from rzero_ray.disk.files import write_text_durably
 from rzero_ray.evaluation.labels.agreement import RIGHT, UNKNOWN, WRONG
 from rzero_ray.text.files import read_csv
@@ -107,10 +107,9 @@ def _read_row(
         raise UserError(f"{where}: both answer and right are filled in; leave one of them empty")
     if mark and mark not in _VERDICTS:
         raise UserError(f"{where}: right={mark[:40]!r} is unknown; write yes, no or ?")
-    if answer and parse_answer(f"\\boxed{{{answer}}}") is None:
-        raise UserError(
-            f"{where}: the braces of answer={answer[:40]!r} do not match, or it says nothing"
-        )
+    fault = fault_in(answer) if answer else None
+    if fault is not None:
+        raise UserError(f"{where}: answer={answer[:40]!r} {fault}")
     return SheetRow(item=item, answer=answer or None, verdict=_VERDICTS.get(mark))
 
 
