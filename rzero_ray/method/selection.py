@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from rzero_ray.answers.voting import MAJORITY_SHARES
-from rzero_ray.config.method import CurriculumConfig, VotingConfig
+from rzero_ray.config.method import ChallengerConfig, CurriculumConfig, VotingConfig
 from rzero_ray.types import Candidate, CurriculumItem, ShareRule
 
 MALFORMED = "malformed"
@@ -203,3 +203,13 @@ def has_enough(candidates: Sequence[Candidate], num_wanted: int) -> bool:
 def count_dropped(candidates: Sequence[Candidate]) -> dict[str, int]:
     """Return how many candidates were dropped for which reason."""
     return dict(Counter(c.dropped for c in candidates if c.dropped is not None))
+
+
+def most_clustered(challenger: ChallengerConfig, curriculum: CurriculumConfig) -> int:
+    """Return how many questions are clustered at once at the most: those of a Challenger step, or
+    those that a curriculum has kept with those of its next step."""
+    asked = challenger.num_prompts * challenger.samples_per_prompt
+    if not curriculum.max_per_cluster:
+        return asked
+    kept = curriculum.num_wanted or curriculum.num_candidates
+    return max(asked, min(kept + curriculum.candidates_per_step, curriculum.num_candidates))

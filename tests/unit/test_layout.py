@@ -108,7 +108,8 @@ def test_a_rank_and_two_engines_share_the_bundle_of_a_gpu(two_gpus: tuple[Config
         "reward/worker-0": "reward/worker-0",
     }
     shared = {"CPU": 12.0, "GPU": 1.0}
-    assert list(bundles(needed).values()) == [shared, shared, {"CPU": 1.0}]
+    *devices, worker = bundles(needed).values()
+    assert devices == [shared, shared] and worker["CPU"] == 1.0
     here = [d for d in needed if d.place == "device-0"]
     assert sum(d.gpus for d in here) <= 1  # Ray finds room for all of them on the one GPU
 
@@ -129,8 +130,26 @@ def test_a_place_on_a_cpu_has_the_cpus_and_the_memory_of_all_its_actors():
     found = bundles(needed)
     assert list(found) == ["device-0", "reward/worker-0"]
     assert found["device-0"]["CPU"] == 1.5
-    assert found["device-0"]["memory"] == sum(d.memory for d in needed) == 2.5 * 2**30
+    assert found["device-0"]["memory"] == sum(d.memory for d in needed[:-1]) == 2.5 * 2**30
     assert layout.weight_backend == "object_store"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "questions"),
+    [
+        (["conf=tiny"], 128),  # of a Challenger step: nothing else is clustered there
+        ([*FOUR_B, "curriculum.num_wanted=4000"], 5_000),
+        ([*FOUR_B, "curriculum.num_wanted=0"], 16_000),
+        ([*FOUR_B, "curriculum.max_per_cluster=0"], 2_048),
+    ],
+)
+def test_a_reward_worker_asks_for_the_memory_of_the_largest_batch_that_is_clustered(
+    arguments: list[str], questions: int
+):
+    config = load_config(arguments)
+    worker = demands(config, disaggregated(config))[-1]
+    assert worker.actor.startswith("reward/")
+    assert worker.memory == 2**28 + questions * 2**14
 
 
 @pytest.mark.parametrize("layout_key", ["colocated", "disaggregated"])
