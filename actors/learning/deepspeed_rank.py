@@ -30,7 +30,12 @@ from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from transformers import AutoTokenizer
 
-from actors.learning.checkpoint_files import load_state, save_state
+from actors.learning.checkpoint_files import (
+    check_num_ranks,
+    load_state,
+    of_this_model,
+    save_state,
+)
 from actors.learning.deepspeed_config import deepspeed_config
 from actors.learning.device_states import DeviceStates, lent
 from actors.learning.options import LearnerOptions, PhaseOptions
@@ -233,11 +238,12 @@ class DeepSpeedLearner:
 
     def _load_checkpoint(self, path: Path) -> None:
         """Go on from a checkpoint. Raises RunError where it is damaged, or holds code."""
-        _check_num_ranks(path, self._options.world_size)
-        folder, state = self._deepspeed.load_checkpoint(str(path.parent), tag=path.name)
-        if folder is None:
-            raise RunError(f"{path} holds no checkpoint; restore it, or choose another run_dir")
-        self._num_updates = state["num_updates"]
+        check_num_ranks(path, self._options.world_size)
+        with of_this_model(path):
+            folder, state = self._deepspeed.load_checkpoint(str(path.parent), tag=path.name)
+            if folder is None:
+                raise RunError(f"{path} holds no checkpoint; restore it, or choose another run_dir")
+            self._num_updates = int(state["num_updates"])
 
     def save_model(self, path: Path) -> None:
         """Write the policy in Hugging Face format; `path` is replaced at the end.
@@ -388,16 +394,3 @@ def _over_ranks(sums: StepSums) -> dict[str, float]:
     dist.all_reduce(sums.max_difference, op=dist.ReduceOp.MAX)
     totals = dict(zip(sums.sums, summed.tolist(), strict=True))
     return totals | {"max_difference": sums.max_difference.item()}
-
-
-def _check_num_ranks(checkpoint: Path, num_ranks: int) -> None:
-    """Raise RunError when other than `num_ranks` ranks have saved the checkpoint.
-
-    Each has written the part of the optimizer that it held; without ZeRO there are no parts.
-    """
-    num_saved = len(list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt")))
-    if num_saved not in (0, num_ranks):
-        raise RunError(
-            f"{checkpoint} was saved by {num_saved} learner ranks and cannot be read by "
-            f"{num_ranks}: start with the layout and GPUs of before (`layout`, learner.num_ranks)"
-        )

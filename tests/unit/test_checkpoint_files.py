@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.learning.checkpoint_files import load_state, save_state
+from actors.learning.checkpoint_files import load_state, of_this_model, save_state
 from rzero_ray.disk.errors import one_line_disk_errors
 from rzero_ray.types import RunError
 
@@ -54,6 +54,19 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes | None):
     with pytest.raises(RunError, match=re.escape(str(path))) as found:
         load_state(path, "cpu", [])
     assert "\n" not in str(found.value) and "weights_only" not in str(found.value)
+
+
+def test_states_of_another_model_are_one_line(tmp_path: Path):
+    model = torch.nn.Linear(2, 2)
+    for state in ({"weight": torch.zeros(3, 3), "bias": torch.zeros(3)}, {}, [1], None):
+        with (
+            pytest.raises(RunError, match="is not of this model") as found,
+            of_this_model(tmp_path),
+        ):
+            model.load_state_dict(state)  # type: ignore[arg-type]
+        assert "\n" not in str(found.value) and str(tmp_path) in str(found.value)
+    with pytest.raises(RunError, match="is missing"), of_this_model(tmp_path):
+        load_state(tmp_path / "s.pt", "cpu", [])
 
 
 def test_a_disk_that_refuses_is_one_line(tmp_path: Path):
