@@ -92,12 +92,12 @@ def _end_in_order() -> None:
     """Have every signal that asks for the end bring the same orderly one, wherever this runs.
 
     Ctrl-C is what asyncio turns into an orderly end. A shell starts what it puts into the
-    background with Ctrl-C ignored, and asyncio leaves it ignored. A closed terminal does not end
-    what `nohup` has started.
+    background with SIGINT and SIGQUIT ignored, and asyncio leaves them ignored. A closed terminal
+    does not end what `nohup` has started.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        if number == signal.SIGTERM or signal.getsignal(number) == signal.SIG_DFL:
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 

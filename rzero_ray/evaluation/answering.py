@@ -48,6 +48,12 @@ class AnsweredProblem:
     majority: str | None
     """What most of the k answers say; the reference itself where that is right."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where the lists are not of one k: a file may hold anything."""
+        lengths = {len(of) for of in (self.texts, self.answers, self.truncated, self.num_tokens)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError("the sampled answers to a problem are none, or of different numbers")
+
     @property
     def greedy_correct(self) -> bool:
         """Whether the greedy answer is right."""

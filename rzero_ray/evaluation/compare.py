@@ -103,6 +103,7 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
     """Run what is not finished and write `comparison.{json,md}`; return the scores and k."""
     own, passed = _split(arguments)
     config = load_config(["method=labelled_grpo", *passed])
+    load_config(_without_labels(passed))
     if config.num_iterations < 2:
         raise UserError(
             "num_iterations must be at least 2: rzero_then_labelled gives the labels the last one"
@@ -142,14 +143,19 @@ def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:
 
 
 def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, root: Path) -> None:
-    without_labels = [a for a in passed if not a.startswith("labelled.")]
-    # The third arm starts from a model that is not the run's last.
-    keep = "checkpoint.keep_models.every=1"
-    _drive([*without_labels, "method=coevolution", keep], root, "rzero", seed)
+    _drive(_without_labels(passed), root, "rzero", seed)
     _drive([*passed, f"method={method}"], root, "labelled", seed)
     checkpoint = root / f"rzero-{seed}/models/solver-{iteration_key(config.num_iterations - 1)}"
     rest = [f"method={method}", f"model.path={checkpoint}", "num_iterations=1"]
     _drive([*passed, *rest], root, "rzero_then_labelled", seed)
+
+
+def _without_labels(passed: Sequence[str]) -> list[str]:
+    """Return the arguments of the arm that reads no labels, whatever a conf says of them.
+
+    The third arm starts from a model of it that is not its last.
+    """
+    return [*passed, "labelled.path=", "method=coevolution", "checkpoint.keep_models.every=1"]
 
 
 def _drive(arguments: Sequence[str], root: Path, arm: str, seed: int) -> None:

@@ -158,6 +158,11 @@ async def _demonstrate(
 def _read_problem(row: object, where: str) -> LabelledProblem:
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object with the keys question and answer")
+    if row.get("options") is not None:
+        raise UserError(
+            f"{where}: options are not read, and the question would be asked without them; write "
+            "them into it, and leave the key out"
+        )
     question, answer = (_text(row, key, where) for key in ("question", "answer"))
     fault = fault_in(answer)
     if fault is not None:

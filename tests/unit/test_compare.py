@@ -69,8 +69,23 @@ def test_arms_have_equal_budgets_and_start_where_they_should(started, tmp_path):
     assert f"model.path={tmp_path}/rzero-0/models/solver-iteration-01" in then
     assert "num_iterations=1" in then
     assert "method=labelled_grpo" in then
-    assert not any(a.startswith("labelled.") for a in started[0])
+    assert load_config(started[0][3:]).labelled.path == ""
     assert "method=coevolution" in started[0]
+
+
+def test_a_conf_may_name_the_labels(started, tmp_path):
+    conf = tmp_path / "mine.yaml"
+    conf.write_text("method: labelled_grpo\nlabelled: {path: tiny}\n")
+    compare([f"conf=tiny,{conf}", "num_iterations=2", f"root={tmp_path}/runs"])
+    methods = [load_config(command[3:]).method for command in started]
+    assert methods == ["coevolution", "labelled_grpo", "labelled_grpo"]
+
+
+def test_what_one_arm_alone_refuses_is_known_before_any_starts(started, tmp_path, capsys):
+    command = [*ARGUMENTS, f"root={tmp_path}/runs", "method=labelled_sft"]
+    assert main([*command, "solver.samples_per_prompt=1"]) == 2
+    assert "samples_per_prompt=1 leaves" in capsys.readouterr().err and not started
+    assert not (tmp_path / "runs").exists()
 
 
 def test_scores_are_those_of_the_runs(started, tmp_path):

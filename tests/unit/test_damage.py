@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
@@ -339,6 +341,37 @@ def test_a_damaged_file_of_a_run_is_one_line_or_does_not_matter(
                 monkeypatch.setattr(module, function, lambda *_, config=config: config)
         finds_damage(name, place, COMMANDS[command](run, outside / "out"), capsys)
         shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("texts", [[], ["one alone"]])
+def test_answers_of_another_number_are_one_line(
+    whole: Path, evaluated: Path, tmp_path: Path, texts: list[str], capsys
+):
+    shutil.copytree(evaluated.parent, tmp_path / "place")
+    path = tmp_path / "place/out/model/suite.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        row["texts"] = texts
+        if not texts:
+            row |= {"answers": [], "truncated": [], "num_tokens": []}
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(path)), path)
+    finds_damage(path, tmp_path, evaluate_again(whole, tmp_path / "place"), capsys)
+    assert main(evaluate_again(whole, tmp_path / "place")) == 2
+    assert "sampled answers to a problem" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_a_models_answers_is_one_line(
+    whole: Path, evaluated: Path, tmp_path: Path, capsys
+):
+    shutil.copytree(evaluated.parent, tmp_path / "place")
+    folder = tmp_path / "place/out/base"
+    shutil.rmtree(folder)
+    for make in (folder.write_text, folder.symlink_to):
+        folder.unlink(missing_ok=True)
+        make("nothing")
+        finds_damage(folder, tmp_path, evaluate_again(whole, tmp_path / "place"), capsys)
+        assert main(evaluate_again(whole, tmp_path / "place")) == 2
+        assert f"{folder} is damaged (it is no folder)" in capsys.readouterr().err
 
 
 def test_a_model_without_one_of_its_shards_is_one_line(whole: Path, tmp_path: Path, capsys):

@@ -64,6 +64,7 @@ def test_rows_become_problems_with_boxed_solutions(tmp_path):
         ({"question": "1+1", "answer": "}{"}, "line 2: answer='}{' has braces that do not match"),
         ({"question": "1+1", "answer": "1}{2"}, "line 2: answer='1}{2' has braces"),
         ({"question": "1+1", "answer": "..."}, "line 2: answer='...' says nothing"),
+        ({"question": "1+1", "answer": "A", "options": ["2", "3"]}, "line 2: options are not read"),
         (
             {"question": "1+1", "answer": "1+1 = 2\n#### 2"},
             "line 2: answer=.* holds a whole solution",

@@ -43,14 +43,16 @@ def _doing(work: str) -> list[str]:
 )
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_signal_ends_a_command_in_order(work: str, sent: signal.Signals, ignored: bool):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
+    inherited = dict.fromkeys((signal.SIGINT, signal.SIGQUIT), signal.SIG_IGN) if ignored else {}
+    inherited[signal.SIGHUP] = signal.SIG_DFL  # `nohup` may have started the tests
+    before = {number: signal.signal(number, handler) for number, handler in inherited.items()}
     try:  # what is ignored here is ignored there, as in what a script starts with `&`
         process = subprocess.Popen(
             _command(work), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     finally:
-        if ignored:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     started = time.monotonic()
     process.send_signal(sent)

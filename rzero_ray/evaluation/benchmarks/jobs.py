@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
@@ -22,7 +23,7 @@ from rzero_ray.disk.files import (
 from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.benchmarks.catalogue import Benchmark
 from rzero_ray.evaluation.benchmarks.sources import find_suite, load_problems, pick_problems
-from rzero_ray.run.parquet import num_records, read_records, write_records
+from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import BenchmarkProblem, UserError
 
@@ -119,6 +120,8 @@ def unfinished(subject: Subject, jobs: Sequence[Job]) -> list[Job]:
     Raises UserError when there are answers to other problems, or damaged ones.
     """
     waiting = []
+    if os.path.lexists(subject.folder) and not subject.folder.is_dir():
+        raise damaged(subject.folder, "it is no folder", "move it away")
     for job in jobs:
         done = read_if_there(subject.done_path(job), _Done)
         if done is None:
@@ -129,10 +132,11 @@ def unfinished(subject: Subject, jobs: Sequence[Job]) -> list[Job]:
                 f"{subject.done_path(job)}: these answers are to other problems or of another k; "
                 "give another output_dir, or remove the file to measure again"
             )
-        if num_records(subject.answers_path(job), AnsweredProblem) != len(job.problems):
+        answered = subject.read_answers(job)
+        if [len(of.texts) for of in answered] != [job.num_samples] * len(job.problems):
             raise damaged(
                 subject.answers_path(job),
-                f"it does not hold {len(job.problems)} answers",
+                f"it holds no {job.num_samples} answers to each of {len(job.problems)} problems",
                 f"remove {subject.done_path(job)} to measure again",
             )
     return waiting
