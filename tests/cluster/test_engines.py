@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,7 @@ from actors.weights.object_store import cut_buckets
 from actors.weights.staging import StagingArea
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import Completion, RunError, SampleRequest, Sampling, WeightVersion
+from tests.faults.runs import shared_memory
 
 T = TypeVar("T")
 
@@ -102,14 +103,12 @@ def _present() -> Iterator[str]:
     for thread in threading.enumerate():
         if thread.name != "tqdm_monitor":  # a library's, asleep and a daemon
             yield f"thread {thread.name}"
-    for child in psutil.Process().children(recursive=True):
-        if "resource_tracker" not in " ".join(child.cmdline()):  # ends with the process
-            yield f"process {child.name()}"
-    mine = os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))
-    for pid in mine:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            if "/dev/shm/" in line and "(deleted)" not in line:
-                yield line.split()[-1]
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    for child in family[1:]:
+        with suppress(psutil.NoSuchProcess):  # or a zombie, which is one
+            if "resource_tracker" not in " ".join(child.cmdline()):  # ends with the process
+                yield f"process {child.name()}"
+    yield from (str(path) for path in shared_memory(family))
 
 
 def _use(model: Path, folder: Path, in_process: bool) -> Found:
