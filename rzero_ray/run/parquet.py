@@ -53,10 +53,11 @@ def read_records(path: Path, record_type: type[R], rows: Sequence[int] | None = 
     DamagedFileError for a file that holds anything else.
     """
     columns = read_columns(path, record_type, rows)
-    return [
-        record_type(**dict(zip(columns, row, strict=True)))
-        for row in zip(*columns.values(), strict=True)
-    ]
+    with _damage(path, f"no rows of {record_type.__name__}"):
+        return [
+            record_type(**dict(zip(columns, row, strict=True)))
+            for row in zip(*columns.values(), strict=True)
+        ]
 
 
 def read_columns(
