@@ -29,6 +29,8 @@ from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import Completion, RunError, SampleRequest, Sampling, WeightVersion
 from tests.faults.runs import shared_memory
 
+pytestmark = pytest.mark.slow  # each engine is in a child of its own, which imports vLLM
+
 T = TypeVar("T")
 
 TASK = ArithmeticTask()

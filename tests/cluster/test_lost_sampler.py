@@ -22,6 +22,8 @@ from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import Completion, SampleRequest, Sampling
 
+pytestmark = pytest.mark.slow  # an engine of its own, which it kills
+
 TASK = ArithmeticTask()
 
 
