@@ -175,9 +175,9 @@ class Fleet:
 
     async def close(self) -> None:
         """End all actors and give their places back."""
-        stops = [self._actors[name].stop.remote() for name in self._samplers]
-        with suppress(Exception):  # an engine that is dead already has nothing to end
-            await asyncio.wait_for(asyncio.gather(*stops), _SHUTDOWN_S)
+        stops = [asyncio.create_task(_stop(self._actors[name])) for name in self._samplers]
+        if stops:
+            await asyncio.wait(stops, timeout=_SHUTDOWN_S)
         for actor in self._actors.values():
             ray.kill(actor)
         remove_placement_group(self._placement)
@@ -186,3 +186,9 @@ class Fleet:
         handle = cast(ActorHandle, actor)
         self._actors[name] = handle
         return handle
+
+
+async def _stop(sampler: ActorHandle) -> None:
+    with suppress(Exception):  # an engine that is dead already has nothing to end
+        stopped: Any = sampler.stop.remote()
+        await stopped
