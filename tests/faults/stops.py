@@ -24,10 +24,11 @@ from pathlib import Path
 from tests.faults.runs import REPOSITORY, Moment, ShortRun, last_line, shared_memory
 from tests.faults.table import Outcome, disturb
 
-SETTINGS = {"times": "10", "seed": "0", "folder": "/tmp/rzero-faults"}
-"""`times` of each signal, and as many `ray job stop`."""
+SETTINGS = {"signals": "20", "jobs": "10", "seed": "0", "folder": "/tmp/rzero-faults"}
+"""How many signals are sent, of each kind as many, and how often `ray job stop` is said."""
 EXIT_S = 20.0
 _CODE = 130
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _JOBS_END = {"STOPPED", "FAILED", "SUCCEEDED"}
 
 
@@ -52,14 +53,13 @@ def run(settings: dict[str, str]) -> Iterator[Outcome]:
     """Stop runs many times, then finish them."""
     moments = random.Random(int(settings["seed"]))
     folder = Path(settings["folder"]) / uuid.uuid4().hex[:8]
-    times = int(settings["times"])
-    yield from disturb(folder / "signals", 2 * times, moments, _stop)
+    yield from disturb(folder / "signals", int(settings["signals"]), moments, _stop)
     with _ray_head() as environment:
 
         def stop_job(run: ShortRun, _: int, moment: Moment) -> Outcome:
             return _stop_job(run, moment, environment)
 
-        yield from disturb(folder / "jobs", times, moments, stop_job)
+        yield from disturb(folder / "jobs", int(settings["jobs"]), moments, stop_job)
 
 
 def _stop(run: ShortRun, k: int, moment: Moment) -> Outcome:
@@ -106,7 +106,7 @@ def _ray_head() -> Iterator[dict[str, str]]:
     """Start a Ray that takes jobs, in a process group that ends with the block."""
     address = "127.0.0.1"
     head = subprocess.Popen(
-        ["ray", "start", "--head", "--block", "--node-ip-address", address, "--port", "6399"],
+        [*_RAY, "start", "--head", "--block", "--node-ip-address", address, "--port", "6399"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"RAY_worker_niceness": "0"},
@@ -139,7 +139,7 @@ def _ray(
     arguments: list[str], environment: dict[str, str], *, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["ray", *arguments],
+        [*_RAY, *arguments],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
