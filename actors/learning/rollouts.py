@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.sampling.packing import cut
 from rzero_ray.types import Rollout
 
 
@@ -59,7 +59,8 @@ def pack_rollouts(rollouts: Sequence[Rollout]) -> PackedRollouts:
 
 def unpack_rollouts(packed: PackedRollouts) -> list[Rollout]:
     """Return what was packed, in its order; the arrays are views of the packed ones."""
-    prompts = _cut(packed.prompt_ids, packed.prompt_lengths_D)
+    prompts = cut(packed.prompt_ids, packed.prompt_lengths_D.tolist())
+    lengths = packed.lengths_S.tolist()
     return [
         Rollout(
             prompt_ids=prompts[prompt],
@@ -71,8 +72,8 @@ def unpack_rollouts(packed: PackedRollouts) -> list[Rollout]:
         for prompt, prompt_index, token_ids, logprobs, advantage in zip(
             packed.prompts_S.tolist(),
             packed.prompt_indices_S.tolist(),
-            _cut(packed.token_ids, packed.lengths_S),
-            _cut(packed.logprobs, packed.lengths_S),
+            cut(packed.token_ids, lengths),
+            cut(packed.logprobs, lengths),
             packed.advantages_S.tolist(),
             strict=True,
         )
@@ -81,8 +82,3 @@ def unpack_rollouts(packed: PackedRollouts) -> list[Rollout]:
 
 def _lengths(arrays: Iterable[NDArray[np.int32]]) -> NDArray[np.int64]:
     return np.array([len(array) for array in arrays], np.int64)
-
-
-def _cut(whole: NDArray[Any], lengths: NDArray[np.int64]) -> list[NDArray[Any]]:
-    ends = np.cumsum(lengths).tolist()
-    return [whole[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.types import Completion, RunError, UserError, Weights
+
+N = TypeVar("N", bound=np.generic)
 
 _NO_IDS = np.empty(0, dtype=np.int32)
 _NO_LOGPROBS = np.empty(0, dtype=np.float32)
@@ -82,18 +85,26 @@ def unpack(packed: PackedCompletions) -> list[Completion]:
             )
             for text, length, finished in parts
         ]
-    ends = accumulate(packed.lengths, initial=0)
     return [
         Completion(
             text=text,
             num_tokens=length,
             finished=finished,
             prompt_ids=tokens.prompt_ids,
-            token_ids=tokens.token_ids[start:end],
-            logprobs=tokens.logprobs[start:end],
+            token_ids=token_ids,
+            logprobs=logprobs,
             weight_versions=versions,
         )
-        for (text, length, finished), (start, end), versions in zip(
-            parts, pairwise(ends), tokens.weight_versions, strict=True
+        for (text, length, finished), token_ids, logprobs, versions in zip(
+            parts,
+            cut(tokens.token_ids, packed.lengths),
+            cut(tokens.logprobs, packed.lengths),
+            tokens.weight_versions,
+            strict=True,
         )
     ]
+
+
+def cut(whole: NDArray[N], lengths: Sequence[int]) -> list[NDArray[N]]:
+    """Return the parts of an array that lie one after the other, as views."""
+    return [whole[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]

@@ -10,8 +10,6 @@ import asyncio
 import ctypes
 import gc
 import multiprocessing
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -312,9 +310,6 @@ def report(num_iterations: int) -> list[Figure]:
         stored = StoredRun(config, root, Path("/base"))
         spent = _spent(lambda: write_report(stored))
         size = (root / "report.html").stat().st_size
-        kept = os.environ.get("RZERO_BENCH_REPORT")
-        if kept:
-            shutil.copy(root / "report.html", kept)
     return [
         Figure(
             name=f"report of {num_iterations} iterations",

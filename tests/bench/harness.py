@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
 from rzero_ray.config.load import load_config
@@ -73,6 +74,17 @@ def ratio_figure(
 async def gather_groups(count: int, make: Callable[[int], Coroutine[Any, Any, T]]) -> list[T]:
     """Return what is made of 0 .. `count` - 1, kept nowhere: a phase's step outside of a run."""
     return await gather_all(make(place) for place in range(count))
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and those below it."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time so far of a process and those below it."""
+    return sum(sum(member.cpu_times()[:2]) for member in family(pid))
 
 
 def tiny_model() -> Path:

@@ -16,10 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-
-import psutil
 
 from actors.process import engine_environment
 from actors.sampling.options import EngineOptions
@@ -27,7 +25,7 @@ from actors.sampling.tokenization import ChatTokenizer
 from rzero_ray.tasks.registry import ArithmeticTask, make_task
 from rzero_ray.types import SampleRequest, Sampling
 from tests.bench import engines
-from tests.bench.harness import Figure, device, tiny_model
+from tests.bench.harness import Figure, cpu_seconds, device, tiny_model
 
 SETTINGS = engines.SETTINGS | {"prompts": "200", "samples": "10", "max_tokens": "112"}
 _REPEATS = 5
@@ -128,13 +126,6 @@ def _turn(side: subprocess.Popen[str], turn: int) -> tuple[float, int, float]:
     return float(seconds), int(tokens), float(work)
 
 
-def _cpu_seconds(pids: Sequence[int]) -> float:
-    """Return the processor time so far of these processes and those below them."""
-    processes = [psutil.Process(pid) for pid in pids]
-    family = {*processes, *(child for p in processes for child in p.children(recursive=True))}
-    return sum(sum(process.cpu_times()[:2]) for process in family)
-
-
 def _read(side: subprocess.Popen[str], word: str) -> str:
     """Return the next line that starts with `word`; libraries print lines of their own."""
     assert side.stdout is not None
@@ -187,12 +178,12 @@ def _serve_bare(settings: Mapping[str, str]) -> None:
             )
             for r in asked
         ]
-        before = _cpu_seconds([os.getpid()])
+        before = cpu_seconds(os.getpid())
         start = time.perf_counter()
         outputs = engine.generate(prompts, params, use_tqdm=False)  # type: ignore[arg-type]
         seconds = time.perf_counter() - start
         tokens = sum(len(o.token_ids) for output in outputs for o in output.outputs)
-        _report(seconds, tokens, _cpu_seconds([os.getpid()]) - before)
+        _report(seconds, tokens, cpu_seconds(os.getpid()) - before)
 
 
 def _serve_pool(settings: Mapping[str, str]) -> None:
@@ -222,7 +213,7 @@ def _serve_pool(settings: Mapping[str, str]) -> None:
     def work() -> float:
         """Return the processor time so far of this process, without Ray's own below it, and of the
         samplers."""
-        return time.process_time() + _cpu_seconds(sampler_pids)
+        return time.process_time() + sum(map(cpu_seconds, sampler_pids))
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray.actor import ActorHandle
 
@@ -26,7 +25,7 @@ from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.sampler import Sampler
 from rzero_ray.types import Completion, SampleRequest
 from tests.bench import engines
-from tests.bench.harness import Figure, tiny_model
+from tests.bench.harness import Figure, cpu_seconds, family, tiny_model
 from tests.bench.pool import requests
 
 SETTINGS = engines.SETTINGS
@@ -132,14 +131,14 @@ def _start(model: Path, settings: Mapping[str, str], kind: str) -> _Engine:
     begin = time.perf_counter()
     (actor,), (pid,) = engines.start_samplers(options, count=1, kind=OneByOneSampler)
     seconds = time.perf_counter() - begin
-    return _Engine(actor=actor, pid=pid, start_s=seconds, start_cpu_s=_cpu_seconds(pid))
+    return _Engine(actor=actor, pid=pid, start_s=seconds, start_cpu_s=cpu_seconds(pid))
 
 
 def _start_figures(started: Mapping[str, _Engine]) -> list[Figure]:
     """Return what the engines, which are both still there, took to start and take now."""
     inside, beside = started[_INSIDE], started[_BESIDE]
     memory = [
-        sum(process.memory_full_info().pss for process in _family(engine.pid))
+        sum(process.memory_full_info().pss for process in family(engine.pid))
         for engine in (inside, beside)
     ]
     sides = "engine in its sampler's process against one beside it"
@@ -222,26 +221,16 @@ def _turn(
     async def go() -> list[list[Completion]]:
         return await asyncio.gather(*(answer(request) for request in asked))
 
-    actor, driver, start = _cpu_seconds(pid), time.process_time(), time.perf_counter()
+    actor, driver, start = cpu_seconds(pid), time.process_time(), time.perf_counter()
     groups = asyncio.run(go())
     parts = (
-        _cpu_seconds(pid) - actor,
+        cpu_seconds(pid) - actor,
         time.process_time() - driver,
         time.perf_counter() - start,
     )
     completions = [completion for group in groups for completion in group]
     tokens = sum(completion.num_tokens for completion in completions)
     return _Cost(*(1e6 * seconds / tokens for seconds in parts)), completions
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Return the processor time so far of a sampler's process and those below it."""
-    return sum(sum(member.cpu_times()[:2]) for member in _family(pid))
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    process = psutil.Process(pid)
-    return [process, *process.children(recursive=True)]
 
 
 def _one_by_one(actor: ActorHandle) -> _Answer:

@@ -13,24 +13,11 @@ import pytest
 from rzero_ray.config.load import load_config
 from rzero_ray.run.inspection import check_files
 from tests.cluster.conftest import REPOSITORY, driver_command
-from tests.faults.runs import shared_memory
+from tests.faults.runs import SHORT, interrupt_ignored, shared_memory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-SMALL = [
-    "conf=tiny",
-    "num_iterations=9",
-    "challenger.num_steps=2",
-    "challenger.num_prompts=16",
-    "challenger.prompts_per_update=16",
-    "curriculum.num_candidates=40",
-    "curriculum.candidates_per_step=40",
-    "solver.num_steps=2",
-    "solver.num_prompts=8",
-    "solver.prompts_per_update=8",
-    "solver.samples_per_prompt=2",
-    "eval.num_samples=1",
-]
+SMALL = [*SHORT, "num_iterations=9"]  # it does not end by itself
 SECRET = "sk-a-secret-of-nobody"
 
 
@@ -39,8 +26,7 @@ def running(
     request: pytest.FixtureRequest, base_model: Path, tmp_path: Path
 ) -> Iterator[tuple[signal.Signals, subprocess.Popen[str], Path]]:
     """Start a run as a script does with `&`: with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with interrupt_ignored():
         process = subprocess.Popen(
             driver_command([*SMALL, f"model.path={base_model}", f"run_dir={tmp_path / 'run'}"]),
             cwd=REPOSITORY,
@@ -49,8 +35,6 @@ def running(
             stderr=subprocess.PIPE,
             text=True,
         )
-    finally:
-        signal.signal(signal.SIGINT, before)
     yield request.param, process, tmp_path / "run"
     process.kill()
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import random
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.runs import Moment, ShortRun, last_line, shared_memory
-from tests.faults.table import Outcome, disturb
+from tests.faults.runs import Moment, ShortRun, shared_memory
+from tests.faults.table import Outcome, await_end, disturb
 
 SETTINGS = {"times": "10", "seed": "0", "megabytes": "1100"}
 END_S = 300.0
@@ -43,19 +42,10 @@ def _fill(run: ShortRun, disk: Path, moment: Moment) -> Outcome:
     filler = disk / "filler"
     _write_until_full(filler)
     try:
-        _, error = process.communicate(timeout=END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return Outcome(name, moment, False, f"still there after {END_S:.0f} s")
+        # A run whose disk is full before it has written anything is refused (2), others fail (1).
+        return await_end(name, moment, run, process, segments, limit_s=END_S, codes=[1, 2])
     finally:
         filler.unlink()
-    left = run.left_behind(segments)
-    # A run whose disk is full before it has written anything is refused (2), others fail (1).
-    good = process.returncode in (1, 2) and "Traceback" not in error and not left
-    if not good:
-        print(error, file=sys.stderr)
-    told = f"code {process.returncode}, {len(left)} left: {last_line(error)}"
-    return Outcome(name, moment, good, "; ".join([told, *left]))
 
 
 def _write_until_full(path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class ShortRun:
 
         `ignores_interrupt` is how a script's `&` starts it: Ctrl-C is ignored from the outset.
         """
-        with _interrupt_ignored() if ignores_interrupt else _as_it_is():
+        with interrupt_ignored() if ignores_interrupt else nullcontext():
             return subprocess.Popen(
                 self.command(),
                 cwd=REPOSITORY,
@@ -169,14 +169,10 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
+def interrupt_ignored() -> Iterator[None]:
+    """Start processes in the block as a script's `&` does: with Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield

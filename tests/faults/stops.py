@@ -11,15 +11,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.runs import Moment, ShortRun, last_line, shared_memory
-from tests.faults.table import Outcome, disturb
+from tests.faults.runs import Moment, ShortRun, shared_memory
+from tests.faults.table import Outcome, await_end, disturb
 
 SETTINGS = {"signals": "20", "seed": "0", "folder": "/tmp/rzero-faults"}
 """How many signals are sent, of each way as many."""
@@ -57,17 +55,5 @@ def _stop(run: ShortRun, k: int, moment: Moment) -> Outcome:
     if not run.wait_for(moment, lambda: process.poll() is None):
         return Outcome(way.name, moment, True, f"ended by itself with {process.returncode}")
     segments = shared_memory(run.processes())
-    began = time.monotonic()
     way.send(process)
-    try:
-        _, error = process.communicate(timeout=3 * EXIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return Outcome(way.name, moment, False, f"still there after {3 * EXIT_S:.0f} s")
-    took = time.monotonic() - began
-    left = run.left_behind(segments)
-    good = took < EXIT_S and process.returncode == _CODE and "Traceback" not in error and not left
-    if not good:
-        print(error, file=sys.stderr)
-    told = f"{took:.1f} s, code {process.returncode}, {len(left)} left: {last_line(error)}"
-    return Outcome(way.name, moment, good, "; ".join([told, *left]))
+    return await_end(way.name, moment, run, process, segments, limit_s=EXIT_S, codes=[_CODE])

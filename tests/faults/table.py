@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +51,36 @@ def disturb(
             yield _finish(run)
             run = ShortRun(folder / f"run-{k + 1}")
     yield _finish(run)
+
+
+def await_end(
+    what: str,
+    moment: Moment,
+    run: ShortRun,
+    process: subprocess.Popen[str],
+    segments: Sequence[Path],
+    *,
+    limit_s: float,
+    codes: Collection[int],
+) -> Outcome:
+    """Wait for the end of a command that was disturbed.
+
+    It is as it should be with one of `codes`, within `limit_s`, without a traceback, and with
+    nothing left of its processes and of the `segments` that they had.
+    """
+    began = time.monotonic()
+    try:
+        _, error = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return Outcome(what, moment, False, f"still there after {limit_s:.0f} s")
+    took = time.monotonic() - began
+    left = run.left_behind(segments)
+    good = process.returncode in codes and "Traceback" not in error and not left
+    if not good:
+        print(error, file=sys.stderr)
+    told = f"{took:.1f} s, code {process.returncode}, {len(left)} left: {last_line(error)}"
+    return Outcome(what, moment, good, "; ".join([told, *left]))
 
 
 def _finish(run: ShortRun) -> Outcome:
