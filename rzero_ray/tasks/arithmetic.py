@@ -18,6 +18,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from rzero_ray.protocols import Halves
 from rzero_ray.types import LabelledProblem, Problem
 
 CHALLENGER_TAG: Final = "<challenger>"
@@ -118,6 +119,24 @@ def solve(question: str) -> str | None:
     if len(text) > MAX_QUESTION_LENGTH or _CHAIN.fullmatch(text) is None:
         return None
     return str(sum(int(term) for term in _TERM.findall(text)))
+
+
+def halve(question: str) -> Halves | None:
+    """Return a chain of four operands or more in two parts, the second of which begins with the
+    first's value: `7+5-6+2` as `7+5` and, for 12, `12-6+2`. None for any other text."""
+    text = normalize(question)
+    if len(text) > MAX_QUESTION_LENGTH or _CHAIN.fullmatch(text) is None:
+        return None
+    terms = _TERM.findall(text)
+    if len(terms) < 2 * MIN_OPERANDS:
+        return None
+    middle = len(terms) // 2
+    rest = "".join(terms[middle:])
+
+    def second(answer: str) -> str | None:
+        return f"{answer}{rest}" if answer.isdecimal() else None
+
+    return Halves("".join(terms[:middle]), second)
 
 
 def sample_question(rng: random.Random, num_operands: int) -> str:

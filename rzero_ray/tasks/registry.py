@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from rzero_ray.config.config import Config
-from rzero_ray.protocols import Task
+from rzero_ray.protocols import Halves, Task
 from rzero_ray.tasks import arithmetic, prompts
 from rzero_ray.tasks.words import split_words
 from rzero_ray.types import Message, Problem, UserError
@@ -16,6 +16,7 @@ class ArithmeticTask:
     """Chains of additions and subtractions, in the notation of the built-in base model."""
 
     has_oracle = True
+    has_halves = True
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return (
@@ -43,6 +44,9 @@ class ArithmeticTask:
         """Symbols, too: the notation has no spaces at all."""
         return split_words(question)
 
+    def halve(self, question: str) -> Halves | None:
+        return arithmetic.halve(question)
+
     def solve(self, question: str) -> str | None:
         return arithmetic.solve(question)
 
@@ -57,6 +61,7 @@ class MathTask:
     """Mathematics in natural language: no oracle, and no held-out problems of its own."""
 
     has_oracle = False
+    has_halves = False
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return prompts.math_challenger_messages()
@@ -75,6 +80,9 @@ class MathTask:
 
     def words_by_space(self, question: str) -> list[str]:
         return question.split()
+
+    def halve(self, question: str) -> Halves | None:
+        return None
 
     def solve(self, question: str) -> str | None:
         return None
@@ -97,6 +105,16 @@ def check_labels(config: Config) -> None:
         raise UserError(
             f"curriculum.labels=oracle needs a task with an oracle, which task={config.task} has "
             "not; use task=arithmetic or curriculum.labels=majority"
+        )
+
+
+def check_halves(config: Config) -> None:
+    """Raise UserError when labels shall be checked on halves of questions that have none."""
+    if config.curriculum.check == "halves" and not make_task(config.task).has_halves:
+        raise UserError(
+            f"curriculum.check=halves needs a task whose questions can be solved in two parts, "
+            f"which task={config.task} has not; use task=ladder, task=arithmetic or "
+            "curriculum.check=none"
         )
 
 
