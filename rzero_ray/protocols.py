@@ -164,6 +164,16 @@ class Task(Protocol):
         """Return the words over which BLEU compares questions, in whatever script they are."""
         ...
 
+    def skeleton(self, question: str) -> str:
+        """Return what two questions of one form share: their text without what may be exchanged
+        without changing how they are solved."""
+        ...
+
+    def stratum(self, question: str) -> str:
+        """Return the group of questions by which figures are told, such as a range of lengths;
+        empty where there is none."""
+        ...
+
     def words_by_space(self, question: str) -> list[str]:
         """Return the words that the official code compares: what white space parts."""
         ...
@@ -183,6 +193,11 @@ class Task(Protocol):
 
     def strata(self) -> Mapping[str, tuple[Problem, ...]]:
         """Return further held-out problems by name, measured beside the headline's, if any."""
+        ...
+
+    def reserved(self) -> tuple[Problem, ...]:
+        """Return all problems that nothing may be trained on: those that a run measures, and those
+        that others measure."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rzero_ray.config.cluster import TINY_MODEL
+from rzero_ray.config.cluster import BUILT_IN_MODELS
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import backend_of, uses_gpus
 from rzero_ray.config.rules import check_rules
@@ -49,8 +49,11 @@ def check_config(config: Config) -> None:
             f"a completion of max_tokens={longest} does not fit model.max_model_len="
             f"{config.model.max_model_len}; raise the latter above it, with room for the prompt"
         )
-    if config.model.path == TINY_MODEL and config.task != "arithmetic":
-        raise UserError(f"model.path={TINY_MODEL} knows only task=arithmetic, not {config.task}")
+    path = config.model.path
+    if BUILT_IN_MODELS.get(path, config.task) != config.task:
+        raise UserError(
+            f"model.path={path} knows only task={BUILT_IN_MODELS[path]}, not {config.task}"
+        )
 
 
 def _check_recipe(config: Config) -> None:

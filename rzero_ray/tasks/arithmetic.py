@@ -116,7 +116,7 @@ def solve(question: str) -> str | None:
         ``MAX_QUESTION_LENGTH``.
     """
     text = "".join(question.split())
-    if len(text) > MAX_QUESTION_LENGTH or _CHAIN.fullmatch(text) is None:
+    if not _is_chain(text):
         return None
     return str(sum(int(term) for term in _TERM.findall(text)))
 
@@ -137,6 +137,12 @@ def halve(question: str) -> Halves | None:
         return f"{answer}{rest}" if answer.isdecimal() else None
 
     return Halves("".join(terms[:middle]), second)
+
+
+def num_operands(question: str) -> int | None:
+    """Return how many numbers a chain has, or None where the text is not a chain."""
+    text = "".join(question.split())
+    return len(_TERM.findall(text)) if _is_chain(text) else None
 
 
 def sample_question(rng: random.Random, num_operands: int) -> str:
@@ -276,6 +282,10 @@ def documents(
         else:
             completion = _chain_of_thought(rng, question, corruption)
         yield Document(role, question, completion)
+
+
+def _is_chain(text: str) -> bool:
+    return len(text) <= MAX_QUESTION_LENGTH and _CHAIN.fullmatch(text) is not None
 
 
 def _sample_operand(rng: random.Random) -> int:
