@@ -125,9 +125,7 @@ def halve(question: str) -> Halves | None:
     """Return a chain of four operands or more in two parts, the second of which begins with the
     first's value: `7+5-6+2` as `7+5` and, for 12, `12-6+2`. None for any other text."""
     text = normalize(question)
-    if len(text) > MAX_QUESTION_LENGTH or _CHAIN.fullmatch(text) is None:
-        return None
-    terms = _TERM.findall(text)
+    terms = _TERM.findall(text) if _is_chain(text) else []
     if len(terms) < 2 * MIN_OPERANDS:
         return None
     middle = len(terms) // 2
