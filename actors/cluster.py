@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.actor import ActorHandle
 
 from actors.fleet import Fleet
 from actors.judge import ClusterJudge
@@ -36,7 +37,7 @@ from rzero_ray.config.cluster import SamplingSettings
 from rzero_ray.config.config import Config, sampling_settings
 from rzero_ray.config.layout import Layout, engines_alone, resolve_layout
 from rzero_ray.config.roles import ROLES
-from rzero_ray.protocols import Clock, Task
+from rzero_ray.protocols import Cast, Clock, Task
 from rzero_ray.types import (
     Completion,
     PlacedText,
@@ -57,24 +58,50 @@ trains."""
 
 @dataclass(slots=True)
 class Cluster:
-    """The running roles."""
+    """The running actors, which serve one run after the other: `cast` makes the roles of a run."""
 
-    policies: Mapping[Role, ClusterPolicy]
-    """Every role that learns."""
-    judge: ClusterJudge
     learner: LearnerGroup
     pool: SamplerPool
+    workers: Sequence[ActorHandle]
+    """The reward workers."""
+    turns: Turns
+    probes: Sequence[NDArray[np.int32]]
+    """Token ids of the prompts by which a weight sync is verified."""
     fleet: Fleet
 
-    @property
-    def challenger(self) -> ClusterPolicy:
-        """The role that poses questions."""
-        return self.policies["challenger"]
+    def cast(
+        self,
+        config: Config,
+        task: Task,
+        clock: Clock,
+        on_sync: Callable[[SyncReport], None],
+        on_turn: Callable[[Holder], None] = lambda holder: None,
+    ) -> Cast:
+        """Return the roles of a run; one run at a time has them.
 
-    @property
-    def solver(self) -> ClusterPolicy:
-        """The role that answers them."""
-        return self.policies["solver"]
+        `config` may differ from that of the start in what `config.layout.is_fixed_at_start` does
+        not name. What the engines hold is another run's until it is published or held
+        (`protocols.Policy.hold`). `on_sync` is told of each publication of weights once it is
+        verified, `on_turn` who has the devices each time that changes (`actors.turns`).
+        """
+        self.turns.tell(clock, on_turn)
+        policies = {
+            role.name: ClusterPolicy(
+                role.name,
+                config,
+                PhaseOptions.of(role.learns(config)),
+                self.pool,
+                self.learner,
+                self.turns,
+                self.probes,
+                clock,
+                on_sync,
+            )
+            for role in ROLES
+            if role.learns is not None
+        }
+        judge = ClusterJudge(self.workers, config.deadline.grade, clock)
+        return Cast(policies["challenger"], policies["solver"], judge, task)
 
     async def close(self) -> None:
         """End all actors and give their places back."""
@@ -149,9 +176,13 @@ def plan_resources(config: Config, layout: Layout) -> list[str]:
     return resource_table(demands(config, layout), _has())
 
 
-def check_machine(config: Config, layout: Layout) -> None:
-    """Raise UserError when the roles do not fit: the joined cluster, or else this machine."""
-    check_resources(demands(config, layout), _has())
+def check_machine(config: Config, layout: Layout, num_clusters: int = 1) -> None:
+    """Raise UserError when the roles do not fit: the joined cluster, or else this machine.
+
+    Of `num_clusters` that run side by side each has an equal share.
+    """
+    share = {name: amount / num_clusters for name, amount in _has().items()}
+    check_resources(demands(config, layout), share)
 
 
 def check_machine_for_sampling(settings: SamplingSettings) -> None:
@@ -199,19 +230,9 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
 
 
 async def start_cluster(
-    config: Config,
-    layout: Layout,
-    models: Mapping[Role, Path],
-    task: Task,
-    clock: Clock,
-    on_sync: Callable[[SyncReport], None],
-    on_turn: Callable[[Holder], None] = lambda holder: None,
+    config: Config, layout: Layout, models: Mapping[Role, Path], task: Task
 ) -> Cluster:
-    """Place and start every role; `models` are the folders the engines start from.
-
-    `on_sync` is told of each publication of weights once it is verified, `on_turn` who has the
-    devices each time that changes (`actors.turns`).
-    """
+    """Place and start every actor; `models` are the folders that the engines start from."""
     needed = demands(config, layout)
     placement = await reserve(needed, config.deadline.placement)
     fleet = Fleet(sampling_settings(config), layout, placement, needed)
@@ -229,36 +250,20 @@ async def start_cluster(
                 learner.join(),
             ),
         )
-        pool = SamplerPool(samplers, config.deadline.sample)
         probes: list[NDArray[np.int32]] = await within(
             config.deadline.start,
             f"{samplers[0].name} to render the probe prompts",
             samplers[0].actor.render.remote(_probe_requests(task)),
         )
-
     turns: Turns = NoTurns()
     if layout.takes_turns:
-        turns = SharedDevices(samplers, learner, config.deadline.sync, clock, on_turn)
-    policies: dict[Role, ClusterPolicy] = {
-        role.name: ClusterPolicy(
-            role.name,
-            config,
-            PhaseOptions.of(role.learns(config)),
-            pool,
-            learner,
-            turns,
-            probes,
-            clock,
-            on_sync,
-        )
-        for role in ROLES
-        if role.learns is not None
-    }
+        turns = SharedDevices(samplers, learner, config.deadline.sync)
     return Cluster(
-        policies=policies,
-        judge=ClusterJudge(workers, config.deadline.grade, clock),
         learner=learner,
-        pool=pool,
+        pool=SamplerPool(samplers, config.deadline.sample),
+        workers=workers,
+        turns=turns,
+        probes=probes,
         fleet=fleet,
     )
 

@@ -33,6 +33,10 @@ class Turns(ABC):
     """What a `ClusterPolicy` asks before it has anyone work."""
 
     @abstractmethod
+    def tell(self, clock: Clock, on_turn: Callable[[Holder], None]) -> None:
+        """From now on keep the time of turns on `clock`, and tell `on_turn` of each that begins."""
+
+    @abstractmethod
     async def learner(self) -> None:
         """The learner is about to learn, load or save; no request is under way."""
 
@@ -48,6 +52,9 @@ class Turns(ABC):
 class NoTurns(Turns):
     """Everybody has devices of their own and works at any time."""
 
+    def tell(self, clock: Clock, on_turn: Callable[[Holder], None]) -> None:
+        pass
+
     async def learner(self) -> None:
         pass
 
@@ -59,26 +66,25 @@ class NoTurns(Turns):
 
 
 class SharedDevices(Turns):
-    """Engines and learner ranks live on the same devices. At the start the engines are awake."""
+    """Engines and learner ranks live on the same devices. At the start the engines are awake, and
+    nothing begins before `tell`."""
+
+    _clock: Clock
+    _on_turn: Callable[[Holder], None]
 
     def __init__(
-        self,
-        samplers: Sequence[PooledSampler],
-        learner: LearnerGroup,
-        deadline_s: float,
-        clock: Clock,
-        on_turn: Callable[[Holder], None],
+        self, samplers: Sequence[PooledSampler], learner: LearnerGroup, deadline_s: float
     ) -> None:
-        """`on_turn` is told of each turn once it has begun."""
         self._samplers = samplers
         self._learner = learner
         self._deadline_s = deadline_s
-        self._clock = clock
-        self._on_turn = on_turn
         self._holder: Holder = "samplers"
         self._with_weights: list[PooledSampler] = []
         """Engines that the handover has woken in part."""
         self._passing = asyncio.Lock()
+
+    def tell(self, clock: Clock, on_turn: Callable[[Holder], None]) -> None:
+        self._clock, self._on_turn = clock, on_turn
 
     async def learner(self) -> None:
         if self._holder == "learner":

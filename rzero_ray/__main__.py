@@ -42,6 +42,12 @@ def _compare(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _study(arguments: Sequence[str]) -> int:
+    from rzero_ray.study.command import main
+
+    return main(arguments)
+
+
 def _report(arguments: Sequence[str]) -> int:
     from rzero_ray.run.report.command import main
 
@@ -53,6 +59,7 @@ COMMANDS = {
     "evaluate": Command("measure models on benchmarks", _evaluate),
     "audit": Command("have an oracle judge the labels of a run", _audit),
     "compare": Command("compare R-Zero with learning from labels", _compare),
+    "study": Command("compare arms of the method over base models", _study),
     "report": Command("write a run's summary.json and report.html again", _report),
 }
 

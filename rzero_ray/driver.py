@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
@@ -71,6 +72,9 @@ from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_halves, check_labels, make_task
 from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
+
+if TYPE_CHECKING:  # it imports Ray
+    from actors.cluster import Cluster
 
 USAGE = "python -m rzero_ray.driver conf=NAME [key.path=value ...] [--dry-run]"
 
@@ -132,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_and_run(arguments: list[str]) -> None:
-    config = _load([a for a in arguments if a != "--dry-run"])
+    config = load_run([a for a in arguments if a != "--dry-run"])
     check_labels(config)
     check_halves(config)
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
@@ -145,7 +149,7 @@ def _check_and_run(arguments: list[str]) -> None:
         _run(config)
 
 
-def _load(arguments: list[str]) -> Config:
+def load_run(arguments: list[str]) -> Config:
     """Read the configuration; a run that is resumed keeps the method with which it began."""
     config = load_config(arguments)
     root = resolve_run_dir(config)
@@ -189,7 +193,7 @@ def _run(config: Config) -> None:
         complete = is_complete(config, root)
         if not complete and has_begun(root):
             check_budget(config, StoredRun(config, root, base_model or Path(config.model.path)))
-        joined = None if complete else _join_cluster(config)
+        joined = None if complete else join_cluster(config)
         prepare_run_dir(config, root)
         with make_display(config) as display:
             for text in lost:
@@ -221,7 +225,7 @@ def _run_in(
         if joined is not None:
             address, layout = joined
             run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
-            asyncio.run(_run_on_cluster(config, layout, run, clock, make_task(config.task)))
+            asyncio.run(_run_on_cluster(config, layout, run, clock))
             run.add_event("end")
         run.close()
     except BaseException as error:
@@ -241,25 +245,36 @@ def _check_labelled_texts(config: Config, root: Path, model: Path) -> None:
     check_texts(model, texts, config.model.max_model_len, "model.max_model_len")
 
 
-def _join_cluster(config: Config) -> tuple[str, Layout]:
+def join_cluster(config: Config, num_clusters: int = 1) -> tuple[str, Layout]:
     """Join or start Ray; return its address and how the roles lie on it.
 
-    Raises UserError when they do not fit.
+    Raises UserError when they do not fit `num_clusters` times.
     """
     from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
     if os.environ.get("RAY_ADDRESS") == "local":
-        cluster.check_machine(config, cluster.choose_layout(config))
+        cluster.check_machine(config, cluster.choose_layout(config), num_clusters)
     address = cluster.connect_ray()
     layout = cluster.choose_layout(config)
-    cluster.check_machine(config, layout)
+    cluster.check_machine(config, layout, num_clusters)
     return address, layout
 
 
-async def _run_on_cluster(
-    config: Config, layout: Layout, run: Run, clock: StageClock, task: Task
-) -> None:
+async def _run_on_cluster(config: Config, layout: Layout, run: Run, clock: StageClock) -> None:
     from actors.cluster import start_cluster
+
+    run.note("starting samplers, learner and reward workers")
+    with clock.stage("startup"):
+        cluster = await start_cluster(config, layout, current_models(run), make_task(config.task))
+    keep_imports()
+    try:
+        await go_through(config, run, clock, cluster)
+    finally:
+        await cluster.close()
+
+
+async def go_through(config: Config, run: Run, clock: StageClock, cluster: Cluster) -> None:
+    """Go through what is left of a run on a cluster, which may have served other runs before."""
 
     def on_sync(sync: SyncReport) -> None:
         run.add_event(
@@ -275,19 +290,23 @@ async def _run_on_cluster(
     def on_turn(holder: str) -> None:
         run.add_event("turn", holder=holder)
 
-    models: dict[Role, Path] = {r.name: run.stored.current_model(r.name) for r in ROLES}
-    run.note("starting samplers, learner and reward workers")
-    with clock.stage("startup"):
-        cluster = await start_cluster(config, layout, models, task, clock, on_sync, on_turn)
-    # What was imported stays to the end: a collection that goes through it takes .2 s each time, in
-    # which nobody is answered.
+    cast = cluster.cast(config, make_task(config.task), clock, on_sync, on_turn)
+    models = current_models(run)
+    await cast.challenger.hold(models["challenger"])
+    await cast.solver.hold(models["solver"])
+    await METHODS[config.method](config, cast, run)
+
+
+def current_models(run: Run) -> dict[Role, Path]:
+    """Return the folder of the policy that each role has now."""
+    return {role.name: run.stored.current_model(role.name) for role in ROLES}
+
+
+def keep_imports() -> None:
+    """Keep the collector off what was imported, which stays to the end: a collection that goes
+    through it takes .2 s each time, in which nobody is answered."""
     gc.collect()
     gc.freeze()
-    try:
-        cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
-        await METHODS[config.method](config, cast, run)
-    finally:
-        await cluster.close()
 
 
 if __name__ == "__main__":

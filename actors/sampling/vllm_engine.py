@@ -83,7 +83,7 @@ class VllmEngine:
         self._vllm: Vllm = VllmThread(arguments) if options.in_process else VllmProcess(arguments)
         self._published: dict[str, Weights] = {}
         """What was published into the engine, by the name that vLLM knows it by."""
-        self._salt = "initial"
+        self._num_publications = 0
 
     async def connect(self, init_info: dict[str, Any]) -> None:
         """Make the engine ready to take weights; `init_info` is the backend's."""
@@ -160,7 +160,7 @@ class VllmEngine:
         await self._vllm.tell_worker("finish_weight_update")
         await self._vllm.set_weight_version(version.name)
         self._published[version.name] = version
-        self._salt = version.name
+        self._num_publications += 1
 
     def num_unfinished(self) -> int:
         """Return how many sequences are being sampled or wait to be."""
@@ -171,8 +171,11 @@ class VllmEngine:
         self._vllm.shutdown()
 
     async def _run(self, prompt_ids: Sequence[int], params: SamplingParams) -> RequestOutput:
-        # The salt keeps prefixes computed with other weights apart.
-        prompt = TokensPrompt(prompt_token_ids=list(prompt_ids), cache_salt=self._salt)
+        # The salt keeps prefixes computed with other weights apart. It is no name of a version: an
+        # engine that serves several runs is given the same name with other weights.
+        prompt = TokensPrompt(
+            prompt_token_ids=list(prompt_ids), cache_salt=f"weights-{self._num_publications}"
+        )
         return await self._vllm.run(prompt, params)
 
     def _completion(

@@ -1,4 +1,4 @@
-"""The keys of the commands that read no configuration file: audit, compare and report."""
+"""The keys of their own that the commands audit, compare, report and study have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal, TypeVar
 
-from rzero_ray.config.rules import a_path, check_rules, count, optional_path, whole_numbers
+from rzero_ray.config.rules import (
+    a_path,
+    check_rules,
+    count,
+    line,
+    optional_numbers,
+    optional_path,
+    whole_numbers,
+)
 from rzero_ray.config.sources import build, read_arguments
 from rzero_ray.types import UserError
 
@@ -41,6 +49,28 @@ class CompareArguments:
     """Where the run directories are; empty stands for `runs/compare-NAME`."""
     method: Literal["labelled_grpo", "labelled_sft"] = "labelled_grpo"
     """How the labelled data is taught."""
+
+
+@dataclass(frozen=True)
+class StudyArguments:
+    """What `study` is told beside the keys of a run; a study that has begun knows most of it."""
+
+    folder: Annotated[str, optional_path()] = ""
+    """The folder of the study."""
+    arms: Annotated[str, line()] = ""
+    """The arms with commas between, the one that all others are compared with first."""
+    bases: Annotated[str, optional_numbers()] = ""
+    """The seeds of the base models: `0,1,2` or `0..9`."""
+    seeds: Annotated[str, optional_numbers()] = ""
+    """The seeds of the runs on each base model."""
+    compare: Annotated[str, line()] = ""
+    """Further comparisons, with commas between: `A:B` is arm A minus arm B."""
+    workers: Annotated[int, count(1, 64)] = 1
+    """How many runs go on at once, each on actors of its own."""
+    report: bool = False
+    """Write the tables of what is finished, and run nothing."""
+    gate: Annotated[str, line()] = ""
+    """The conf whose base models are measured, in place of a study."""
 
 
 def load_own(

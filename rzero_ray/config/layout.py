@@ -25,6 +25,20 @@ SHARE_OF_GPU = 0.9 / (ENGINES_PER_PLACE + 1)
 GPU whole, and Ray only has to find room for them on one."""
 
 
+_FIXED_AT_START = (
+    "task",
+    "layout",
+    "model.",
+    "learner.",
+    "sampler.",
+    "reward.",
+    "weights.",
+    "deadline.",
+)
+_OF_THE_WEIGHTS = ("model.tiny_seed", "model.cache_dir")
+"""Which model of a shape a run starts from: engines and learner are given its weights."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """How many engines and ranks there are, and what one of them gets."""
@@ -93,6 +107,12 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
         weight_backend=backend_of(config, "disaggregated"),
         reason=reason,
     )
+
+
+def is_fixed_at_start(key: str) -> bool:
+    """Return whether the actors of a run are started by this key, so that runs that are served by
+    the same ones have to agree on it: all others of a configuration are each run's own."""
+    return key.startswith(_FIXED_AT_START) and key not in _OF_THE_WEIGHTS
 
 
 def engines_alone(sampler: SamplerConfig) -> Layout:

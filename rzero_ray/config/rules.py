@@ -37,6 +37,8 @@ _LONGEST_NAME = 255
 _LONGEST_PATH = 4095
 """Bytes of a path, the limit of Linux."""
 _LONGEST_RUN_NAME = 100
+_MOST_NUMBERS = 1_000
+"""Of a list such as the base models of a study."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -203,6 +205,38 @@ def whole_numbers() -> Rule:
         "whole numbers from 0 to 999,999,999 with commas between",
         lambda value: re.fullmatch(r"\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*", value, re.ASCII) is not None,
     )
+
+
+def optional_numbers() -> Rule:
+    """Return the rule of a text that `read_numbers` reads."""
+    return Rule(
+        "empty, or whole numbers from 0 to 999,999,999 with commas between, or FIRST..LAST of "
+        f"them, at most {_MOST_NUMBERS:,} in all and none twice",
+        lambda value: not value or _are_numbers(value),
+    )
+
+
+def _are_numbers(value: str) -> bool:
+    try:
+        numbers = read_numbers(value)
+    except ValueError:
+        return False
+    return 0 < len(numbers) == len(set(numbers))
+
+
+def read_numbers(text: str) -> list[int]:
+    """Return the numbers of `0,1,5..9`; ValueError for another text, or too many of them."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,9})(?:\.\.(\d{1,9}))?\s*", part, re.ASCII)
+        if found is None:
+            raise ValueError(f"{part!r} is no number")
+        first = int(found[1])
+        last = first if found[2] is None else int(found[2])
+        if last - first >= _MOST_NUMBERS - len(numbers):
+            raise ValueError(f"more than {_MOST_NUMBERS} numbers")
+        numbers += range(first, last + 1)
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

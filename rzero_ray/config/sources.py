@@ -107,15 +107,24 @@ def find_conf(name: str) -> Path:
         if path.is_file():
             return path
         raise UserError(f"conf={name}: no such file; give a name in conf/ or a path to a YAML file")
-    package = Path(__file__).resolve().parents[1]
-    folders = [Path("conf"), package.parent / "conf", package / "conf"]
-    for folder in folders:
+    for folder in _conf_folders():
         path = folder / f"{name}.yaml"
         if path.is_file():
             return path
-    parent = Path(name).parent
-    known = sorted({p.stem for f in folders for p in (f / parent).glob("*.yaml")})
+    known = conf_names(str(Path(name).parent))
     raise UserError(f"no {name}.yaml in conf/{nearest(Path(name).name, known)}")
+
+
+def conf_names(folder: str) -> list[str]:
+    """Return the names of the confs in a folder of `conf/`, such as `ablation`, in order."""
+    return sorted(
+        {path.stem for conf in _conf_folders() for path in (conf / folder).glob("*.yaml")}
+    )
+
+
+def _conf_folders() -> tuple[Path, ...]:
+    package = Path(__file__).resolve().parents[1]
+    return Path("conf"), package.parent / "conf", package / "conf"
 
 
 def split_pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:

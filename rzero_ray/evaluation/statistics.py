@@ -1,4 +1,5 @@
-"""Means over problems with their uncertainty: every interval that is reported comes from here."""
+"""Means over problems, and over base models, with their uncertainty: every interval that is
+reported comes from here."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ _NUM_RESAMPLES = 2000
 """How often the bootstrap resamples: the interval's own error is then far below its width."""
 _MAX_PICKS = 4_000_000
 """How many draws of the bootstrap are held in memory at once."""
+_MOST_BASES = 10_000
+"""The largest number of base models that is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +107,98 @@ def pass_at_k(num_right: Sequence[int], num_samples: int, k: int) -> NDArray[np.
     # C(w, k) / C(n, k) as a product of shares, each at most 1: no binomial overflows.
     misses = np.maximum(wrong[:, None] - np.arange(k), 0) / (num_samples - np.arange(k))
     return 1.0 - misses.prod(axis=1)
+
+
+# Over base models.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanOverBases:
+    """A mean over independent base models, and what a t test says of it."""
+
+    num: int
+    """How many there are."""
+    value: float
+    low: float | None
+    """The lower end of the 95 % interval, by Student's t; None of a single one, as what follows."""
+    high: float | None
+    sd: float | None
+    """The standard deviation over them."""
+    p: float | None
+    """Two-sided, of a mean of 0."""
+    num_same_sign: int
+    """How many have the sign of the mean."""
+
+
+def mean_over_bases(values: Sequence[float], confidence: float = 0.95) -> MeanOverBases:
+    """Return the mean of one value a base model with its t interval; ValueError where none is.
+
+    Values that are all equal give that point, and a p of 0, or 1 where it is 0.
+    """
+    if not values:
+        raise ValueError("there is no value to take the mean of")
+    found = np.asarray(values, dtype=np.float64)
+    num, value = found.size, float(found.mean())
+    same_sign = int(np.sum(np.sign(found) == np.sign(value)))
+    if num < 2:
+        return MeanOverBases(
+            num=num, value=value, low=None, high=None, sd=None, p=None, num_same_sign=same_sign
+        )
+    sd = float(found.std(ddof=1))
+    error = sd / np.sqrt(num)
+    width = float(special.stdtrit(num - 1, (1 + confidence) / 2) * error)
+    if error > 0:
+        p = float(2 * special.stdtr(num - 1, -abs(value) / error))
+    else:
+        p = float(value == 0)
+    return MeanOverBases(
+        num=num,
+        value=value,
+        low=value - width,
+        high=value + width,
+        sd=sd,
+        p=p,
+        num_same_sign=same_sign,
+    )
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Return the p values adjusted for their number (Holm 1979), in the same order.
+
+    One that is None stays so, but counts: it is a comparison that was planned.
+    """
+    adjusted: list[float | None] = [None] * len(ps)
+    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(ps) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
+
+
+def bases_needed(difference: float, sd: float, power: float = 0.8, level: float = 0.05) -> int:
+    """Return the least number of base models at which a two-sided paired t test of this level finds
+    a true mean `difference` with this power, when paired differences spread by `sd`.
+
+    `_MOST_BASES` stands for that many or more.
+    """
+    low, high = 1, 2
+    while high < _MOST_BASES and _power(high, difference, sd, level) < power:
+        low, high = high, min(2 * high, _MOST_BASES)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _power(middle, difference, sd, level) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _power(num: int, difference: float, sd: float, level: float) -> float:
+    """Return the probability that a paired t test of `num` differences rejects a mean of 0."""
+    if sd == 0:
+        return 1.0
+    shift = abs(difference) * np.sqrt(num) / sd
+    edge = special.stdtrit(num - 1, 1 - level / 2)
+    above = 1.0 - special.nctdtr(num - 1, shift, edge)
+    return float(above + special.nctdtr(num - 1, shift, -edge))

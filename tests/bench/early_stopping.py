@@ -19,7 +19,6 @@ from pathlib import Path
 
 import ray
 
-from actors.cluster import Cluster
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.voting import majority_vote
 from rzero_ray.config.config import Config
@@ -205,17 +204,15 @@ Steps = tuple[list[list[Candidate]], float]
 
 async def _sample_both(config: Config, model: Path) -> tuple[Steps, Steps]:
     """Sample each step in full and early-stopped, from the same seeds."""
-    task = make_task(config.task)
-    cluster = await start_roles(config, model)
+    cluster, cast = await start_roles(config, model)
     early = replace(config, curriculum=replace(config.curriculum, early_stopping=True))
     steps: dict[str, list[list[Candidate]]] = {"full": [], "early": []}
     seconds = dict.fromkeys(steps, 0.0)
     try:
-        await _warm_up(config, cluster, task)
+        await _warm_up(config, cast)
         for index in range(1, _NUM_STEPS + 1):
             step = Step(iteration=1, phase="curriculum", index=index)
             for name, settings in (("full", config), ("early", early)):
-                cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
                 wide = _with_candidates(settings, index)
                 start = time.perf_counter()
                 earlier = [c for done in steps[name] for c in done]
@@ -234,11 +231,10 @@ def _with_candidates(config: Config, index: int) -> Config:
     return replace(config, curriculum=replace(config.curriculum, num_candidates=count))
 
 
-async def _warm_up(config: Config, cluster: Cluster, task: Task) -> None:
+async def _warm_up(config: Config, cast: Cast) -> None:
     small = replace(
         config, curriculum=replace(config.curriculum, num_candidates=20, candidates_per_step=20)
     )
-    cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
     await sample_candidates(
         small, Step(iteration=9, phase="curriculum", index=1), cast, [], gather_groups
     )

@@ -21,8 +21,10 @@ from actors.sampling.options import EngineOptions
 from actors.sampling.sampler import Sampler
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
+from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.registry import make_task
+from rzero_ray.types import Role
 from tests.bench.harness import device, dtype
 
 SETTINGS = {
@@ -79,13 +81,10 @@ def start_samplers(
     return actors, ray.get(started, timeout=600)
 
 
-async def start_roles(config: Config, model: Path) -> Cluster:
-    """Start all roles of a run, each on devices of its own, from the folder `model`."""
-    return await start_cluster(
-        config,
-        disaggregated(config),
-        {"challenger": model, "solver": model},
-        make_task(config.task),
-        StageClock(),
-        lambda sync: None,
-    )
+async def start_roles(config: Config, model: Path) -> tuple[Cluster, Cast]:
+    """Start all roles of a run, each on devices of its own, from the folder `model`; the cluster
+    is there to be closed."""
+    task = make_task(config.task)
+    models: dict[Role, Path] = {"challenger": model, "solver": model}
+    cluster = await start_cluster(config, disaggregated(config), models, task)
+    return cluster, cluster.cast(config, task, StageClock(), lambda sync: None)

@@ -19,9 +19,7 @@ from actors.sampling.pool import PooledSampler, SamplerPool
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.phases.challenger import sample_challenger
-from rzero_ray.protocols import Cast
 from rzero_ray.tasks.base_model import obtain_model
-from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Completion, SampleRequest, Step, WeightVersion
 from tests.bench.engines import start_roles
 from tests.bench.harness import Figure, gather_groups
@@ -87,9 +85,7 @@ def _step_figures() -> list[Figure]:
 
 async def _step_seconds(config: Config, model: Path) -> Mapping[int, float]:
     """Return the median seconds of sampling, voting and grading a step, by its size."""
-    task = make_task(config.task)
-    cluster = await start_roles(config, model)
-    cast = Cast(cluster.challenger, cluster.solver, cluster.judge, task)
+    cluster, cast = await start_roles(config, model)
     taken: dict[int, list[float]] = {size: [] for size in _STEP_SIZES}
     try:
         for turn in range(_STEP_REPEATS + 1):

@@ -30,6 +30,7 @@ from actors.cluster import Cluster
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.method.advantages import normalize_group
+from rzero_ray.protocols import Cast
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Completion,
@@ -144,7 +145,7 @@ class _Ours:
 
     def __post_init__(self) -> None:
         self._config = _config(self.shape)
-        self._cluster: Cluster = self.runner.run(self._start())
+        self._cluster, self._cast = self.runner.run(self._start())
 
     def step(self) -> float:
         """Take a step; returns its seconds."""
@@ -158,10 +159,10 @@ class _Ours:
     def close(self) -> None:
         self.runner.run(self._cluster.close())
 
-    async def _start(self) -> Cluster:
+    async def _start(self) -> tuple[Cluster, Cast]:
         model = self.shape.model
-        cluster = await start_roles(self._config, model)
-        await cluster.solver.start_phase(
+        cluster, cast = await start_roles(self._config, model)
+        await cast.solver.start_phase(
             Phase(
                 iteration=1,
                 role="solver",
@@ -171,18 +172,18 @@ class _Ours:
                 final_model=model,
             )
         )
-        return cluster
+        return cluster, cast
 
     async def _step(self) -> float:
         index = len(self._seconds) + 1
         start = time.perf_counter()
         groups = await asyncio.gather(
-            *(self._cluster.solver.sample(r) for r in _requests(self.shape, index))
+            *(self._cast.solver.sample(r) for r in _requests(self.shape, index))
         )
         sampled = time.perf_counter()
         rollouts = _rollouts([c for group in groups for c in group], self.shape.group)
         step = Step(iteration=1, phase="solver", index=index)
-        await self._cluster.solver.update(rollouts, step)
+        await self._cast.solver.update(rollouts, step)
         end = time.perf_counter()
         self._seconds.append((sampled - start, end - sampled))
         self.num_tokens.append(sum(len(r.token_ids) for r in rollouts))

@@ -21,6 +21,7 @@ from actors.weights.probe import WeightMismatchError
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
 from rzero_ray.evaluation.drift.figures import kl_to_base
+from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
@@ -45,6 +46,7 @@ class Fixture:
     """A running cluster: two learner ranks under ZeRO 3, one sampler per role."""
 
     cluster: Cluster
+    cast: Cast
     config: Config
     base_model: Path
     syncs: list[SyncReport]
@@ -67,11 +69,10 @@ def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
             disaggregated(config),
             models,
             TASK,
-            StageClock(),
-            syncs.append,
         )
     )
-    yield Fixture(cluster, config, base_model, syncs)
+    cast = cluster.cast(config, TASK, StageClock(), syncs.append)
+    yield Fixture(cluster, cast, config, base_model, syncs)
     asyncio.run(cluster.close())
     ray.shutdown()
 
@@ -129,7 +130,7 @@ def test_dashboard_lists_the_roles_by_name(running: Fixture):
 
 def test_samples_depend_on_their_seed_alone(running: Fixture):
     async def go() -> tuple[list[Completion], ...]:
-        solver = running.cluster.solver
+        solver = running.cast.solver
         alone = await solver.sample(_request("7+5-6"))
         crowd = await asyncio.gather(*(solver.sample(_request(f"{i}+5")) for i in range(1, 9)))
         again = await solver.sample(_request("7+5-6"))
@@ -149,7 +150,7 @@ def test_samples_depend_on_their_seed_alone(running: Fixture):
 
 def test_what_is_read_does_not_change_what_is_sampled(running: Fixture):
     async def go() -> tuple[list[list[Completion]], list[list[Completion]]]:
-        solver = running.cluster.solver
+        solver = running.cast.solver
         requests = [_request(f"{i}+5-6+{i}", 8, seed=10 * i) for i in range(16)]
         full = await asyncio.gather(*(solver.sample(request) for request in requests))
         mixed = [replace(r, reads_tokens=bool(i % 2)) for i, r in enumerate(requests)]
@@ -171,7 +172,7 @@ def test_what_is_read_does_not_change_what_is_sampled(running: Fixture):
 
 def test_a_burst_of_prompts_beyond_one_engine_step_is_served(running: Fixture):
     async def go() -> None:
-        solver = running.cluster.solver
+        solver = running.cast.solver
         question = "20+19-18+17-16+15-14+13"
         batches = await asyncio.gather(
             *(solver.sample(_request(question, 10, seed=100 * i)) for i in range(60))
@@ -186,7 +187,7 @@ def test_a_burst_of_prompts_beyond_one_engine_step_is_served(running: Fixture):
 def test_cancelled_requests_end_in_the_engine(running: Fixture):
     async def go() -> None:
         engine = running.cluster.pool.samplers_of("solver")[0]
-        solver, clock = running.cluster.solver, asyncio.get_running_loop().time
+        solver, clock = running.cast.solver, asyncio.get_running_loop().time
 
         async def start() -> list[asyncio.Task[list[Completion]]]:
             """Ask for 2,000 samples, and return once they are in the engine."""
@@ -221,7 +222,7 @@ def test_cancelled_requests_end_in_the_engine(running: Fixture):
 
 def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Path):
     async def go() -> None:
-        solver = running.cluster.solver
+        solver = running.cast.solver
         phase = _phase(running, "solver", tmp_path)
         running.syncs.clear()
         await solver.start_phase(phase)
@@ -252,7 +253,7 @@ def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Pat
 
 def test_an_engine_with_other_weights_stops_the_run(running: Fixture, tmp_path: Path):
     async def go() -> None:
-        challenger = running.cluster.challenger
+        challenger = running.cast.challenger
         await challenger.start_phase(_phase(running, "challenger", tmp_path))
         completions = await challenger.sample(_request("7+5-6"))
         # Learn without publishing, as if the sync had silently failed.
@@ -272,12 +273,12 @@ def test_the_distance_to_the_base_is_zero_before_learning_and_that_of_transforme
 
     async def sample() -> list[Completion]:
         batches = await asyncio.gather(
-            *(running.cluster.solver.sample(_request(q, 8)) for q in questions)
+            *(running.cast.solver.sample(_request(q, 8)) for q in questions)
         )
         return [completion for batch in batches for completion in batch]
 
     async def go() -> tuple[list[Completion], list[Completion], list[NDArray[np.float32]]]:
-        challenger, solver = running.cluster.challenger, running.cluster.solver
+        challenger, solver = running.cast.challenger, running.cast.solver
         phase = _phase(running, "solver", tmp_path)
         await solver.start_phase(phase)
         before = await sample()
@@ -331,7 +332,7 @@ def _transformers_logprobs(
 
 def test_judge_votes_grades_and_clusters(running: Fixture):
     async def go() -> None:
-        judge = running.cluster.judge
+        judge = running.cast.judge
         ballot = await judge.vote(["\\boxed{1/2}", "x;\\boxed{0.5}", "\\boxed{3}", "no box"])
         assert (ballot.num_agree, ballot.num_votes, len(ballot.answers)) == (2, 3, 4)
         graded = await judge.grade(["\\boxed{\\frac{1}{2}}", "\\boxed{3}", "none"], "0.5")

@@ -74,12 +74,16 @@ def test_turns_on_one_gpu(tmp_path: Path):
             layout,
             models,
             TASK,
+        )
+        cast = cluster.cast(
+            CONFIG,
+            TASK,
             StageClock(),
             syncs.append,
             lambda holder: free.append((holder, torch.cuda.mem_get_info()[0])),
         )
         try:
-            solver = cluster.solver
+            solver = cast.solver
             await solver.start_phase(phase)
             for index in (1, 2):
                 completions = await solver.sample(REQUEST)
@@ -95,8 +99,8 @@ def test_turns_on_one_gpu(tmp_path: Path):
                 ]
                 await solver.update(rollouts, Step(iteration=1, phase="solver", index=index))
             await solver.finish_phase(phase)
-            await cluster.challenger.hold(base_model)
-            await cluster.challenger.sample(REQUEST)
+            await cast.challenger.hold(base_model)
+            await cast.challenger.sample(REQUEST)
         finally:
             await cluster.close()
 

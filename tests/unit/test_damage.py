@@ -34,7 +34,7 @@ from rzero_ray.evaluation.benchmarks.measuring import answer_benchmark
 from rzero_ray.evaluation.labels import command as audit_command
 from rzero_ray.protocols import Cast
 from rzero_ray.run.report import command as report_command
-from rzero_ray.run.report import plots
+from rzero_ray.run.report import drawing, plots
 from rzero_ray.types import Phase, Rollout, Step, UpdateReport
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 from tests.unit.test_coevolution import Attempt, Killed, SmallTask
@@ -119,7 +119,7 @@ async def measure(config, subject, jobs, console) -> None:
 def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Put fakes where the commands join Ray, and draw no plots: they take a second each."""
 
-    async def on_cluster(config, layout, run, clock, task) -> None:
+    async def on_cluster(config, layout, run, clock) -> None:
         challenger, solver = Writer("challenger"), Writer("solver")
         solver.borrows_from = challenger
         challenger.weights = run.stored.current_model("challenger")
@@ -127,12 +127,13 @@ def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         await coevolve(config, Cast(challenger, solver, FakeJudge(), SmallTask()), run)
 
     monkeypatch.setattr(
-        driver, "_join_cluster", lambda config: ("nowhere", engines_alone(config.sampler))
+        driver, "join_cluster", lambda config: ("nowhere", engines_alone(config.sampler))
     )
     monkeypatch.setattr(driver, "_run_on_cluster", on_cluster)
     monkeypatch.setattr(driver, "obtain_model", lambda model: Path("/base"))
     monkeypatch.setattr(driver, "ScalarLog", lambda root: SilentObserver())
-    monkeypatch.setattr(plots, "_draw", lambda size, paint, num_axes=1: "<svg></svg>")
+    for module in (plots, drawing):
+        monkeypatch.setattr(module, "draw", lambda size, paint, num_axes=1: "<svg></svg>")
     monkeypatch.setattr(evaluate_command, "measure", measure)
 
 
@@ -334,7 +335,7 @@ def test_a_damaged_file_of_a_run_is_one_line_or_does_not_matter(
         if name.name not in ("config.yaml", "manifest.json"):
             config = replace(configs[command], run_dir=str(run))
             for module, function in (
-                (driver, "_load"),
+                (driver, "load_run"),
                 (report_command, "load_stored_config"),
                 (audit_command, "load_stored_config"),
             ):

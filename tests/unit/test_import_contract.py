@@ -30,13 +30,20 @@ MAY_IMPORT = {
     "rzero_ray.driver": (
         "types text disk config protocols answers tasks method run phases evaluation"
     ),
-    "rzero_ray.__main__": "config run evaluation driver",
+    "rzero_ray.study": (
+        "types text disk config protocols answers tasks method run phases evaluation driver"
+    ),
+    "rzero_ray.__main__": "config run evaluation driver study",
     "actors": "types text disk config protocols tasks method",
 }
 """Of our packages, those (of `rzero_ray`) that each may import beside itself; between modules there
 is no import cycle either. The algorithm's phases and the actors do not know each other."""
 
-OPENS_THE_CLUSTER = ("rzero_ray.driver", "rzero_ray.evaluation.benchmarks.measuring")
+OPENS_THE_CLUSTER = (
+    "rzero_ray.driver",
+    "rzero_ray.evaluation.benchmarks.measuring",
+    "rzero_ray.study.runs",
+)
 """The modules that may import `actors.cluster`, and nothing else of `actors`."""
 
 # Import names and the modules that may use them; a prefix ending in "." stands for a whole package.

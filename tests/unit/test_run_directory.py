@@ -18,7 +18,7 @@ from rzero_ray.__main__ import main
 from rzero_ray.config.load import load_config
 from rzero_ray.disk.files import append_line, remove_folder, replacing, write_text_durably
 from rzero_ray.disk.folder import held
-from rzero_ray.driver import _load
+from rzero_ray.driver import load_run
 from rzero_ray.run import directory
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
@@ -76,7 +76,7 @@ def _set_stored(root: Path, key: str, value: object) -> None:
 
 
 def test_a_run_directory_of_the_flat_layout_goes_on_to_the_same_figures(stored: Path):
-    attempt = Attempt(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
+    attempt = Attempt(load_run([*OVERRIDES, f"run_dir={stored}"]), stored)
     attempt.go()
     assert attempt.solver.updates[0][0] == "iteration-02/solver/step-003"
     assert not attempt.challenger.updates
@@ -118,49 +118,49 @@ def test_a_key_that_was_added_resumes_at_its_default(stored: Path):
     conf.write_text("challenger:\n  normalize_std: false\n")
     later = ["conf=tiny," + str(conf), *arguments[1:]]
     assert load_config(later).challenger.normalize_std is False
-    config = _load(later)
+    config = load_run(later)
     assert config.challenger.normalize_std is True
     check_run_dir(config, stored)
     assert load_stored_config(stored).challenger.normalize_std is True
     # An argument that contradicts it is refused, with the key and both values.
-    given = _load([*arguments, "challenger.normalize_std=false"])
+    given = load_run([*arguments, "challenger.normalize_std=false"])
     with pytest.raises(UserError, match=r"before challenger.normalize_std existed.*=True, not Fal"):
         check_run_dir(given, stored)
 
 
 def test_a_preset_that_says_something_else_now_counts_as_it_was(stored: Path):
     arguments = [*OVERRIDES, f"run_dir={stored}"]
-    config = _load(arguments)
+    config = load_run(arguments)
     assert load_config(arguments).challenger.reward == "discounted"
     assert config.challenger.reward == "paper"  # what `recommended` was when this run began
     assert config.solver.loss.kl_estimator == "k3"
     check_run_dir(config, stored)
     # Another preset is another method: refused, with the key.
     with pytest.raises(UserError, match="algorithm was recommended, now paper"):
-        check_run_dir(_load([*arguments, "algorithm=paper"]), stored)
+        check_run_dir(load_run([*arguments, "algorithm=paper"]), stored)
     _set_stored(stored, "ablation", "no_band_filter")
     with pytest.raises(UserError, match="ablation was no_band_filter, now ;"):
-        check_run_dir(_load([*arguments, "ablation="]), stored)
+        check_run_dir(load_run([*arguments, "ablation="]), stored)
     _set_stored(stored, "ablation", "")
     # So is an argument, or an experiment, that says something else than it did.
     with pytest.raises(UserError, match=r"solver.num_steps was 3, now 4"):
-        check_run_dir(_load([*arguments, "solver.num_steps=4"]), stored)
+        check_run_dir(load_run([*arguments, "solver.num_steps=4"]), stored)
 
 
 def test_a_whole_section_that_was_added_resumes_at_its_defaults(stored: Path):
     _set_stored(stored, "pipeline", None)
     assert _added(stored)["pipeline.staleness"] == 0
-    check_run_dir(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
+    check_run_dir(load_run([*OVERRIDES, f"run_dir={stored}"]), stored)
 
 
 def test_a_key_that_was_renamed_is_found(stored: Path, monkeypatch):
     _set_stored(stored, "solver.num_steps", None)
     _set_stored(stored, "solver.steps", 3)
     monkeypatch.setitem(directory.RENAMED_KEYS, "solver.steps", "solver.num_steps")
-    check_run_dir(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
+    check_run_dir(load_run([*OVERRIDES, f"run_dir={stored}"]), stored)
     assert load_stored_config(stored).solver.num_steps == 3
     with pytest.raises(UserError, match=r"solver.num_steps was 3, now 4"):
-        check_run_dir(_load([*OVERRIDES, "solver.num_steps=4", f"run_dir={stored}"]), stored)
+        check_run_dir(load_run([*OVERRIDES, "solver.num_steps=4", f"run_dir={stored}"]), stored)
 
 
 def test_an_old_name_is_refused_with_the_new_one(monkeypatch):
@@ -178,7 +178,7 @@ def test_a_key_that_is_gone_is_refused_by_name(stored: Path):
 
 def test_a_gone_key_that_changes_no_result_is_passed_over(stored: Path):
     _set_stored(stored, "sampler.num_dreams", 3)
-    check_run_dir(_load([*OVERRIDES, f"run_dir={stored}"]), stored)
+    check_run_dir(load_run([*OVERRIDES, f"run_dir={stored}"]), stored)
     load_stored_config(stored)
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_config_is_one_line(stored: Path):
     ):
         (stored / "config.yaml").write_text(text)
         with pytest.raises(UserError, match=rf"config.yaml is damaged .{reason}"):
-            _load([*OVERRIDES, f"run_dir={stored}"])
+            load_run([*OVERRIDES, f"run_dir={stored}"])
 
 
 @pytest.mark.parametrize(
@@ -355,10 +355,10 @@ def test_the_tiny_experiment_and_runs_from_before_the_rule_keep_all_models(store
     assert load_config(["conf=qwen3_8b"]).checkpoint.keep_models.every == 5
     conf = stored.parent / "later.yaml"
     conf.write_text("checkpoint: {keep_models: {every: 3}}\n")
-    config = _load(["conf=tiny," + str(conf), *OVERRIDES[1:], f"run_dir={stored}"])
+    config = load_run(["conf=tiny," + str(conf), *OVERRIDES[1:], f"run_dir={stored}"])
     assert config.checkpoint.keep_models.every == 1
     given = [*OVERRIDES, "checkpoint.keep_models.every=2", f"run_dir={stored}"]
-    assert _load(given).checkpoint.keep_models.every == 2
+    assert load_run(given).checkpoint.keep_models.every == 2
 
 
 def test_removing_follows_no_link(tmp_path: Path):
@@ -497,7 +497,7 @@ def test_the_folder_is_looked_at_before_ray(tmp_path: Path, monkeypatch, capsys)
     def join(config):
         raise AssertionError("Ray was reached")
 
-    monkeypatch.setattr(driver, "_join_cluster", join)
+    monkeypatch.setattr(driver, "join_cluster", join)
     root = tmp_path / "run"
     config = load_config([*OVERRIDES, f"run_dir={root}"])
     arguments = ["train", *OVERRIDES]

@@ -62,7 +62,8 @@ class _Shared:
         rank: Any = _Actor("L", self.calls)
         learner = LearnerGroup([rank], DeadlineConfig())
         engines = [self.challenger, self.solver]
-        self.shared = SharedDevices(engines, learner, 5.0, StageClock(), self.turns.append)
+        self.shared = SharedDevices(engines, learner, 5.0)
+        self.shared.tell(StageClock(), self.turns.append)
 
     @property
     def log(self) -> list[tuple[str, str]]:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.run.report.candidates import draw_candidates
-from rzero_ray.run.report.plots import PLOTS, Plot
+from rzero_ray.run.report.markup import escape, fill_page, html_figure, html_table, shorten
+from rzero_ray.run.report.plots import PLOTS
 from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.rows import Row, is_beyond, phase_rows
 from rzero_ray.run.stored import StoredRun
@@ -30,20 +31,20 @@ def make_page(run: StoredRun, summary: Row) -> str:
     """Return `report.html`, also of a run that stopped half way and of a task without oracle."""
     metrics = run.metrics()
     plots = [plot for make in PLOTS if (plot := make(run, summary, metrics)) is not None]
-    name = _escape(run.config.name, 80)
+    name = escape(run.config.name, 80)
     body = [
         f"<header><h1>{name}</h1>{_facts(summary)}</header>",
-        f'<p class="reading">{_escape(summary["reading"], 2000)}</p>',
+        f'<p class="reading">{escape(summary["reading"], 2000)}</p>',
         _headline_table(summary, run.config),
         _strata_section(summary),
-        f'<section class="plots">{"".join(map(_figure, plots))}</section>',
+        f'<section class="plots">{"".join(map(html_figure, plots))}</section>',
         _drift_section(metrics),
         _audit_section(metrics),
         _samples_section(run),
         "<h2>Configuration</h2><details><summary>All keys, resolved</summary>"
         f"<pre>{html.escape(to_yaml(run.config))}</pre></details>",
     ]
-    return _PAGE.replace("{title}", name).replace("{body}", "\n".join(body))
+    return fill_page(run.config.name, body)
 
 
 def _facts(summary: Row) -> str:
@@ -58,7 +59,7 @@ def _facts(summary: Row) -> str:
         f"{summary['weight_syncs']:,} weight syncs, largest log-probability difference "
         f"{'-' if difference is None else format(difference, '.2g')} nats",
     ]
-    return f"<ul class=facts>{''.join(f'<li>{_escape(fact, 300)}</li>' for fact in facts)}</ul>"
+    return f"<ul class=facts>{''.join(f'<li>{escape(fact, 300)}</li>' for fact in facts)}</ul>"
 
 
 def _votes_fact(saved: float | None) -> list[str]:
@@ -78,7 +79,7 @@ def _headline_table(summary: Row, config: Config) -> str:
         texts = [decimals(cell) for cell in [*cells, labels.get(row["iteration"])]]
         texts[2] = f"{decimals(low)} to {decimals(high)}"
         rows.append([f"iteration {row['iteration']}" if row["iteration"] else "base", *texts])
-    return _table(head, rows, "numbers") if rows else ""
+    return html_table(head, rows, "numbers") if rows else ""
 
 
 def _strata_section(summary: Row) -> str:
@@ -98,26 +99,7 @@ def _strata_section(summary: Row) -> str:
     sizes = [rows[-1]["strata"][name]["num_problems"] for name in names]
     head = ["", *(f"{name} (n = {n})" for name, n in zip(names, sizes, strict=True))]
     text = "Held-out problems beside the headline's: greedy / mean of the sampled answers."
-    return f"<p>{text}</p>{_table(head, lines, 'numbers')}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
-    """Return a table; every cell is escaped here."""
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{top}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
-    )
-
-
-def _figure(plot: Plot) -> str:
-    return (
-        f"<figure><h3>{html.escape(plot.title)}</h3>{plot.svg}"
-        f"<figcaption>{html.escape(plot.caption)}</figcaption></figure>"
-    )
+    return f"<p>{text}</p>{html_table(head, lines, 'numbers')}"
 
 
 def _drift_section(metrics: Sequence[Row]) -> str:
@@ -145,7 +127,7 @@ def _drift_section(metrics: Sequence[Row]) -> str:
     verdict = "No threshold was crossed."
     if found:
         verdict = f"Crossed (marked !): {', '.join(sorted(found))}."
-    return f"<h2>Drift</h2><p>{html.escape(verdict)}</p>{_table(head, lines, 'numbers')}"
+    return f"<h2>Drift</h2><p>{html.escape(verdict)}</p>{html_table(head, lines, 'numbers')}"
 
 
 def _audit_section(metrics: Sequence[Row]) -> str:
@@ -165,7 +147,7 @@ def _audit_section(metrics: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return f"<h2>Label audit</h2>{_table(head, lines, 'numbers')}"
+    return f"<h2>Label audit</h2>{html_table(head, lines, 'numbers')}"
 
 
 # Samples.
@@ -186,7 +168,7 @@ def _samples_section(run: StoredRun) -> str:
     found = run.candidate_keys()
     for iteration, keys in found.items():
         shown = draw_candidates(run, keys, random.Random(f"{run.config.seed} {iteration}"))
-        table = _table(head, [_sample_cells(c, has_oracle) for c in shown], "samples")
+        table = html_table(head, [_sample_cells(c, has_oracle) for c in shown], "samples")
         is_open = " open" if iteration == max(found) else ""
         parts.append(f"<details{is_open}><summary>Iteration {iteration}</summary>{table}</details>")
     return f"<h2>Questions and votes</h2>{''.join(parts)}" if parts else ""
@@ -201,7 +183,7 @@ def _sample_cells(candidate: Candidate, has_oracle: bool) -> list[str]:
         votes.append(f"{len(counts) - _MAX_ANSWERS} more")
     truth = [_answer(candidate.truth)] if has_oracle else []
     return [
-        _shorten(question, _MAX_QUESTION_CHARS),
+        shorten(question, _MAX_QUESTION_CHARS),
         _answer(candidate.label),
         *truth,
         f"{decimals(candidate.agreement)} of {candidate.num_votes}" if candidate.num_votes else "-",
@@ -211,66 +193,4 @@ def _sample_cells(candidate: Candidate, has_oracle: bool) -> list[str]:
 
 
 def _answer(answer: str | None) -> str:
-    return "none" if answer is None else _shorten(answer, _MAX_ANSWER_CHARS)
-
-
-def _shorten(text: str, limit: int) -> str:
-    """Return model text on one line, cut, without control or direction-changing characters."""
-    # Cut first: a text of megabytes must not be walked through character by character.
-    line = " ".join(text[: 4 * limit].split())
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return shown if len(shown) <= limit and len(text) <= 4 * limit else f"{shown[:limit]}..."
-
-
-def _escape(text: str, limit: int) -> str:
-    return html.escape(_shorten(text, limit))
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-:root { --ink: #1c2430; --soft: #5b6573; --page: #fbfbf9; --card: #fff; --line: #dfe3e8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #dfe4ea; --soft: #9aa4b1; --page: #14181d; --card: #1b2027; --line: #303843; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; color: var(--ink);
-  background: var(--page); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 0 0 .5rem; }
-.facts { list-style: none; margin: .75rem 0 0; padding: 0; color: var(--soft); font-size: .9rem;
-  overflow-wrap: anywhere; }
-.reading { font-size: 1.1rem; border-left: 4px solid #0072B2; padding-left: 1rem;
-  margin: 1.5rem 0; max-width: 48rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0;
-  border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
-.numbers td, .numbers th { font-variant-numeric: tabular-nums; }
-.numbers td { white-space: nowrap; }
-.numbers td + td, .numbers th + th { text-align: right; }
-.samples td:first-child { min-width: 14rem; overflow-wrap: anywhere; }
-.samples td { font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; }
-.plots { display: grid; gap: 1rem; margin-top: 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-figure { margin: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .5rem; min-width: 0; }
-figure svg { width: 100%; height: auto; display: block; }
-figcaption { color: var(--soft); font-size: .83rem; margin-top: .5rem; }
-details { border-top: 1px solid var(--line); padding: .6rem 0; }
-summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; }
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return "none" if answer is None else shorten(answer, _MAX_ANSWER_CHARS)

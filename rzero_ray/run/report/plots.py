@@ -1,17 +1,30 @@
-"""The plots of a run, as SVG text whose colours follow the page."""
+"""The plots of a run."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rzero_ray.config.config import Config, probe_bound
 from rzero_ray.run.report.candidates import agreement_counts
+from rzero_ray.run.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    LIGHT_BLUE,
+    ORANGE,
+    PURPLE,
+    RED,
+    Plot,
+    Series,
+    add_legend,
+    draw,
+    plot_lines,
+)
 from rzero_ray.run.report.summary import (
     WALL_CLOCK_NOTE,
     label_accuracy_all,
@@ -21,87 +34,11 @@ from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
 
-_INK = "#123456"
-"""Stands for the page's text colour in a plot: replaced by `currentColor`, for dark pages."""
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#E69F00", "#009E73"
-_LIGHT_BLUE = "#A6CEE3"
-_RED, _PURPLE, _GREY = "#D55E00", "#B35A91", "#8A8F98"
-_REASON_COLOURS = (_GREEN, _GREY, _ORANGE, _RED, _PURPLE, _BLUE, "#56B4E9", "#C7B42C")
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4,
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
-    ),
-}
-
+_REASON_COLOURS = (GREEN, GREY, ORANGE, RED, PURPLE, BLUE, "#56B4E9", "#C7B42C")
 
 _MAX_TOLD = 6
 """Iterations that an axis or a legend names: more have no room, and cost a second a plot."""
 _MAX_BARS_TOLD = 20
-
-
-class Series(NamedTuple):
-    """One line of a plot."""
-
-    name: str
-    xs: Sequence[float]
-    ys: Sequence[float | None]
-    colour: str
-
-
-class Plot(NamedTuple):
-    """A plot with what it shows, in a sentence."""
-
-    title: str
-    caption: str
-    svg: str
-
-
-def _draw(size: tuple[float, float], paint: Callable[[Any], None], num_axes: int = 1) -> str:
-    """Return a plot as inline SVG; `paint` gets the axes, or the list of them."""
-    # Imported here: slow, and a run needs it only at its end.
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, num_axes, squeeze=False)[0]
-        paint(axes[0] if num_axes == 1 else axes)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    # Inside HTML an SVG needs no document type, no name spaces and no licence.
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    return svg.replace(_INK, "currentColor")
-
-
-def _plot_lines(series: Sequence[Series], paint: Callable[[Any], None] = lambda axes: None) -> str:
-    def draw(axes: Any) -> None:
-        for line in series:
-            ys = [np.nan if y is None else y for y in line.ys]
-            axes.plot(line.xs, ys, "o-", color=line.colour, label=line.name)
-        paint(axes)
-        _add_legend(axes)
-
-    return _draw((5.2, 3.4), draw)
-
-
-def _add_legend(axes: Any) -> None:
-    """Put the legend above the axes, where it hides no line."""
-    num_columns = 3 if len(axes.get_legend_handles_labels()[0]) > 4 else 2
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=num_columns, borderaxespad=0.2)
 
 
 def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -110,21 +47,21 @@ def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         return None
     xs = [row["iteration"] for row in rows]
     names = (
-        (f"mean@{k}", f"mean@{k}", _BLUE),
-        ("greedy", "greedy", _ORANGE),
-        (f"maj@{k}", f"maj@{k}", _GREEN),
-        ("accuracy given CoT", "accuracy_given_cot", _PURPLE),
-        ("CoT share", "cot_share", _GREY),
+        (f"mean@{k}", f"mean@{k}", BLUE),
+        ("greedy", "greedy", ORANGE),
+        (f"maj@{k}", f"maj@{k}", GREEN),
+        ("accuracy given CoT", "accuracy_given_cot", PURPLE),
+        ("CoT share", "cot_share", GREY),
     )
 
     def paint(axes: Any) -> None:
         low, high = zip(*(row[f"mean@{k}_ci95"] for row in rows), strict=True)
-        axes.fill_between(xs, low, high, color=_BLUE, alpha=0.18, linewidth=0)
+        axes.fill_between(xs, low, high, color=BLUE, alpha=0.18, linewidth=0)
         axes.set(xticks=_spread(xs), xlabel="iteration (0 is the base)", ylim=(0, 1))
 
     series = [Series(name, xs, [row[key] for row in rows], colour) for name, key, colour in names]
     caption = f"Of the Solver on held-out problems; the band is the 95% interval of mean@{k}."
-    return Plot("Accuracy", caption, _plot_lines(series, paint))
+    return Plot("Accuracy", caption, plot_lines(series, paint))
 
 
 def _plot_reward(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -136,14 +73,14 @@ def _plot_reward(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
         "that match the label. Each iteration has a new opponent, so the curves start anew; a "
         "role's steps are spread evenly over the iteration."
     )
-    return Plot("Reward", caption, _plot_lines(series, _mark_iterations))
+    return Plot("Reward", caption, plot_lines(series, _mark_iterations))
 
 
 def _per_role(config: Config, metrics: Sequence[Row], key: str) -> list[Series]:
     """Return one line per role; x counts iterations, and the line breaks between them."""
     roles = (
-        ("challenger", config.challenger.num_steps, _ORANGE),
-        ("solver", config.solver.num_steps, _BLUE),
+        ("challenger", config.challenger.num_steps, ORANGE),
+        ("solver", config.solver.num_steps, BLUE),
     )
     found = []
     for phase, num_steps, colour in roles:
@@ -163,7 +100,7 @@ def _per_role(config: Config, metrics: Sequence[Row], key: str) -> list[Series]:
 def _mark_iterations(axes: Any) -> None:
     last = max(int(np.ceil(axes.dataLim.x1)), 1)
     everywhere = axes.get_xaxis_transform()
-    axes.vlines(range(1, last), 0, 1, _GREY, linewidth=0.6, linestyle=":", transform=everywhere)
+    axes.vlines(range(1, last), 0, 1, GREY, linewidth=0.6, linestyle=":", transform=everywhere)
     told = _spread(range(1, last + 1))
     axes.set_xticks([i - 0.5 for i in told], told)
     axes.tick_params(axis="x", length=0)
@@ -176,8 +113,8 @@ def _plot_labels(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
     iterations = range(1, len(summary["label_accuracy"]) + 1)
     every = [label_accuracy_all(metrics, iteration) for iteration in iterations]
     series = [
-        Series("kept questions", iterations, summary["label_accuracy"], _GREEN),
-        Series("all candidates voted on", iterations, every, _GREY),
+        Series("kept questions", iterations, summary["label_accuracy"], GREEN),
+        Series("all candidates voted on", iterations, every, GREY),
     ]
     if all(y is None for line in series for y in line.ys):
         return None
@@ -189,7 +126,7 @@ def _plot_labels(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
         "Share of pseudo-labels (the majority's answer) that equal the exact answer. Where voting "
         "stops early, the labels of dropped questions are those of the votes taken."
     )
-    return Plot("Label accuracy", caption, _plot_lines(series, paint))
+    return Plot("Label accuracy", caption, plot_lines(series, paint))
 
 
 def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -204,7 +141,7 @@ def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plo
 
     def paint(axes: Any) -> None:
         axes.axvspan(
-            settings.min_agreement, settings.max_agreement, color=_GREEN, alpha=0.13, linewidth=0
+            settings.min_agreement, settings.max_agreement, color=GREEN, alpha=0.13, linewidth=0
         )
         for colour, (iteration, of_bins) in zip(colours, counts.items(), strict=True):
             label = f"iteration {iteration}" if iteration in told else None
@@ -212,7 +149,7 @@ def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plo
             axes.stairs(shares, edges, color=colour, label=label, linewidth=1.8)
         axes.set(xlabel="agreement: share of answered votes for the majority", xlim=(0, 1.05))
         axes.set(ylabel="share of candidates")
-        _add_legend(axes)
+        add_legend(axes)
 
     caption = "Of the curriculum's candidates; the shaded band is what the Solver trains on."
     if settings.early_stopping:
@@ -220,7 +157,7 @@ def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plo
             " Of the votes taken: voting stops once it is certain whether a question is kept, so a "
             "share may be of fewer votes than the full number, most often near 0 and 1."
         )
-    return Plot("Agreement", caption, _draw((5.2, 3.4), paint))
+    return Plot("Agreement", caption, draw((5.2, 3.4), paint))
 
 
 def _spread(items: Sequence[int], count: int = _MAX_TOLD) -> list[int]:
@@ -260,10 +197,10 @@ def _plot_outcomes(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         axes.set_yticks(told, [f"iteration {i}" for i in told])
         axes.invert_yaxis()
         axes.set(xlabel="candidates")
-        _add_legend(axes)
+        add_legend(axes)
 
     caption = "What became of the candidates: the first reason that applies to each."
-    return Plot("Kept and dropped", caption, _draw((5.2, 2.2 + 0.3 * len(told)), paint))
+    return Plot("Kept and dropped", caption, draw((5.2, 2.2 + 0.3 * len(told)), paint))
 
 
 def _plot_time(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -276,11 +213,11 @@ def _plot_time(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | N
     wall = summary["wall_clock_s"].get("total") or 1.0
 
     def paint(axes: Any) -> None:
-        bars = axes.barh(names, list(stages.values()), color=_LIGHT_BLUE, label="with others")
+        bars = axes.barh(names, list(stages.values()), color=LIGHT_BLUE, label="with others")
         labels = [f"{seconds:,.1f} ({seconds / wall:.0%})" for seconds in stages.values()]
         axes.bar_label(bars, labels, padding=3, fontsize=8.5)
-        axes.barh(names, alone, color=_BLUE, label="alone: the critical path")
-        _add_legend(axes)
+        axes.barh(names, alone, color=BLUE, label="alone: the critical path")
+        add_legend(axes)
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.set(xlabel="seconds")
@@ -290,7 +227,7 @@ def _plot_time(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | N
         f"Overhead, with nothing sampled, learned or graded: {summary['overhead_share'] or 0:.0%}. "
         f"{WALL_CLOCK_NOTE}"
     )
-    return Plot("Time by stage", caption, _draw((5.2, 1.2 + 0.26 * len(stages)), paint))
+    return Plot("Time by stage", caption, draw((5.2, 1.2 + 0.26 * len(stages)), paint))
 
 
 def _plot_learning(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -316,7 +253,7 @@ def _plot_learning(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         "KL against the reference (`loss.anchor`, nats per token), entropy of the next "
         "token (nats), gradient norm before clipping."
     )
-    return Plot("Learning", caption, _draw((5.2, 2.8), paint, len(panels)))
+    return Plot("Learning", caption, draw((5.2, 2.8), paint, len(panels)))
 
 
 def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -325,16 +262,16 @@ def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         return None
     xs = range(1, len(rows) + 1)
     lines = (
-        ("largest, sampled tokens", "logprob_difference_max", _RED),
-        ("mean, sampled tokens", "logprob_difference_mean", _ORANGE),
-        ("largest, probe after sync", "probe_difference_max", _BLUE),
+        ("largest, sampled tokens", "logprob_difference_max", RED),
+        ("mean, sampled tokens", "logprob_difference_mean", ORANGE),
+        ("largest, probe after sync", "probe_difference_max", BLUE),
     )
     bound = probe_bound(run.config)
 
     def paint(axes: Any) -> None:
         axes.set_yscale("log")
         axes.minorticks_off()
-        axes.axhline(bound, color=_INK, linestyle="--", linewidth=1, label=f"bound {bound:g}")
+        axes.axhline(bound, color=INK, linestyle="--", linewidth=1, label=f"bound {bound:g}")
         axes.set(xlabel="learning step, both roles", ylabel="nats")
 
     # A difference of exactly zero has no place on a log scale.
@@ -343,7 +280,7 @@ def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         "Absolute difference of log-probabilities, learner against sampler. The bound holds for "
         "the probe: for its largest difference in float32, for its mean in bfloat16."
     )
-    return Plot("Trainer against sampler", caption, _plot_lines(series, paint))
+    return Plot("Trainer against sampler", caption, plot_lines(series, paint))
 
 
 def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -355,7 +292,7 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
         ("answer length ratio", (("Solver", "answer_length_ratio"),), "max_length_ratio"),
         ("question diversity", (("clusters", "clusters"), ("Gini", "gini")), None),
     )
-    colours = {"Challenger": _ORANGE, "Solver": _BLUE, "clusters": _GREEN, "Gini": _PURPLE}
+    colours = {"Challenger": ORANGE, "Solver": BLUE, "clusters": GREEN, "Gini": PURPLE}
     xs = [row["iteration"] for row in rows]
 
     def paint(axes: Any) -> None:
@@ -365,7 +302,7 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
                 one.plot(xs, ys, "o-", color=colours[label], label=label)
             if limit is not None:
                 one.axhline(
-                    getattr(run.config.drift, limit), color=_INK, linestyle="--", linewidth=1
+                    getattr(run.config.drift, limit), color=INK, linestyle="--", linewidth=1
                 )
             one.set_title(name)
             one.set(xticks=_spread(xs), xlabel="iteration")
@@ -383,7 +320,7 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
         "base model's; BLEU clusters per question and the Gini coefficient of their sizes. Dashed: "
         "the threshold."
     )
-    return Plot("Drift", caption, _draw((5.2, 2.8), paint, len(panels)))
+    return Plot("Drift", caption, draw((5.2, 2.8), paint, len(panels)))
 
 
 PLOTS = (

@@ -1,0 +1,99 @@
+"""HTML of a page that is one file without a link to anything outside it.
+
+What is shown may be text of a model under optimisation pressure: all of it is escaped here.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from rzero_ray.run.report.drawing import Plot
+
+
+def fill_page(title: str, body: Sequence[str]) -> str:
+    """Return the page; the title is escaped here, the parts of the body are HTML."""
+    return _PAGE.replace("{title}", escape(title, 80)).replace("{body}", "\n".join(body))
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
+    """Return a table; every cell is escaped here."""
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def html_figure(plot: Plot) -> str:
+    """Return a plot with its title and caption."""
+    return (
+        f"<figure><h3>{html.escape(plot.title)}</h3>{plot.svg}"
+        f"<figcaption>{html.escape(plot.caption)}</figcaption></figure>"
+    )
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return model text on one line, cut, without control or direction-changing characters."""
+    # Cut first: a text of megabytes must not be walked through character by character.
+    line = " ".join(text[: 4 * limit].split())
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    return shown if len(shown) <= limit and len(text) <= 4 * limit else f"{shown[:limit]}..."
+
+
+def escape(text: str, limit: int) -> str:
+    """Return text as HTML, on one line and cut to a length."""
+    return html.escape(shorten(text, limit))
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root { --ink: #1c2430; --soft: #5b6573; --page: #fbfbf9; --card: #fff; --line: #dfe3e8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #dfe4ea; --soft: #9aa4b1; --page: #14181d; --card: #1b2027; --line: #303843; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; color: var(--ink);
+  background: var(--page); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; }
+h3 { font-size: 1rem; margin: 0 0 .5rem; }
+.facts { list-style: none; margin: .75rem 0 0; padding: 0; color: var(--soft); font-size: .9rem;
+  overflow-wrap: anywhere; }
+.reading { font-size: 1.1rem; border-left: 4px solid #0072B2; padding-left: 1rem;
+  margin: 1.5rem 0; max-width: 48rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0;
+  border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; }
+.numbers td, .numbers th { font-variant-numeric: tabular-nums; }
+.numbers td { white-space: nowrap; }
+.numbers td + td, .numbers th + th { text-align: right; }
+.samples td:first-child { min-width: 14rem; overflow-wrap: anywhere; }
+.samples td { font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; }
+.plots { display: grid; gap: 1rem; margin-top: 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+figure { margin: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .5rem; min-width: 0; }
+figure svg { width: 100%; height: auto; display: block; }
+figcaption { color: var(--soft); font-size: .83rem; margin-top: .5rem; }
+details { border-top: 1px solid var(--line); padding: .6rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; }
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,229 @@
+"""A run directory to the figures by which a study compares runs.
+
+Only the columns that are counted are read of each file, never whole rollouts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rzero_ray.protocols import Task
+from rzero_ray.run.directory import load_stored_config
+from rzero_ray.run.parquet import read_columns
+from rzero_ray.run.rows import phase_rows
+from rzero_ray.run.stored import StoredRun
+from rzero_ray.study.arms import Place
+from rzero_ray.tasks.registry import make_task
+from rzero_ray.types import iteration_key
+
+LAST = 3
+"""Iterations over which the primary metric is taken."""
+NEAR_PEAK = 0.02
+"""How far below its own peak a run may end and still hold it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFigures:
+    """What a study knows of a finished run."""
+
+    place: Place
+    by_iteration: Sequence[Mapping[str, float]]
+    """Of the base model and of each iteration: the figures of `SERIES`, and those by stratum under
+    `NAME/STRATUM`. What a run has not is missing."""
+    totals: Mapping[str, float]
+    """`primary`, `base`, `gain`, `peak_iteration`, `fall`, `near_peak`, `wall_hours`, and sums over
+    the iterations."""
+
+
+SERIES = {
+    "mean": "mean@k, all held-out problems",
+    "greedy": "greedy accuracy, all held-out problems",
+    "half_a": "mean@k, half A",
+    "half_b": "mean@k, half B",
+    "labels": "kept questions with the right label",
+    "kept": "kept questions",
+    "well_formed": "well-formed candidates",
+    "distinct": "distinct among the well-formed candidates",
+    "skeletons": "skeletons among the well-formed candidates",
+    "kl_solver": "KL of the Solver to the base, nats a token",
+    "kl_challenger": "KL of the Challenger to the base, nats a token",
+    "votes_challenger": "votes for the Challenger's training",
+    "votes_curriculum": "votes for the curriculum",
+    "updates": "updates of the Solver",
+}
+"""The figures of an iteration, each with what it is."""
+SUMMED = ("votes_challenger", "votes_curriculum", "updates")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    """What is read of `AnsweredProblem`."""
+
+    question: str
+    reference: str
+    greedy_answer: str | None
+    answers: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """What is read of `Candidate`."""
+
+    question: str | None
+    answers: tuple[str | None, ...]
+    label: str | None
+    dropped: str | None
+    truth: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Votes:
+    """What is read of `ChallengerSample`."""
+
+    answers: tuple[str | None, ...]
+
+
+def read_figures(place: Place, root: Path) -> RunFigures:
+    """Return the figures of the finished run in `root`. Raises UserError for a damaged file."""
+    config = load_stored_config(root)
+    run = StoredRun(config, root, Path(config.model.path))
+    task = make_task(config.task)
+    by_iteration = [
+        {
+            **_accuracy(run, iteration, task),
+            **(_learning(run, iteration, task) if iteration else {}),
+        }
+        for iteration in range(config.num_iterations + 1)
+    ]
+    rows = [*run.metrics(), *run.evaluations()]
+    hours = sum(row.get("seconds", {}).get("wall", 0.0) for row in rows) / 3600
+    totals = {**_headline(by_iteration), "wall_hours": hours}
+    for name in SUMMED:
+        totals[name] = sum(row.get(name, 0.0) for row in by_iteration)
+    return RunFigures(place=place, by_iteration=by_iteration, totals=totals)
+
+
+def _headline(by_iteration: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the primary metric of a run and what it is compared with; nothing of a task without
+    held-out problems.
+
+    The peak is chosen on half A, the base model among the candidates, and valued on half B: its
+    height then owes nothing to having been chosen.
+    """
+    if not by_iteration or "half_b" not in by_iteration[0]:
+        return {}
+    half_b = [row["half_b"] for row in by_iteration]
+    primary = float(np.mean(half_b[1:][-LAST:])) if len(half_b) > 1 else half_b[0]
+    peak = int(np.argmax([row["half_a"] for row in by_iteration]))
+    fall = half_b[peak] - primary
+    return {
+        "primary": primary,
+        "base": half_b[0],
+        "gain": primary - half_b[0],
+        "peak_iteration": float(peak),
+        "fall": fall,
+        "near_peak": float(fall < NEAR_PEAK),
+    }
+
+
+def _accuracy(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
+    """Return the accuracies of one evaluation; none where there are no held-out problems."""
+    path = run.root / iteration_key(iteration) / "evaluation.parquet"
+    columns = read_columns(path, _Answered)
+    if not columns["question"]:
+        return {}
+    references = columns["reference"]
+    mean_P = np.array(
+        [
+            np.mean([answer == reference for answer in answers])
+            for answers, reference in zip(columns["answers"], references, strict=True)
+        ]
+    )
+    pairs = zip(columns["greedy_answer"], references, strict=True)
+    greedy_P = np.array([float(answer == reference) for answer, reference in pairs])
+    strata_P = np.array([stratum(task, question) for question in columns["question"]])
+    return {
+        "mean": float(mean_P.mean()),
+        "greedy": float(greedy_P.mean()),
+        "half_a": float(mean_P[::2].mean()),
+        # A single problem has no second half.
+        "half_b": float(mean_P[1::2].mean() if len(mean_P) > 1 else mean_P.mean()),
+        **_by_stratum("mean", mean_P, strata_P),
+        **_by_stratum("greedy", greedy_P, strata_P),
+    }
+
+
+def _by_stratum(name: str, values: NDArray[Any], strata: NDArray[np.str_]) -> dict[str, float]:
+    """Return {NAME/STRATUM: the mean of its values}."""
+    return {f"{name}/{of}": float(values[strata == of].mean()) for of in np.unique(strata)}
+
+
+def _learning(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
+    """Return what an iteration says beside its evaluation."""
+    found = _candidates(run, iteration, task)
+    drift = run.figures(iteration, "drift") or {}
+    for name in ("kl_solver", "kl_challenger"):
+        if drift.get(name) is not None:
+            found[name] = drift[name]
+    steps = run.sampled_steps("challenger", iteration)
+    found["votes_challenger"] = sum(
+        len(votes)
+        for step in steps
+        for votes in run.columns(f"{step.key}/rollouts", _Votes)["answers"]
+    )
+    rows = phase_rows(run.metrics(), "solver", iteration)
+    found["updates"] = sum(row.get("num_updates", 0) for row in rows)
+    return found
+
+
+def _candidates(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
+    """Return the figures of an iteration's candidates, kept or dropped."""
+    steps = run.manifest.steps("curriculum", iteration)
+    columns: dict[str, list[Any]] = {name: [] for name in _Candidate.__slots__}
+    for step in steps:
+        for name, values in run.columns(f"{step.key}/candidates", _Candidate).items():
+            columns[name] += values
+    posed = [question for question in columns["question"] if question is not None]
+    kept = [
+        (question, float(label == truth))
+        for question, label, truth, dropped in zip(
+            columns["question"],
+            columns["label"],
+            columns["truth"],
+            columns["dropped"],
+            strict=True,
+        )
+        if dropped is None and question is not None
+    ]
+    figures: dict[str, float] = {
+        "kept": len(kept),
+        "votes_curriculum": sum(len(answers) for answers in columns["answers"]),
+    }
+    if columns["question"]:
+        figures["well_formed"] = len(posed) / len(columns["question"])
+    if posed:
+        figures["distinct"] = len({task.normalize(question) for question in posed}) / len(posed)
+        figures["skeletons"] = len({skeleton(question) for question in posed})
+    if kept and task.has_oracle:
+        right = np.array([is_right for _, is_right in kept])
+        figures["labels"] = float(right.mean())
+        strata = np.array([stratum(task, question) for question, _ in kept])
+        figures |= _by_stratum("labels", right, strata)
+    return figures
+
+
+def stratum(task: Task, question: str) -> str:
+    """Return the group of questions by which figures are told: the number of operands."""
+    return f"{len(task.words(question)) // 2 + 1:02d}" if task.has_oracle else ""
+
+
+def skeleton(question: str) -> str:
+    """Return what questions of one form share: the text with its numbers masked."""
+    return re.sub(r"\d+", "N", question)
