@@ -208,6 +208,5 @@ def _read_runs(finished: Mapping[Place, Config]) -> tuple[list[RunFigures], list
 def _show(root: Path, tables: Sequence[Table], remarks: Sequence[str]) -> None:
     for remark in remarks:
         print(printable(f"rzero_ray: warning: {remark}"), file=sys.stderr)
-    print(printable(to_markdown(tables, [])).replace("# Study", ""))
-    for name in _WRITTEN:
-        print(printable(f"{root / name}"))
+    for line in [*to_markdown(tables, []).splitlines()[1:], "", *(str(root / n) for n in _WRITTEN)]:
+        print(printable(line))

@@ -32,6 +32,7 @@ from rzero_ray.run.plan import find_shape
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
 from rzero_ray.study.arms import Place
+from rzero_ray.tasks.base_model import find_model
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.text.characters import printable
 from rzero_ray.types import BudgetSpentError, Role, RunError, UserError
@@ -205,7 +206,7 @@ class Workers:
 def _opened(job: Job, clock: StageClock, observer: Progress) -> Iterator[Run]:
     """Take the directory of a run, and close it at the end."""
     root = resolve_run_dir(job.config)
-    shape = find_shape(job.config.model.path, job.base_model)
+    shape = find_shape(job.config.model.path, find_model(job.config.model))
     with hold_run_dir(job.config, root, None if shape is None else plan_disk(job.config, shape)):
         check_files(job.config, root)
         prepare_run_dir(job.config, root)

@@ -1,0 +1,102 @@
+"""A study as a user runs it: stopped in the middle of a run, taken up, and told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rzero_ray.study.arms import PLAIN, load_arm
+from tests.cluster.conftest import REPOSITORY
+from tests.faults.runs import SHORT
+
+pytestmark = [pytest.mark.cluster]
+
+ARMS = (PLAIN, "frozen_challenger+ground_truth_labels")
+OVERRIDES = [*SHORT[1:], "num_iterations=1"]
+START_LIMIT_S = 300.0
+
+
+def _command(root: Path, *others: str) -> list[str]:
+    return [sys.executable, "-m", "rzero_ray", "study", f"folder={root}", *others]
+
+
+@pytest.fixture(scope="module")
+def study(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """Return the folder of a study that was stopped while its second run was at work, and what
+    both commands have said."""
+    root = tmp_path_factory.mktemp("studies") / "study"
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    new = [SHORT[0], f"arms={','.join(ARMS)}", "bases=0", "seeds=0,1", *OVERRIDES]
+    first = subprocess.Popen(
+        _command(root, *new),
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    second_run = root / "runs" / ARMS[1] / "base-0-seed-0/manifest.json"
+    deadline = time.monotonic() + START_LIMIT_S
+    try:
+        while not second_run.exists() or "iteration-01/curriculum" not in second_run.read_text():
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < deadline, "no second run in time"
+            time.sleep(0.05)
+        first.send_signal(signal.SIGTERM)
+        said, error = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 130, error
+    assert error.splitlines()[-1] == "rzero_ray: stopped; the same command goes on"
+    again = subprocess.run(
+        _command(root), cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert again.returncode == 0, again.stderr
+    return root, said, again.stdout
+
+
+def test_a_stopped_study_goes_on_where_it_was(study: tuple[Path, str, str]):
+    root, first, second = study
+    assert "0 of 4 runs are done; 4 to make" in first
+    assert "1 of 4 runs are done; 3 to make" in second
+    updates = load_arm(PLAIN, SHORT[0].partition("=")[2], OVERRIDES).solver.num_steps
+    for arm in ARMS:
+        for seed in (0, 1):
+            lines = (root / f"runs/{arm}/base-0-seed-{seed}/metrics.jsonl").read_text().splitlines()
+            rows = [json.loads(line) for line in lines]
+            assert [r["step"] for r in rows if r["phase"] == "solver"] == [*range(1, updates + 1)]
+            assert any(r["phase"] == "challenger" for r in rows) == (arm == PLAIN)
+
+
+def test_runs_on_kept_actors_begin_with_their_own_base(study: tuple[Path, str, str]):
+    """All runs are of one base model: a run that sampled from what the one before has left in the
+    engines would not answer as it does."""
+    root, _, _ = study
+    stored = json.loads((root / "study.json").read_text())
+    bases = {run["place"]["seed"]: set() for run in stored["runs"]}
+    for run in stored["runs"]:
+        bases[run["place"]["seed"]].add(run["by_iteration"][0]["mean"])
+    assert len(stored["runs"]) == 4 and all(len(values) == 1 for values in bases.values())
+    starts = [
+        json.loads(line)["event"] == "weight sync"
+        for arm in ARMS
+        for line in (root / f"runs/{arm}/base-0-seed-1/events.jsonl").read_text().splitlines()
+    ]
+    assert sum(starts) > 4  # held, published at each phase's start and after each update
+
+
+def test_the_results_are_told(study: tuple[Path, str, str]):
+    root, _, shown = study
+    assert f"| {ARMS[1]} - {PLAIN} |" in shown
+    stored = json.loads((root / "study.json").read_text())
+    assert [arm["num_runs"] for arm in stored["arms"]] == [2, 2]
+    assert stored["arms"][1]["totals"]["votes_challenger"]["value"] == 0
+    assert "kl_solver" in stored["arms"][0]["series"]
+    assert (root / "study.html").read_text().count("<svg") >= 3

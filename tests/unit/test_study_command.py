@@ -1,0 +1,266 @@
+"""The command `study`: its errors in one line each, and what it does when runs fail or stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors import cluster as cluster_module
+from rzero_ray.config.config import Config
+from rzero_ray.config.layout import disaggregated
+from rzero_ray.protocols import Cast, Task
+from rzero_ray.study import command as module
+from rzero_ray.study.command import main
+from rzero_ray.types import RunError
+from tests.unit.fakes import FakeJudge, FakePolicy
+from tests.unit.studies import BASE, OVERRIDES
+from tests.unit.test_coevolution import SmallTask
+
+ARMS = ("rzero", "frozen_challenger", "ground_truth_labels")
+
+
+class FakeCluster:
+    """Roles that sample from a rule; `fails` says which run they do not survive."""
+
+    started: list[FakeCluster]
+
+    def __init__(self, fails: Callable[[Config], BaseException | None]) -> None:
+        self.runs: list[str] = []
+        self.is_closed = False
+        self._fails = fails
+
+    def cast(self, config: Config, task: Task, *_: Any) -> Cast:
+        assert not self.is_closed
+        self.runs.append("/".join(Path(config.run_dir).parts[-2:]))
+        error = self._fails(config)
+        if error is not None:
+            raise error
+        challenger, solver = FakePolicy("challenger"), FakePolicy("solver")
+        solver.borrows_from = challenger
+        challenger.weights = solver.weights = "another run's"
+        return Cast(challenger, solver, FakeJudge(), SmallTask())
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class Clusters:
+    """The clusters that a command starts."""
+
+    def __init__(self) -> None:
+        self.started: list[FakeCluster] = []
+        self.fails: Callable[[Config], BaseException | None] = lambda config: None
+        self.start_fails: BaseException | None = None
+
+    async def start(self, *_: Any) -> FakeCluster:
+        await asyncio.sleep(0)
+        if self.start_fails is not None:
+            raise self.start_fails
+        self.started.append(FakeCluster(self.fails))
+        return self.started[-1]
+
+    @property
+    def runs(self) -> list[list[str]]:
+        return [cluster.runs for cluster in self.started]
+
+
+@pytest.fixture
+def clusters(monkeypatch: pytest.MonkeyPatch) -> Clusters:
+    found = Clusters()
+    monkeypatch.setattr(cluster_module, "start_cluster", found.start)
+    monkeypatch.setattr(module, "join_cluster", lambda config, n: ("here", disaggregated(config)))
+    monkeypatch.setattr(module, "obtain_model", lambda model: BASE)
+    return found
+
+
+def _command(root: Path, *others: str, arms: tuple[str, ...] = ARMS[:2]) -> list[str]:
+    return [
+        f"folder={root}",
+        "conf=tiny",
+        f"arms={','.join(arms)}",
+        "bases=0,1",
+        *OVERRIDES,
+        *others,
+    ]
+
+
+def test_one_cluster_serves_all_runs_and_the_same_command_has_nothing_left(
+    clusters: Clusters, tmp_path: Path, capsys
+):
+    assert main(_command(tmp_path)) == 0
+    assert clusters.runs == [
+        [f"{arm}/base-{base}-seed-0" for base in (0, 1) for arm in ARMS[:2]],
+    ]
+    assert clusters.started[0].is_closed
+    lines = [line for line in capsys.readouterr().out.splitlines() if "iteration" in line]
+    assert sum("rzero base 0 seed 0: iteration 2/2  mean@2" in line for line in lines) == 1
+    before = (tmp_path / "plan.json").read_text()
+    assert main([f"folder={tmp_path}"]) == 0
+    assert len(clusters.started) == 1 and (tmp_path / "plan.json").read_text() == before
+
+
+def test_each_run_begins_with_its_own_models(clusters: Clusters, tmp_path: Path):
+    """The fakes refuse to sample from weights that nobody has published or held."""
+    assert main(_command(tmp_path, arms=("rzero",))) == 0
+    for base in (0, 1):
+        events = (tmp_path / f"runs/rzero/base-{base}-seed-0/events.jsonl").read_text()
+        assert json.loads(events.splitlines()[0])["event"] == "start"
+
+
+def test_workers_share_the_runs(clusters: Clusters, tmp_path: Path):
+    assert main(_command(tmp_path, "workers=3")) == 0
+    assert len(clusters.started) == 3 and sum(map(len, clusters.runs)) == 4
+    assert all(cluster.is_closed for cluster in clusters.started)
+
+
+def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
+    clusters: Clusters, tmp_path: Path, capsys
+):
+    clusters.fails = lambda config: (
+        RunError("an actor was lost")
+        if config.challenger.frozen and config.model.tiny_seed == 0
+        else None
+    )
+    assert main(_command(tmp_path)) == 1
+    assert [len(runs) for runs in clusters.runs] == [2, 2]
+    error = capsys.readouterr().err.splitlines()
+    assert error == [
+        "rzero_ray: failed: frozen_challenger base 0 seed 0: an actor was lost",
+        "rzero_ray: failed: a run did not finish; the first: frozen_challenger base 0 seed 0: an "
+        "actor was lost; the same command goes on",
+    ]
+    table = (tmp_path / "study.md").read_text()
+    assert "| frozen_challenger | 1 of 2 |" in table and "| rzero | 2 of 2 |" in table
+    clusters.fails = lambda config: None
+    assert main([f"folder={tmp_path}"]) == 0
+    assert clusters.runs[2:] == [["frozen_challenger/base-0-seed-0"]]
+
+
+def test_two_failures_in_a_row_end_a_worker(clusters: Clusters, tmp_path: Path, capsys):
+    clusters.fails = lambda config: RunError("no")
+    assert main(_command(tmp_path)) == 1
+    assert [len(runs) for runs in clusters.runs] == [1, 1]
+    error = capsys.readouterr().err
+    assert error.count("not begun, because all workers have ended") == 2
+    assert "4 runs did not finish" in error
+
+
+def test_a_cluster_that_does_not_start_ends_a_worker(clusters: Clusters, tmp_path: Path, capsys):
+    clusters.start_fails = RunError("waited 9 s for all actors to start")
+    assert main(_command(tmp_path)) == 1
+    assert capsys.readouterr().err.count("waited 9 s") == 3  # two tries, and the last line
+    assert (tmp_path / "study.html").exists()
+
+
+def test_a_bug_shows_its_traceback_and_the_others_go_on(clusters: Clusters, tmp_path: Path, capsys):
+    clusters.fails = lambda config: (
+        ZeroDivisionError("x") if config.model.tiny_seed == 0 and config.challenger.frozen else None
+    )
+    assert main(_command(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "a bug, whose traceback is above: ZeroDivisionError" in error
+    assert sum(map(len, clusters.runs)) == 4
+
+
+def test_a_stop_is_a_stop_and_the_same_command_goes_on(clusters: Clusters, tmp_path: Path, capsys):
+    clusters.fails = lambda config: KeyboardInterrupt() if config.challenger.frozen else None
+    assert main(_command(tmp_path)) == 130
+    assert clusters.started[0].is_closed
+    assert capsys.readouterr().err == "rzero_ray: stopped; the same command goes on\n"
+    clusters.fails = lambda config: None
+    assert main([f"folder={tmp_path}"]) == 0
+    assert clusters.runs[1][0] == "frozen_challenger/base-0-seed-0" and len(clusters.runs[1]) == 3
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "metrics.jsonl"])
+def test_a_damaged_run_is_one_line_and_the_others_are_told(
+    clusters: Clusters, tmp_path: Path, name: str, capsys
+):
+    assert main(_command(tmp_path, arms=("rzero",))) == 0
+    capsys.readouterr()
+    damaged = tmp_path / "runs/rzero/base-1-seed-0" / name
+    damaged.write_text("{\n{")
+    assert main([f"folder={tmp_path}", "report=true"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("rzero_ray: warning: left out: rzero base 1 seed 0: ")
+    assert str(damaged) in error and len(error.splitlines()) == 1
+    assert damaged.read_text() == "{\n{"
+    assert "| rzero | 1 of 2 |" in (tmp_path / "study.md").read_text()
+
+
+def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
+    clusters: Clusters, tmp_path: Path, capsys
+):
+    clusters.fails = lambda config: RunError("no") if config.challenger.frozen else None
+    main(_command(tmp_path))
+    clusters.fails = lambda config: None
+    (tmp_path / "runs/frozen_challenger/base-0-seed-0/events.jsonl").write_text("{\n{\n")
+    capsys.readouterr()
+    assert main([f"folder={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert "frozen_challenger base 0 seed 0" in error and "Traceback" not in error
+    assert clusters.runs[-1] == ["frozen_challenger/base-1-seed-0"]
+
+
+def test_an_arm_that_is_added_is_marked(clusters: Clusters, tmp_path: Path):
+    assert main(_command(tmp_path)) == 0
+    assert main(_command(tmp_path, arms=ARMS)) == 0
+    assert clusters.runs[1] == [f"ground_truth_labels/base-{base}-seed-0" for base in (0, 1)]
+    table = (tmp_path / "study.md").read_text()
+    (line,) = [text for text in table.splitlines() if "| ground_truth_labels - rzero" in text]
+    assert line.endswith("| added after 4 runs |")
+
+
+def test_one_base_and_an_arm_that_keeps_nothing_are_told(clusters: Clusters, tmp_path: Path):
+    command = [*_command(tmp_path, "curriculum.min_agreement=1", "curriculum.max_agreement=1"),
+               "bases=0", "voting.min_answered=1"]  # fmt: skip
+    assert main(command) == 0
+    table = (tmp_path / "study.md").read_text()
+    assert "nan" not in table and "| frozen_challenger - rzero | " in table
+    assert "<svg" in (tmp_path / "study.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "folder=... is missing; usage: "),
+        (["folder=F"], "a new study needs conf=NAME, arms="),
+        (["folder=F", "report=true", "conf=tiny", "arms=rzero", "bases=0"], "holds no study yet"),
+        (["folder=F", "conf=tiny", "arms=rzro", "bases=0"], "the nearest is rzero"),
+        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "sover.n=1"], "nearest is solver."),
+        (["folder=F", "conf=tny", "arms=rzero", "bases=0"], "no tny.yaml in conf/; the nearest"),
+        (["folder=F", "conf=tiny", "arms=rzero", "bases=0,x"], "bases=0,x must be empty, or whole"),
+        (["folder=F", "conf=tiny", "arms=rzero", "bases=3..1"], "bases=3..1 must be"),
+        (["folder=F", "conf=tiny", "arms=rzero", "bases=0,0"], "none twice"),
+        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "workers=0"], "workers=0 must be"),
+        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "seed=1"], "has its own; use arms"),
+        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "compare=rzero:x"], "x is none of"),
+        (["folder=F", "conf=tiny,labelled_grpo", "arms=rzero", "bases=0"], "do not fit"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], complaint: str, tmp_path: Path, capsys):
+    folder = f"folder={tmp_path / 'study'}"
+    assert main([folder if a == "folder=F" else a for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys):
+    (tmp_path / "letter.txt").write_text("dear")
+    assert main(_command(tmp_path)) == 2
+    assert "holds other files (letter.txt)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_run_is_no_study(clusters: Clusters, tmp_path: Path, capsys):
+    assert main(_command(tmp_path / "study", arms=("rzero",))) == 0
+    shutil.copytree(tmp_path / "study/runs/rzero/base-0-seed-0", tmp_path / "run")
+    assert main(_command(tmp_path / "run")) == 2
+    assert "holds other files" in capsys.readouterr().err
