@@ -101,7 +101,7 @@ class Cluster:
             if role.learns is not None
         }
         judge = ClusterJudge(self.workers, config.deadline.grade, clock)
-        return Cast(policies["challenger"], policies["solver"], judge, task)
+        return Cast(policies["challenger"], policies["solver"], judge, task, policies["verifier"])
 
     async def close(self) -> None:
         """End all actors and give their places back."""

@@ -132,8 +132,7 @@ class ClusterPolicy:
 
     async def hold(self, model: Path) -> None:
         """See `protocols.Policy`. The learner loads the model and publishes it as it is."""
-        self._pool.send_home()
-        samplers = [s for s in self._pool.samplers_of(self._role) if s.model != model]
+        samplers = [s for s in self._pool.call_home(self._role) if s.model != model]
         if not samplers:
             return
         phase = Phase(

@@ -4,6 +4,7 @@ One iteration, and who takes part in it:
 
     train_challenger   Challenger samples questions -> Solver votes -> rewards -> Challenger learns
     build_curriculum   Challenger samples candidates -> Solver votes -> kept: the consistency band
+    verify_labels      a verifier, where one learns, says which labels it believes
     audit_labels       an oracle, where one is configured, says which labels are right
     train_solver       Solver answers kept questions -> graded by pseudo-label -> Solver learns
     average_solver     where an average of Solvers votes: it takes in the new one
@@ -49,6 +50,7 @@ from rzero_ray.phases.labelled import (
     load_labelled,
 )
 from rzero_ray.phases.solver import train_solver
+from rzero_ray.phases.verifier import verify_labels
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
@@ -70,7 +72,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
-from rzero_ray.tasks.registry import check_halves, check_labels, make_task
+from rzero_ray.tasks.registry import check_halves, check_labels, check_steps, make_task
 from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
 
 if TYPE_CHECKING:  # it imports Ray
@@ -85,6 +87,7 @@ async def coevolve(config: Config, cast: Cast, run: Run) -> None:
     for iteration in run.iterations(config.num_iterations):
         await train_challenger(config, iteration, cast, run)
         items = await build_curriculum(config, iteration, cast, run)
+        items = await verify_labels(config, iteration, cast, items, run)
         await audit_labels(config, iteration, cast, items, run)
         await train_solver(config, iteration, cast, with_replay(iteration, items, run), run)
         await average_solver(config, iteration, cast, run)
@@ -139,6 +142,7 @@ def _check_and_run(arguments: list[str]) -> None:
     config = load_run([a for a in arguments if a != "--dry-run"])
     check_labels(config)
     check_halves(config)
+    check_steps(config)
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))
     check_oracle(config)

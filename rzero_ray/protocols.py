@@ -6,6 +6,7 @@ actors implement these protocols on a cluster, and the unit tests implement them
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ class Task(Protocol):
     has_oracle: bool
     has_halves: bool
     """Whether there are questions that `halve` takes apart."""
+    has_steps: bool
+    """Whether there are solutions that `spoil` makes wrong."""
 
     def challenger_messages(self) -> tuple[Message, ...]:
         """Return the prompt that asks for one new question; the same for every question."""
@@ -178,6 +181,15 @@ class Task(Protocol):
         """Return the words that the official code compares: what white space parts."""
         ...
 
+    def verifier_messages(self, question: str, solution: str) -> tuple[Message, ...]:
+        """Return the prompt that asks whether a solution is right (a boxed 1) or not (a 0)."""
+        ...
+
+    def spoil(self, question: str, solution: str, rng: random.Random) -> str | None:
+        """Return a solution with one mistake more that a reader has to look for: a step left out,
+        or changed. None where the task has no steps, or the text none that can be spoilt."""
+        ...
+
     def halve(self, question: str) -> Halves | None:
         """Return the question in two parts that can be solved one after the other; None where it
         has no such parts, or is too short for them."""
@@ -209,6 +221,8 @@ class Cast:
     solver: Policy
     judge: Judge
     task: Task
+    verifier: Policy | None = None
+    """Who confirms labels, where the run has a verifier."""
 
 
 class Clock(Protocol):

@@ -13,8 +13,8 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-Role = Literal["challenger", "solver"]
-PhaseName = Literal["challenger", "curriculum", "audit", "solver", "drift"]
+Role = Literal["challenger", "verifier", "solver"]
+PhaseName = Literal["challenger", "curriculum", "verifier", "audit", "solver", "drift"]
 VotingRule = Literal["by_value", "official"]
 """How votes are counted; see `voting.VOTING_RULES`."""
 RewardRule = Literal[
@@ -41,6 +41,8 @@ NoveltyRule = Literal["none", "similarity", "coverage"]
 """What a memory of earlier questions makes of a reward; see `novelty.NOVELTY_RULES`."""
 CheckRule = Literal["none", "halves"]
 """A second opinion on labels; see `phases.checking.LABEL_CHECKS`."""
+NegativeRule = Literal["none", "rarest", "structure"]
+"""From what a verifier learns what is wrong; see `verification.NEGATIVES`."""
 RepetitionRule = Literal["symmetric", "official", "skeleton"]
 """How repetition is measured; see `repetition.REPETITION_RULES`."""
 GradingRule = Literal["math", "choice", "text"]
@@ -392,6 +394,8 @@ class Attempt:
     """`Ballot.clusters`: the votes of each."""
     vote_tokens: int
     """Tokens of the votes."""
+    vote_texts: tuple[str, ...] = ()
+    """[M] what was sampled as votes, where somebody reads it (`verifier.negatives`)."""
 
     @property
     def ballot(self) -> Ballot:
@@ -482,6 +486,9 @@ class Candidate:
     """Whether a second distinct answer has as many votes as the label."""
     num_ambiguous: int = 0
     """Votes that equal an answer of another cluster as well (`Ballot.num_ambiguous`)."""
+    vote_texts: tuple[str, ...] = ()
+    """What was sampled as votes, in the order of `answers`, where somebody reads it
+    (`verifier.negatives`)."""
     check_votes: int = 0
     """Further votes that were taken to check the label (`curriculum.check`)."""
 
@@ -489,6 +496,33 @@ class Candidate:
     def agreement(self) -> float:
         """Share of the votes taken that agree with the majority."""
         return self.num_agree / self.num_votes if self.num_votes else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierExample:
+    """A row of `iteration-NN/verifier-examples.parquet`: a solution that is held to be right, or
+    wrong."""
+
+    question: str
+    solution: str
+    is_right: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A row of `iteration-NN/verdicts.parquet`: what the verifier says of a kept question."""
+
+    question: str
+    label: str
+    num_judged: int
+    """Solutions with the label as their answer that were judged."""
+    num_right: int
+    """Those that were judged right."""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether more than half of the solutions were judged right."""
+        return 2 * self.num_right > self.num_judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rzero_ray.config.cluster import WeightBackend
-from rzero_ray.config.method import ChallengerConfig, LossConfig, OptimizerConfig, SolverConfig
+from rzero_ray.config.method import (
+    ChallengerConfig,
+    LossConfig,
+    OptimizerConfig,
+    SolverConfig,
+    VerifierConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,7 @@ class PhaseOptions:
     """Longest completion sampled: the divisor of `LossConfig.aggregation` fixed_length."""
 
     @classmethod
-    def of(cls, settings: ChallengerConfig | SolverConfig) -> PhaseOptions:
+    def of(cls, settings: ChallengerConfig | SolverConfig | VerifierConfig) -> PhaseOptions:
         """Return what the learner needs of a role's settings."""
         return cls(
             optimizer=settings.optimizer,

@@ -68,6 +68,11 @@ class SamplerPool:
                 sampler.role = training
         return self.samplers_of(training)
 
+    def call_home(self, role: Role) -> list[PooledSampler]:
+        """Send all home; return the role's own, or, where it has none, those that it borrows."""
+        self.send_home()
+        return self.samplers_of(role) or self.assign(role)
+
     def send_home(self) -> None:
         """Give each its home role; what it holds may be another role's weights."""
         for sampler in self.samplers:

@@ -77,6 +77,9 @@ class SamplerConfig:
 
     num_challenger: Annotated[int, count(0, MOST_ACTORS)] = 1
     num_solver: Annotated[int, count(1, MOST_ACTORS)] = 1
+    num_verifier: Annotated[int, count(0, MOST_ACTORS)] = 0
+    """Engines of the verifier's own; with none it borrows the Challenger's, which nothing asks
+    meanwhile."""
     cpus_per_engine: Annotated[float, between(0, 1_024)] = 1.0
     gpus_per_engine: Annotated[float, gpus()] = 0.0
     threads_per_engine: Annotated[int, count(1, 1_024)] = 1

@@ -31,6 +31,7 @@ from rzero_ray.config.method import (
     LabelledConfig,
     PipelineConfig,
     SolverConfig,
+    VerifierConfig,
     VotingConfig,
 )
 from rzero_ray.config.rules import (
@@ -80,6 +81,7 @@ class Config:
     challenger: ChallengerConfig = field(default_factory=ChallengerConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     voting: VotingConfig = field(default_factory=VotingConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     labelled: LabelledConfig = field(default_factory=LabelledConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

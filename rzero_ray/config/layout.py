@@ -18,7 +18,7 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.types import Role, UserError
 
-ENGINES_PER_PLACE = len(ROLES)
+ENGINES_PER_PLACE = sum(role.is_policy for role in ROLES)
 """In a colocated layout each place has one of every role."""
 SHARE_OF_GPU = 0.9 / (ENGINES_PER_PLACE + 1)
 """What each engine and the learner rank have of a shared GPU, as Ray counts it: all of them see the
@@ -145,7 +145,7 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
         places, share = min(max(1, num_gpus), places), SHARE_OF_GPU
     return Layout(
         kind="colocated",
-        num_engines={role.name: places for role in ROLES},
+        num_engines={role.name: places if role.is_policy else 0 for role in ROLES},
         num_ranks=places,
         gpus_per_engine=share,
         gpus_per_rank=share,

@@ -20,6 +20,7 @@ from rzero_ray.config.rules import (
 )
 from rzero_ray.types import (
     CheckRule,
+    NegativeRule,
     NoveltyRule,
     RepetitionRule,
     RewardRule,
@@ -219,6 +220,30 @@ class SolverConfig:
     sampling: RolloutSamplingConfig = field(default_factory=RolloutSamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class VerifierConfig:
+    """A third policy from the base model, which learns to tell right solutions from wrong ones and
+    confirms the curriculum's labels (`phases.verifier`)."""
+
+    negatives: NegativeRule = "none"
+    """From what it learns what is wrong (`verification.NEGATIVES`); `none` is no verifier."""
+    num_steps: Annotated[int, count()] = 30
+    num_prompts: Annotated[int, count()] = 64
+    """Examples of one step, half of them right."""
+    prompts_per_update: Annotated[int, count()] = 64
+    memory: Annotated[int, count(1, 10**7)] = 2000
+    """The last examples, of all iterations, that it is taught."""
+    max_judged: Annotated[int, count()] = 8
+    """Most solutions of a kept question that it judges."""
+    sampling: RolloutSamplingConfig = field(
+        default_factory=lambda: RolloutSamplingConfig(max_tokens=16)
+    )
+    """Its verdicts are drawn greedily; the temperature is that of the learner's metrics."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Not read: it learns by cross-entropy."""
 
 
 @dataclass(frozen=True)

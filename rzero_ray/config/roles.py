@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rzero_ray.config.cluster import SamplerConfig
 from rzero_ray.config.config import Config
-from rzero_ray.config.method import ChallengerConfig, SolverConfig
+from rzero_ray.config.method import ChallengerConfig, SolverConfig, VerifierConfig
 from rzero_ray.types import Role
 
 
@@ -25,16 +25,28 @@ class RoleSpec:
     lends_to: tuple[Role, ...] = ()
     """The roles that sample with its engines, too, while they learn, because nothing asks this one
     meanwhile."""
-    learns: Callable[[Config], ChallengerConfig | SolverConfig] | None = None
+    learns: Callable[[Config], ChallengerConfig | SolverConfig | VerifierConfig] | None = None
     """The settings by which it learns; None for a role that only samples."""
+    is_policy: bool = True
+    """Whether it is one of the two that the method trains on each other, which are one model with
+    `shared_weights`."""
+    takes_part: Callable[[Config], bool] = lambda config: True
+    """Whether a run has it."""
 
 
 ROLES = (
     RoleSpec(
         name="challenger",
         engines=lambda sampler: sampler.num_challenger,
-        lends_to=("solver",),
+        lends_to=("verifier", "solver"),
         learns=lambda config: config.challenger,
+    ),
+    RoleSpec(
+        name="verifier",
+        engines=lambda sampler: sampler.num_verifier,
+        learns=lambda config: config.verifier,
+        is_policy=False,
+        takes_part=lambda config: config.verifier.negatives != "none",
     ),
     RoleSpec(
         name="solver",

@@ -7,6 +7,7 @@ last of them is. Shape suffixes: P prompts, G group, M votes.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,21 @@ GatherAttempts = Callable[
 """Has the attempts at each of so many prompts made, all under way at once; returns them by prompt.
 `parts.gather_in_parts` keeps those that are ready."""
 
-TakeVotes = Callable[[str, int], Awaitable[tuple[Ballot, int]]]
-"""Has the Solver vote on a question, the k-th vote drawn with seed + k; returns the ballot and the
-tokens of the votes."""
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """The Solver's votes on a question."""
+
+    ballot: Ballot
+    texts: tuple[str, ...]
+    """[M] what was sampled."""
+    num_tokens: int
+
+
+NO_VOTES = Votes(NO_VOTE_YET, (), 0)
+
+TakeVotes = Callable[[str, int], Awaitable[Votes]]
+"""Has the Solver vote on a question, the k-th vote drawn with seed + k."""
 
 QUESTION_PARSERS = {
     "question_and_answer": parse_strict_question,
@@ -60,11 +73,13 @@ async def pose_and_vote(
     parse: Callable[[str], str | None],
     vote: TakeVotes,
     learns: bool,
+    keeps_texts: bool = False,
 ) -> list[Attempt]:
     """Sample [G] questions from a step's Challenger prompt number `prompt`, and the votes on each
     well-formed one.
 
-    `learns` says whether the Challenger learns from these questions, and so reads their tokens.
+    `learns` says whether the Challenger learns from these questions, and so reads their tokens,
+    `keeps_texts` whether somebody reads the texts of the votes.
     `seed_of()` is the seed of the questions, `seed_of(g, "votes")` that of the votes on number g.
     """
     request = to_request(
@@ -74,12 +89,13 @@ async def pose_and_vote(
     async def attempt(index: int, completion: Completion) -> Attempt:
         question = parse(completion.text)
         if question is None:
-            return _to_attempt(prompt, completion, None, NO_VOTE_YET, 0)
+            return _to_attempt(prompt, completion, None, NO_VOTES)
         try:
-            ballot, tokens = await vote(question, seed_of(index, "votes"))
+            votes = await vote(question, seed_of(index, "votes"))
         except TooLongError:
-            return _to_attempt(prompt, completion, None, NO_VOTE_YET, 0, too_long=True)
-        return _to_attempt(prompt, completion, question, ballot, tokens)
+            return _to_attempt(prompt, completion, None, NO_VOTES, too_long=True)
+        attempt = _to_attempt(prompt, completion, question, votes)
+        return replace(attempt, vote_texts=votes.texts) if keeps_texts else attempt
 
     completions = await cast.challenger.sample(request)
     return await gather_all(attempt(g, completion) for g, completion in enumerate(completions))
@@ -89,10 +105,10 @@ def _to_attempt(
     prompt: int,
     completion: Completion,
     question: str | None,
-    ballot: Ballot,
-    vote_tokens: int,
+    votes: Votes,
     too_long: bool = False,
 ) -> Attempt:
+    ballot = votes.ballot
     return Attempt(
         prompt_index=prompt,
         prompt_ids=completion.prompt_ids,
@@ -111,17 +127,16 @@ def _to_attempt(
         num_ambiguous=ballot.num_ambiguous,
         cluster_forms=tuple(form for form, _ in ballot.clusters),
         cluster_votes=np.array([votes for _, votes in ballot.clusters], np.int32),
-        vote_tokens=vote_tokens,
+        vote_tokens=votes.num_tokens,
     )
 
 
 def vote_in_full(cast: Cast, voting: VotingConfig, num_votes: int) -> TakeVotes:
     """Return a vote of `num_votes` samples, taken all at once."""
 
-    async def take(question: str, seed: int) -> tuple[Ballot, int]:
+    async def take(question: str, seed: int) -> Votes:
         votes_M = await _sample_votes(cast, voting, question, num_votes, seed)
-        ballot = await cast.judge.vote([vote.text for vote in votes_M], voting.rule)
-        return ballot, _count_tokens(votes_M)
+        return await _count(cast, voting, votes_M)
 
     return take
 
@@ -137,13 +152,13 @@ def vote_until_decided(
     """
     num_next_votes = NEXT_VOTES[voting.rule]
 
-    async def take(question: str, seed: int) -> tuple[Ballot, int]:
-        ballot: Ballot = NO_VOTE_YET
-        votes: list[Completion] = []
-        while count := num_next_votes(ballot, band):
-            votes += await _sample_votes(cast, voting, question, count, seed + len(votes))
-            ballot = await cast.judge.vote([vote.text for vote in votes], voting.rule)
-        return ballot, _count_tokens(votes)
+    async def take(question: str, seed: int) -> Votes:
+        votes = NO_VOTES
+        sampled: list[Completion] = []
+        while count := num_next_votes(votes.ballot, band):
+            sampled += await _sample_votes(cast, voting, question, count, seed + len(sampled))
+            votes = await _count(cast, voting, sampled)
+        return votes
 
     return take
 
@@ -151,8 +166,8 @@ def vote_until_decided(
 def vote_unless(is_hopeless: Callable[[str], bool], vote: TakeVotes) -> TakeVotes:
     """Return a vote that no question gets which `is_hopeless`."""
 
-    async def take(question: str, seed: int) -> tuple[Ballot, int]:
-        return (NO_VOTE_YET, 0) if is_hopeless(question) else await vote(question, seed)
+    async def take(question: str, seed: int) -> Votes:
+        return NO_VOTES if is_hopeless(question) else await vote(question, seed)
 
     return take
 
@@ -220,5 +235,7 @@ async def _sample_votes(
     return await cast.solver.sample(request)
 
 
-def _count_tokens(completions: Sequence[Completion]) -> int:
-    return sum(completion.num_tokens for completion in completions)
+async def _count(cast: Cast, voting: VotingConfig, sampled: Sequence[Completion]) -> Votes:
+    texts = [completion.text for completion in sampled]
+    ballot = await cast.judge.vote(texts, voting.rule)
+    return Votes(ballot, tuple(texts), sum(completion.num_tokens for completion in sampled))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from rzero_ray.method.selection import UNCONFIRMED
-from rzero_ray.phases.asking import TakeVotes
+from rzero_ray.phases.asking import NO_VOTES, TakeVotes, Votes
 from rzero_ray.protocols import Cast
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.types import Ballot, Candidate, CheckRule, TooLongError
@@ -40,34 +40,33 @@ async def check_by_halves(
         halves = None if candidate.question is None else cast.task.halve(candidate.question)
         if candidate.dropped is not None or halves is None:
             return candidate
-        first, tokens = await _vote(vote, halves.first, seed_of(index, "first half"))
-        second = None if first is None or first.label is None else halves.second(first.label)
-        votes = 0 if first is None else len(first.answers)
-        end = None
+        first = await _vote(vote, halves.first, seed_of(index, "first half"))
+        label = first.ballot.label
+        second = None if label is None else halves.second(label)
+        end = NO_VOTES
         if second is not None:
-            end, more = await _vote(vote, second, seed_of(index, "second half"))
-            tokens += more
-            votes += 0 if end is None else len(end.answers)
+            end = await _vote(vote, second, seed_of(index, "second half"))
+        is_confirmed = await _confirms(cast, end.ballot, candidate.label)
         return replace(
             candidate,
-            dropped=None if await _confirms(cast, end, candidate.label) else UNCONFIRMED,
-            vote_tokens=candidate.vote_tokens + tokens,
-            check_votes=votes,
+            dropped=None if is_confirmed else UNCONFIRMED,
+            vote_tokens=candidate.vote_tokens + first.num_tokens + end.num_tokens,
+            check_votes=len(first.texts) + len(end.texts),
         )
 
     return await gather_all(check(index, candidate) for index, candidate in enumerate(candidates))
 
 
-async def _vote(vote: TakeVotes, question: str, seed: int) -> tuple[Ballot | None, int]:
+async def _vote(vote: TakeVotes, question: str, seed: int) -> Votes:
     try:
         return await vote(question, seed)
     except TooLongError:
-        return None, 0
+        return NO_VOTES
 
 
-async def _confirms(cast: Cast, ballot: Ballot | None, label: str | None) -> bool:
+async def _confirms(cast: Cast, ballot: Ballot, label: str | None) -> bool:
     """Say whether a ballot's majority is the label, by the rules by which answers are graded."""
-    if ballot is None or ballot.label is None or label is None:
+    if ballot.label is None or label is None:
         return False
     answers: Sequence[str | None] = await cast.judge.grade([rf"\boxed{{{ballot.label}}}"], label)
     return answers[0] == label

@@ -147,6 +147,7 @@ async def sample_candidates(
             parse=QUESTION_PARSERS[_question_format(config)],
             vote=vote,
             learns=False,
+            keeps_texts=config.verifier.negatives != "none",
         )
 
     count = min(settings.candidates_per_step, settings.num_candidates - already)
@@ -179,6 +180,7 @@ def _to_candidate(attempt: Attempt, task: Task) -> Candidate:
         vote_tokens=attempt.vote_tokens,
         tied=attempt.ballot.is_tied,
         num_ambiguous=attempt.num_ambiguous,
+        vote_texts=attempt.vote_texts,
     )
 
 

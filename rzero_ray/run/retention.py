@@ -95,7 +95,9 @@ def bytes_to_come(plan: DiskPlan, root: Path) -> int:
 
 def _learning_roles(config: Config) -> list[Role]:
     """Return the roles that learn in this run: each of them writes a model in every iteration."""
-    found: list[Role] = [role.name for role in ROLES if role.learns is not None]
+    found: list[Role] = [
+        role.name for role in ROLES if role.learns is not None and role.takes_part(config)
+    ]
     if config.method != "coevolution" or config.challenger.frozen:
         found.remove("challenger")
     return found

@@ -53,6 +53,10 @@ class _CurriculumShape(_StepShape):
         return self
 
 
+class _VerifierShape(_StepShape):
+    phase: Literal["verifier"]
+
+
 class _AuditShape(_StepShape):
     phase: Literal["audit"]
     oracle: str
@@ -76,7 +80,12 @@ class _DriftShape(_StepShape):
 class StepRow(
     RootModel[
         Annotated[
-            _ChallengerShape | _CurriculumShape | _AuditShape | _SolverShape | _DriftShape,
+            _ChallengerShape
+            | _CurriculumShape
+            | _VerifierShape
+            | _AuditShape
+            | _SolverShape
+            | _DriftShape,
             Field(discriminator="phase"),
         ]
     ]

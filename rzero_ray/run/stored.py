@@ -98,7 +98,7 @@ class StoredRun:
         It is the role's last finished policy; with shared weights, that of whichever role learned
         last; before, the base model.
         """
-        learners: tuple[Role, ...] = tuple(spec.name for spec in ROLES if spec.learns is not None)
+        learners: tuple[Role, ...] = tuple(spec.name for spec in ROLES if spec.is_policy)
         last = self.manifest.last_learned(learners if self.config.shared_weights else (role,))
         return self.base_model if last is None else self.model_path(*last)
 

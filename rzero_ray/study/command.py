@@ -33,7 +33,7 @@ from rzero_ray.study.runs import (
 )
 from rzero_ray.study.tables import Table, make_tables, to_markdown
 from rzero_ray.tasks.base_model import obtain_model
-from rzero_ray.tasks.registry import check_halves, check_labels
+from rzero_ray.tasks.registry import check_halves, check_labels, check_steps
 from rzero_ray.text.characters import printable
 from rzero_ray.types import RunError, UserError
 
@@ -131,6 +131,7 @@ def _load_arms(asked: Asked) -> dict[str, Config]:
     for config in arms.values():
         check_labels(config)
         check_halves(config)
+        check_steps(config)
     check_same_actors(arms)
     return arms
 

@@ -68,6 +68,7 @@ _OPERAND_WEIGHTS: Final = {
 _CORRUPTIONS: Final = (-10, -2, -1, 1, 2, 10)
 
 _CHAIN: Final = re.compile(r"[0-9]{1,6}(?:[+-][0-9]{1,6})+")
+_SOLUTION: Final = re.compile(r"((?:[0-9]+[+-][0-9]+=[0-9]{1,9};)+)\\boxed\{[0-9]+\}")
 _TERM: Final = re.compile(r"[+-]?[0-9]+")
 _LEADING_ZEROS: Final = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
@@ -141,6 +142,28 @@ def num_operands(question: str) -> int | None:
     """Return how many numbers a chain has, or None where the text is not a chain."""
     text = "".join(question.split())
     return len(_TERM.findall(text)) if _is_chain(text) else None
+
+
+def spoil(solution: str, rng: random.Random) -> str | None:
+    """Return a chain of thought with its last step left out, with any step left out, or with one
+    result changed, and the box of the last result that then stands there.
+
+    The text alone is looked at and nothing is worked out. None where it is no chain of thought of
+    two steps or more.
+    """
+    match = _SOLUTION.fullmatch("".join(solution.split()))
+    steps = match[1].split(";")[:-1] if match else []
+    if len(steps) < MIN_OPERANDS:
+        return None
+    kind = rng.choice(("last", "any", "changed"))
+    if kind == "changed":
+        at = rng.randrange(len(steps))
+        formula, _, result = steps[at].partition("=")
+        steps[at] = f"{formula}={int(result) + rng.choice((1, 2, 10))}"
+    else:
+        del steps[-1 if kind == "last" else rng.randrange(len(steps))]
+    last = steps[-1].partition("=")[2]
+    return "".join(f"{step};" for step in steps) + _boxed(last)
 
 
 def sample_question(rng: random.Random, num_operands: int) -> str:

@@ -21,6 +21,10 @@ CHALLENGER_SYSTEM = (
 )
 CHALLENGER_USER = "Write one new and challenging reasoning problem, in the format described."
 SOLVER_SYSTEM = "Reason step by step, and put your final answer within \\boxed{}."
+VERIFIER_SYSTEM = (
+    "Check the solution of the problem. Write \\boxed{1} if its final answer is right, and "
+    "\\boxed{0} if it is wrong. Write nothing else."
+)
 CHOICE_SYSTEM = (
     "Reason step by step, and put the letter of the one right option within \\boxed{}, such as "
     "\\boxed{A}."
@@ -40,6 +44,14 @@ def math_solver_messages(question: str) -> tuple[Message, ...]:
     return (
         Message(role="system", content=SOLVER_SYSTEM),
         Message(role="user", content=question),
+    )
+
+
+def math_verifier_messages(question: str, solution: str) -> tuple[Message, ...]:
+    """Return the prompt that asks whether a solution is right."""
+    return (
+        Message(role="system", content=VERIFIER_SYSTEM),
+        Message(role="user", content=f"Problem:\n{question}\n\nSolution:\n{solution}"),
     )
 
 

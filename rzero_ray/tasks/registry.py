@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -9,6 +10,7 @@ from rzero_ray.config.config import Config
 from rzero_ray.protocols import Halves, Task
 from rzero_ray.tasks import arithmetic, prompts
 from rzero_ray.tasks.ladder import questions as ladder
+from rzero_ray.tasks.ladder import solutions as ladder_solutions
 from rzero_ray.tasks.words import mask_numbers, split_words
 from rzero_ray.types import Message, Problem, UserError
 
@@ -18,6 +20,7 @@ class ArithmeticTask:
 
     has_oracle = True
     has_halves = True
+    has_steps = True
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return (
@@ -54,6 +57,12 @@ class ArithmeticTask:
         """Symbols, too: the notation has no spaces at all."""
         return split_words(question)
 
+    def verifier_messages(self, question: str, solution: str) -> tuple[Message, ...]:
+        return _worked_out(question, solution)
+
+    def spoil(self, question: str, solution: str, rng: random.Random) -> str | None:
+        return arithmetic.spoil(solution, rng)
+
     def halve(self, question: str) -> Halves | None:
         return arithmetic.halve(question)
 
@@ -75,6 +84,7 @@ class LadderTask:
 
     has_oracle = True
     has_halves = True
+    has_steps = True
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return (
@@ -115,6 +125,12 @@ class LadderTask:
         parsed = ladder.parse(question)
         return "" if parsed is None else ladder.stratum(len(parsed.operations))
 
+    def verifier_messages(self, question: str, solution: str) -> tuple[Message, ...]:
+        return _worked_out(question, solution)
+
+    def spoil(self, question: str, solution: str, rng: random.Random) -> str | None:
+        return ladder_solutions.spoil(solution, rng)
+
     def halve(self, question: str) -> Halves | None:
         return ladder.halve(question)
 
@@ -136,6 +152,7 @@ class MathTask:
 
     has_oracle = False
     has_halves = False
+    has_steps = False
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return prompts.math_challenger_messages()
@@ -162,6 +179,12 @@ class MathTask:
 
     def words_by_space(self, question: str) -> list[str]:
         return question.split()
+
+    def verifier_messages(self, question: str, solution: str) -> tuple[Message, ...]:
+        return prompts.math_verifier_messages(question, solution)
+
+    def spoil(self, question: str, solution: str, rng: random.Random) -> str | None:
+        return None
 
     def halve(self, question: str) -> Halves | None:
         return None
@@ -190,6 +213,21 @@ def check_labels(config: Config) -> None:
         raise UserError(
             f"curriculum.labels=oracle needs a task with an oracle, which task={config.task} has "
             "not; use task=arithmetic, task=ladder or curriculum.labels=majority"
+        )
+
+
+def _worked_out(question: str, solution: str) -> tuple[Message, ...]:
+    """Return a question with its solution, in the notation of the built-in models: no other prompt
+    begins with a question and not with a role."""
+    return (Message(role="user", content=f"{question}={solution}"),)
+
+
+def check_steps(config: Config) -> None:
+    """Raise UserError when a verifier shall learn from spoilt steps of solutions without steps."""
+    if config.verifier.negatives == "structure" and not make_task(config.task).has_steps:
+        raise UserError(
+            f"verifier.negatives=structure needs a task whose solutions have steps, which "
+            f"task={config.task} has not; use verifier.negatives=rarest"
         )
 
 

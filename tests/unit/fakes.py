@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.method.judging import LocalJudge
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
@@ -163,6 +164,9 @@ class FakePolicy:
         return f"<question>{question}</question>\\boxed{{0}}"
 
     def _answer(self, request: SampleRequest, rng: random.Random) -> str:
+        if self.role == "verifier":  # one that knows
+            question, _, solution = request.messages[-1]["content"].partition("=")
+            return rf"\boxed{{{int(parse_answer(solution) == ArithmeticTask().solve(question))}}}"
         truth = int(ArithmeticTask().solve(request.messages[-1]["content"]) or 0)
         greedy = request.sampling.temperature == 0
         wrong = not greedy and rng.random() >= self.skill

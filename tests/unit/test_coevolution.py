@@ -63,7 +63,8 @@ class Attempt:
 
     def __init__(self, config: Config, root: Path) -> None:
         self.challenger, self.solver = FakePolicy("challenger"), FakePolicy("solver")
-        self.solver.borrows_from = self.challenger
+        self.verifier = FakePolicy("verifier")
+        self.solver.borrows_from = self.verifier.borrows_from = self.challenger
         self.observer = SilentObserver()
         self._config, self._root = config, root
 
@@ -76,7 +77,7 @@ class Attempt:
                 _kill_after(run, kill_at)
             self.challenger.weights = run.stored.current_model("challenger")
             self.solver.weights = run.stored.current_model("solver")
-            cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask())
+            cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask(), self.verifier)
             asyncio.run(coevolve(self._config, cast, run))
 
 

@@ -22,7 +22,7 @@ from rzero_ray.method.novelty import (
 from rzero_ray.method.repetition import skeleton_shares
 from rzero_ray.method.rewards import CHALLENGER_REWARDS, Posed
 from rzero_ray.method.selection import UNCONFIRMED, replayed
-from rzero_ray.phases.asking import vote_unless
+from rzero_ray.phases.asking import NO_VOTES, Votes, vote_unless
 from rzero_ray.phases.checking import check_by_halves
 from rzero_ray.protocols import Cast
 from rzero_ray.run.parquet import read_records
@@ -256,8 +256,9 @@ def _candidate(question: str, label: str, dropped: str | None = None) -> Candida
 
 
 def test_a_label_is_kept_where_two_halves_give_it():
-    async def vote(question: str, seed: int) -> tuple[Ballot, int]:
-        return majority_vote([ArithmeticTask().solve(question)] * 4, str.__eq__), 20
+    async def vote(question: str, seed: int) -> Votes:
+        ballot = majority_vote([ArithmeticTask().solve(question)] * 4, str.__eq__)
+        return Votes(ballot, ("text",) * 4, 20)
 
     candidates = [
         _candidate("7+5-6+2", "8"),
@@ -274,13 +275,12 @@ def test_a_label_is_kept_where_two_halves_give_it():
 
 
 def test_no_vote_is_taken_on_what_is_hopeless():
-    async def vote(question: str, seed: int) -> tuple[Ballot, int]:
-        return majority_vote(["1"], str.__eq__), 3
+    async def vote(question: str, seed: int) -> Votes:
+        return Votes(majority_vote(["1"], str.__eq__), ("1",), 3)
 
     picky = vote_unless(lambda question: question == "old", vote)
-    assert asyncio.run(picky("new", 0))[1] == 3
-    ballot, tokens = asyncio.run(picky("old", 0))
-    assert (ballot.answers, tokens) == ((), 0)
+    assert asyncio.run(picky("new", 0)).num_tokens == 3
+    assert asyncio.run(picky("old", 0)) == NO_VOTES
 
 
 def test_halves_need_a_task_that_has_them():

@@ -124,7 +124,7 @@ def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
 ):
     clusters.fails = lambda config: (
         RunError("an actor was lost")
-        if config.challenger.frozen and config.model.tiny_seed == 0
+        if config.challenger.frozen and config.model.base_seed == 0
         else None
     )
     assert main(_command(tmp_path)) == 1
@@ -160,7 +160,7 @@ def test_a_cluster_that_does_not_start_ends_a_worker(clusters: Clusters, tmp_pat
 
 def test_a_bug_shows_its_traceback_and_the_others_go_on(clusters: Clusters, tmp_path: Path, capsys):
     clusters.fails = lambda config: (
-        ZeroDivisionError("x") if config.model.tiny_seed == 0 and config.challenger.frozen else None
+        ZeroDivisionError("x") if config.model.base_seed == 0 and config.challenger.frozen else None
     )
     assert main(_command(tmp_path)) == 1
     error = capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_an_arm_is_files_laid_over_the_experiment(tmp_path: Path):
     )
     place = Place("frozen_challenger+ground_truth_labels", 7, 3)
     config = run_config(both, place, tmp_path)
-    assert (config.seed, config.model.tiny_seed) == (3, 7)
+    assert (config.seed, config.model.base_seed) == (3, 7)
     assert config.run_dir == f"{tmp_path}/runs/{place.arm}/base-7-seed-3"
     assert settings(config) == settings(both)
 
@@ -179,7 +179,7 @@ def test_an_unknown_arm_is_refused_with_the_nearest(arm: str, complaint: str):
         load_arm(arm, "tiny", [])
 
 
-@pytest.mark.parametrize("key", ["seed", "run_dir", "name", "model.tiny_seed", "ablation"])
+@pytest.mark.parametrize("key", ["seed", "run_dir", "name", "model.base_seed", "ablation"])
 def test_what_each_run_has_of_its_own_cannot_be_set_for_all(key: str):
     with pytest.raises(UserError, match="each run of a study has its own"):
         load_arm("rzero", "tiny", [f"{key}=1"])

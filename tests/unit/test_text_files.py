@@ -99,7 +99,13 @@ def test_what_is_no_text_is_one_line(reader, tmp_path, data, message):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no gzip", gzip.compress(LINES.encode(), mtime=0)[:-9], gzip.compress(b"x" * 999, mtime=0)[:20]]
+    "data",
+    [
+        b"",
+        b"no gzip",
+        gzip.compress(LINES.encode(), mtime=0)[:-9],
+        gzip.compress(b"x" * 999, mtime=0)[:20],
+    ],
 )
 def test_a_compressed_file_that_is_not_whole_is_one_line(tmp_path, data):
     path = tmp_path / "x.jsonl.gz"

@@ -1,0 +1,162 @@
+r"""Confirm the curriculum's labels by a verifier: a third policy from the base model.
+
+It learns from this iteration's votes, and earlier ones', to say of a question with its solution
+`\boxed{1}` (right) or `\boxed{0}`, and then judges the solutions of the kept questions.
+`method.verification` says what is right and wrong, and where this comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from rzero_ray.answers.parsing import parse_answer
+from rzero_ray.config.config import Config
+from rzero_ray.config.method import SamplingConfig
+from rzero_ray.method.verification import confirmed, majority_solutions, make_examples
+from rzero_ray.phases.asking import to_request
+from rzero_ray.phases.learning import learn_step_by_step
+from rzero_ray.phases.metrics import imitation_metrics
+from rzero_ray.phases.solver import pick_items
+from rzero_ray.protocols import Cast, Policy
+from rzero_ray.run.concurrency import gather_all
+from rzero_ray.run.run import Run
+from rzero_ray.run.seeds import derive_seed
+from rzero_ray.types import (
+    Candidate,
+    CurriculumItem,
+    Rollout,
+    Step,
+    Verdict,
+    VerifierExample,
+    iteration_key,
+)
+
+RIGHT, WRONG = "1", "0"
+"""The verdicts, as they stand in the box."""
+_FEWEST_EXAMPLES = 8
+"""Examples below which there is nothing to learn, and all labels are believed."""
+
+
+async def verify_labels(
+    config: Config, iteration: int, cast: Cast, items: list[CurriculumItem], run: Run
+) -> list[CurriculumItem]:
+    """Return the items whose labels the verifier confirms, after teaching it; all of them in a run
+    without one, and while there are too few examples to teach it."""
+    if config.verifier.negatives == "none":
+        return items
+    verifier = cast.verifier
+    assert verifier is not None, "a run with a verifier has its policy"
+    examples = await _examples(config, iteration, cast, run)
+    if len(examples) < _FEWEST_EXAMPLES:
+        run.note(f"iteration {iteration}: {len(examples)} examples are too few for a verifier")
+        return items
+    await _teach(config, iteration, cast, verifier, examples, run)
+    judge = partial(_judge, config, iteration, cast, verifier, items, run)
+    verdicts = await run.once(f"{iteration_key(iteration)}/verdicts", Verdict, judge)
+    right = confirmed(verdicts)
+    run.note(f"iteration {iteration}: the verifier confirms {len(right)} of {len(items)} labels")
+    return [item for item in items if item.question in right]
+
+
+async def _examples(config: Config, iteration: int, cast: Cast, run: Run) -> list[VerifierExample]:
+    """Return the last examples, of this iteration and those before."""
+
+    async def make(of: int) -> list[VerifierExample]:
+        candidates = await asyncio.to_thread(_candidates, of, run)
+        rng = random.Random(derive_seed(config.seed, of, "examples"))
+        return make_examples(candidates, config.verifier.negatives, cast.task.spoil, rng)
+
+    examples: list[VerifierExample] = []
+    for of in range(1, iteration + 1):
+        key = f"{iteration_key(of)}/verifier-examples"
+        examples += await run.once(key, VerifierExample, partial(make, of))
+    return examples[-config.verifier.memory :]
+
+
+def _candidates(iteration: int, run: Run) -> list[Candidate]:
+    return run.stored.read_steps("curriculum", iteration, "candidates", Candidate)
+
+
+async def _teach(
+    config: Config,
+    iteration: int,
+    cast: Cast,
+    verifier: Policy,
+    examples: Sequence[VerifierExample],
+    run: Run,
+) -> None:
+    async def make(step: Step) -> list[Rollout]:
+        batch = pick_items(examples, config.verifier.num_prompts, step, config.seed)
+        pairs = await verifier.tokenize(
+            [
+                (
+                    cast.task.verifier_messages(example.question, example.solution),
+                    rf"\boxed{{{RIGHT if example.is_right else WRONG}}}",
+                )
+                for example in batch
+            ]
+        )
+        return [
+            Rollout(
+                prompt_ids=prompt_ids,
+                token_ids=token_ids,
+                logprobs=np.zeros(len(token_ids), dtype=np.float32),
+                advantage=1.0,
+                prompt_index=index,
+            )
+            for index, (prompt_ids, token_ids) in enumerate(pairs)
+        ]
+
+    await learn_step_by_step(
+        verifier,
+        "verifier",
+        iteration,
+        run,
+        num_steps=config.verifier.num_steps,
+        staleness=0,
+        make=make,
+        learn=verifier.imitate,
+        describe=lambda demonstrations, step: imitation_metrics(demonstrations),
+    )
+
+
+async def _judge(
+    config: Config,
+    iteration: int,
+    cast: Cast,
+    verifier: Policy,
+    items: Sequence[CurriculumItem],
+    run: Run,
+) -> list[Verdict]:
+    """Have the solutions behind each item's label judged."""
+    await verifier.hold(run.stored.current_model("verifier"))
+    found = await asyncio.to_thread(_candidates, iteration, run)
+    by_question = {c.question: c for c in found if c.dropped is None}
+
+    async def judge(item: CurriculumItem) -> Verdict:
+        solutions = majority_solutions(by_question[item.question])[: config.verifier.max_judged]
+        verdicts = await gather_all(
+            _is_right(config, cast, verifier, item.question, solution) for solution in solutions
+        )
+        return Verdict(
+            question=item.question,
+            label=item.label,
+            num_judged=len(verdicts),
+            num_right=sum(verdicts),
+        )
+
+    return await gather_all(judge(item) for item in items)
+
+
+async def _is_right(
+    config: Config, cast: Cast, verifier: Policy, question: str, solution: str
+) -> bool:
+    greedy = SamplingConfig(temperature=0.0, max_tokens=config.verifier.sampling.max_tokens)
+    messages = cast.task.verifier_messages(question, solution)
+    (verdict,) = await verifier.sample(to_request(messages, 1, 0, greedy, reads_tokens=False))
+    return parse_answer(verdict.text) == RIGHT
