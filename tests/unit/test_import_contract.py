@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "rzero_ray.run": "types text disk config protocols tasks",
     "rzero_ray.phases": "types text disk config protocols answers tasks method run",
     "rzero_ray.evaluation": "types text disk config protocols answers tasks method run",
+    "rzero_ray.study": "types text disk config protocols answers tasks method run evaluation",
     "rzero_ray.driver": (
         "types text disk config protocols answers tasks method run phases evaluation"
     ),
@@ -36,7 +37,11 @@ MAY_IMPORT = {
 """Of our packages, those (of `rzero_ray`) that each may import beside itself; between modules there
 is no import cycle either. The algorithm's phases and the actors do not know each other."""
 
-OPENS_THE_CLUSTER = ("rzero_ray.driver", "rzero_ray.evaluation.benchmarks.measuring")
+OPENS_THE_CLUSTER = (
+    "rzero_ray.driver",
+    "rzero_ray.evaluation.benchmarks.measuring",
+    "rzero_ray.study.gate",
+)
 """The modules that may import `actors.cluster`, and nothing else of `actors`."""
 
 # Import names and the modules that may use them; a prefix ending in "." stands for a whole package.
