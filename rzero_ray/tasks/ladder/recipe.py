@@ -49,24 +49,24 @@ are."""
 
 
 _TUNING: Final = Tuning(
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     cycle_steps=60,
     min_cycles=4,
     max_cycles=12,
     mixture=replace(_LONG, challenger_weights=(0.96, 0.03, 0.01)),
-    targets=((4, 0.80), (5, 0.62), (6, 0.40), (7, 0.22)),
+    targets=((4, 0.80), (5, 0.62), (6, 0.39), (7, 0.21)),
     windows=(
         Window(lengths=(4, 5), low=0.62, high=0.74),
-        Window(lengths=(6, 7), low=0.25, high=0.35),
+        Window(lengths=(6, 7), low=0.26, high=0.34),
         Window(lengths=(5,), low=0.55, high=0.8),
         Window(lengths=(7,), low=0.0, high=0.4),
     ),
-    shortcut_gain=0.5,
+    shortcut_gain=0.35,
     max_shortcut=0.9,
-    weight_gain=1.5,
+    weight_gain=1.0,
     min_weight_factor=0.5,
     max_weight_factor=8.0,
-    num_problems=40,
+    num_problems=60,
     num_samples=4,
 )
 
