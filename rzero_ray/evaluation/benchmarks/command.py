@@ -48,7 +48,7 @@ Every answer is kept in the output folder, and benchmarks that are finished ther
   model=PATH             a folder in Hugging Face format, a hub name, tiny or ladder (built in)
   base=PATH              a second model, measured by the same code; differences are model minus base
   suite=math             or general, all, heldout, names with commas between, or a path to a .jsonl
-  task=arithmetic        for a model that was trained from tiny, task=ladder from ladder; the others math
+  task=NAME              arithmetic for what was trained from tiny, ladder from ladder; else math
   data_dir=FOLDER        where the benchmarks' files are: NAME.jsonl, .json, .csv or .parquet
   download=true          fetch a benchmark that is missing from the hub
   output_dir=FOLDER      instead of evaluations/MODEL-seedN
