@@ -147,9 +147,8 @@ def test_a_run_without_a_verifier_asks_and_teaches_none(tmp_path: Path):
 
 
 def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(tmp_path: Path):
-    config = load_config([*OVERRIDES, *SETTINGS, "recipe=structure_verifier", "num_iterations=1"])
-    whole = Attempt(config, tmp_path / "whole")
-    whole.go()
+    config = load_config([*OVERRIDES, *SETTINGS, "recipe=verifier", "num_iterations=1"])
+    Attempt(config, tmp_path / "whole").go()
     expected = read_records(tmp_path / "whole/iteration-01/verdicts.parquet", Verdict)
     kill_at, stopped = 0, True
     while stopped:
