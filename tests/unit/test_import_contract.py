@@ -27,7 +27,6 @@ MAY_IMPORT = {
     "rzero_ray.run": "types text disk config protocols tasks",
     "rzero_ray.phases": "types text disk config protocols answers tasks method run",
     "rzero_ray.evaluation": "types text disk config protocols answers tasks method run",
-    "rzero_ray.study": "types text disk config protocols answers tasks method run evaluation",
     "rzero_ray.driver": (
         "types text disk config protocols answers tasks method run phases evaluation"
     ),

@@ -165,7 +165,7 @@ def test_a_key_that_was_renamed_is_found(stored: Path, monkeypatch):
 
 def test_a_run_with_a_seed_of_the_tiny_model_resumes(stored: Path):
     _set_stored(stored, "model.tiny_seed", 3)
-    check_run_dir(_load([*OVERRIDES, "model.base_seed=3", f"run_dir={stored}"]), stored)
+    check_run_dir(load_run([*OVERRIDES, "model.base_seed=3", f"run_dir={stored}"]), stored)
     assert load_stored_config(stored).model.base_seed == 3
     with pytest.raises(UserError, match=r"model\.tiny_seed is now model\.base_seed"):
         load_config(["conf=tiny", "model.tiny_seed=3"])
