@@ -159,6 +159,11 @@ class Task(Protocol):
         """Return the prompt that asks for one of `options`, which are lettered from A on."""
         ...
 
+    def is_question(self, text: str) -> bool:
+        """Return whether a tagged text has the form of a question of this task, as far as can be
+        told without answering it; any other is malformed."""
+        ...
+
     def normalize(self, question: str) -> str:
         """Return the text by which two questions are the same."""
         ...

@@ -88,7 +88,7 @@ async def pose_and_vote(
 
     async def attempt(index: int, completion: Completion) -> Attempt:
         question = parse(completion.text)
-        if question is None:
+        if question is None or not cast.task.is_question(question):
             return _to_attempt(prompt, completion, None, NO_VOTES)
         try:
             votes = await vote(question, seed_of(index, "votes"))

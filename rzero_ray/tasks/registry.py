@@ -38,6 +38,10 @@ class ArithmeticTask:
         """Leaves the options out: the vocabulary has no letters to name them by."""
         return self.solver_messages(question)
 
+    def is_question(self, text: str) -> bool:
+        """Any text is: what has no answer is dropped by the votes on it, or not at all."""
+        return True
+
     def normalize(self, question: str) -> str:
         return arithmetic.normalize(question)
 
@@ -102,6 +106,9 @@ class LadderTask:
         """Leaves the options out: the vocabulary has no letters to name them by."""
         return self.solver_messages(question)
 
+    def is_question(self, text: str) -> bool:
+        return ladder.parse(text) is not None
+
     def normalize(self, question: str) -> str:
         return ladder.normalize(question)
 
@@ -162,6 +169,10 @@ class MathTask:
 
     def choice_messages(self, question: str, options: Sequence[str]) -> tuple[Message, ...]:
         return prompts.choice_messages(question, options)
+
+    def is_question(self, text: str) -> bool:
+        """Any text is: what has no answer is dropped by the votes on it, or not at all."""
+        return True
 
     def normalize(self, question: str) -> str:
         return " ".join(question.split()).casefold()

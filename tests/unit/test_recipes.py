@@ -26,7 +26,7 @@ from rzero_ray.phases.asking import NO_VOTES, Votes, vote_unless
 from rzero_ray.phases.checking import check_by_halves
 from rzero_ray.protocols import Cast
 from rzero_ray.run.parquet import read_records
-from rzero_ray.tasks.registry import ArithmeticTask
+from rzero_ray.tasks.registry import ArithmeticTask, LadderTask
 from rzero_ray.types import Ballot, Candidate, CurriculumItem, UserError
 from tests.unit.fakes import FakeJudge, FakePolicy
 from tests.unit.test_coevolution import OVERRIDES, Attempt
@@ -290,3 +290,11 @@ def test_halves_need_a_task_that_has_them():
     check_halves(config)
     with pytest.raises(UserError, match="task=math has not"):
         check_halves(replace(config, task="math"))
+
+
+def test_a_task_may_refuse_a_text_that_has_not_the_form_of_its_questions():
+    task = LadderTask()
+    assert task.is_question("triple:7[3v+1][3v+4]") and task.is_question("mix:7[3v+1][+4]")
+    for text in ("triple:7", "triple:7[+4]", "triple:73[3v+1]", "[3v+1]7", "triple:7[3v+1]mix:"):
+        assert not task.is_question(text)
+    assert ArithmeticTask().is_question("7+")
