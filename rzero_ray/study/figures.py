@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.protocols import Task
-from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.parquet import read_columns
 from rzero_ray.run.rows import phase_rows
 from rzero_ray.run.stored import StoredRun
@@ -90,10 +90,9 @@ class _Votes:
     answers: tuple[str | None, ...]
 
 
-def read_figures(place: Place, root: Path) -> RunFigures:
-    """Return the figures of the finished run in `root`. Raises UserError for a damaged file."""
-    config = load_stored_config(root)
-    run = StoredRun(config, root, Path(config.model.path))
+def read_figures(place: Place, config: Config) -> RunFigures:
+    """Return the figures of a finished run. Raises UserError for a damaged file."""
+    run = StoredRun(config, resolve_run_dir(config), Path(config.model.path))
     task = make_task(config.task)
     by_iteration = [
         {
@@ -221,7 +220,7 @@ def _candidates(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
 
 def stratum(task: Task, question: str) -> str:
     """Return the group of questions by which figures are told: the number of operands."""
-    return f"{len(task.words(question)) // 2 + 1:02d}" if task.has_oracle else ""
+    return str(len(task.words(question)) // 2 + 1) if task.has_oracle else ""
 
 
 def skeleton(question: str) -> str:

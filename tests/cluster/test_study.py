@@ -64,8 +64,8 @@ def study(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 def test_a_stopped_study_goes_on_where_it_was(study: tuple[Path, str, str]):
     root, first, second = study
-    assert "0 of 4 runs are done; 4 to make" in first
-    assert "1 of 4 runs are done; 3 to make" in second
+    assert "0 runs are finished, 4 are to be made" in first
+    assert "1 runs are finished, 3 are to be made" in second
     updates = load_arm(PLAIN, SHORT[0].partition("=")[2], OVERRIDES).solver.num_steps
     for arm in ARMS:
         for seed in (0, 1):

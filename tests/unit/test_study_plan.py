@@ -22,7 +22,7 @@ def _extend(plan: Plan | None, finished: int = 0, **fields) -> Plan:
     asked = resolve(_asked(**fields), plan)
     assert asked.arms and asked.conf
     arms = {arm: load_arm(arm, asked.conf, asked.overrides) for arm in asked.arms}
-    return extend(plan, asked, arms, finished)
+    return extend(plan, asked, arms, lambda: finished)
 
 
 NEW = {"conf": "tiny", "arms": ["rzero", "frozen_challenger"], "bases": [0, 1]}
