@@ -124,6 +124,12 @@ class ClusterPolicy:
         for sampler in self._pool.samplers_of(self._role):
             sampler.model = phase.final_model
 
+    async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
+        """See `protocols.Policy`."""
+        await self._turns.learner()
+        with self._clock.stage("checkpoint"):
+            await self._learner.average(older, newer, decay, folder)
+
     async def hold(self, model: Path) -> None:
         """See `protocols.Policy`. The learner loads the model and publishes it as it is."""
         self._pool.send_home()

@@ -6,6 +6,7 @@ One iteration, and who takes part in it:
     build_curriculum   Challenger samples candidates -> Solver votes -> kept: the consistency band
     audit_labels       an oracle, where one is configured, says which labels are right
     train_solver       Solver answers kept questions -> graded by pseudo-label -> Solver learns
+    average_solver     where an average of Solvers votes: it takes in the new one
     evaluate           Solver answers held-out problems
     monitor_drift      what has changed since the base model, and whether a person should look
 
@@ -37,8 +38,9 @@ from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.endpoint import take_key
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
+from rzero_ray.phases.averaging import average_solver
 from rzero_ray.phases.challenger import train_challenger
-from rzero_ray.phases.curriculum import build_curriculum
+from rzero_ray.phases.curriculum import build_curriculum, with_replay
 from rzero_ray.phases.labelled import (
     LABELLED_KEY,
     LABELLED_METHODS,
@@ -68,7 +70,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
-from rzero_ray.tasks.registry import check_labels, make_task
+from rzero_ray.tasks.registry import check_halves, check_labels, make_task
 from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
 
 if TYPE_CHECKING:  # it imports Ray
@@ -84,7 +86,8 @@ async def coevolve(config: Config, cast: Cast, run: Run) -> None:
         await train_challenger(config, iteration, cast, run)
         items = await build_curriculum(config, iteration, cast, run)
         await audit_labels(config, iteration, cast, items, run)
-        await train_solver(config, iteration, cast, items, run)
+        await train_solver(config, iteration, cast, with_replay(iteration, items, run), run)
+        await average_solver(config, iteration, cast, run)
         accuracy = await evaluate(config, iteration, cast, run)
         await monitor_drift(config, iteration, cast, run)
         run.finish_iteration(iteration, accuracy)
@@ -135,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_and_run(arguments: list[str]) -> None:
     config = load_run([a for a in arguments if a != "--dry-run"])
     check_labels(config)
+    check_halves(config)
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))
     check_oracle(config)

@@ -6,7 +6,7 @@ actors implement these protocols on a cluster, and the unit tests implement them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,11 @@ class Policy(Sampler, Protocol):
         """Write the policy to `phase.final_model` in Hugging Face format."""
         ...
 
+    async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
+        """Write decay x `older` + (1 - decay) x `newer`, two models of one shape in Hugging Face
+        format, into `folder`, which appears when it is complete."""
+        ...
+
     async def hold(self, model: Path) -> None:
         """Have the role's own engines sample from `model`, outside a phase of learning.
 
@@ -114,7 +119,7 @@ class Judge(Protocol):
     async def repetition_shares(
         self, questions: Sequence[str], threshold: float, rule: RepetitionRule = "symmetric"
     ) -> list[float]:
-        """Return per question the share of `questions` in its BLEU cluster, by
+        """Return per question the share of `questions` in its cluster, by
         `repetition.REPETITION_RULES[rule]`."""
         ...
 
@@ -123,10 +128,21 @@ class Judge(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """A question in two parts, of which the second goes on from the first's answer."""
+
+    first: str
+    second: Callable[[str], str | None]
+    """Makes the second question of an answer to the first; None of an answer that is none."""
+
+
 class Task(Protocol):
     """What the run is about: prompts, held-out problems, and the oracle where one exists."""
 
     has_oracle: bool
+    has_halves: bool
+    """Whether there are questions that `halve` takes apart."""
 
     def challenger_messages(self) -> tuple[Message, ...]:
         """Return the prompt that asks for one new question; the same for every question."""
@@ -148,8 +164,23 @@ class Task(Protocol):
         """Return the words over which BLEU compares questions, in whatever script they are."""
         ...
 
+    def skeleton(self, question: str) -> str:
+        """Return what two questions of one form share: their text without what may be exchanged
+        without changing how they are solved."""
+        ...
+
+    def stratum(self, question: str) -> str:
+        """Return the group of questions by which figures are told, such as a range of lengths;
+        empty where there is none."""
+        ...
+
     def words_by_space(self, question: str) -> list[str]:
         """Return the words that the official code compares: what white space parts."""
+        ...
+
+    def halve(self, question: str) -> Halves | None:
+        """Return the question in two parts that can be solved one after the other; None where it
+        has no such parts, or is too short for them."""
         ...
 
     def solve(self, question: str) -> str | None:
@@ -162,6 +193,11 @@ class Task(Protocol):
 
     def strata(self) -> Mapping[str, tuple[Problem, ...]]:
         """Return further held-out problems by name, measured beside the headline's, if any."""
+        ...
+
+    def reserved(self) -> tuple[Problem, ...]:
+        """Return all problems that nothing may be trained on: those that a run measures, and those
+        that others measure."""
         ...
 
 

@@ -17,7 +17,19 @@ Role = Literal["challenger", "solver"]
 PhaseName = Literal["challenger", "curriculum", "audit", "solver", "drift"]
 VotingRule = Literal["by_value", "official"]
 """How votes are counted; see `voting.VOTING_RULES`."""
-RewardRule = Literal["paper", "official", "discounted"]
+RewardRule = Literal[
+    "paper",
+    "official",
+    "discounted",
+    "pace",
+    "absolute_zero",
+    "sqlm",
+    "spell",
+    "darc",
+    "multi_agent_evolve",
+    "proposer_solver",
+    "pasodoble",
+]
 """What a question earns; see `rewards.CHALLENGER_REWARDS`."""
 SolverRewardRule = Literal["paper", "official"]
 """What an answer earns; see `rewards.SOLVER_REWARDS`."""
@@ -25,7 +37,11 @@ ShareRule = Literal["answered", "all"]
 """What the majority is a share of; see `voting.MAJORITY_SHARES`."""
 TieRule = Literal["drop", "text"]
 """What becomes of a question on which two answers have the most votes; see `selection`."""
-RepetitionRule = Literal["symmetric", "official"]
+NoveltyRule = Literal["none", "similarity", "coverage"]
+"""What a memory of earlier questions makes of a reward; see `novelty.NOVELTY_RULES`."""
+CheckRule = Literal["none", "halves"]
+"""A second opinion on labels; see `phases.checking.LABEL_CHECKS`."""
+RepetitionRule = Literal["symmetric", "official", "skeleton"]
 """How repetition is measured; see `repetition.REPETITION_RULES`."""
 GradingRule = Literal["math", "choice", "text"]
 """How an answer is held against its reference; see `answers.choices`."""
@@ -466,6 +482,8 @@ class Candidate:
     """Whether a second distinct answer has as many votes as the label."""
     num_ambiguous: int = 0
     """Votes that equal an answer of another cluster as well (`Ballot.num_ambiguous`)."""
+    check_votes: int = 0
+    """Further votes that were taken to check the label (`curriculum.check`)."""
 
     @property
     def agreement(self) -> float:

@@ -128,6 +128,14 @@ class LearnerGroup:
             [rank.save_model.remote(path) for rank in self.ranks],
         )
 
+    async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
+        """Have rank 0 write an average of two models."""
+        await within(
+            self._deadlines.update,
+            f"the learner to write {folder.name}",
+            self.ranks[0].average.remote(older, newer, decay, folder),
+        )
+
     async def _all_ranks(
         self, what: str, deadline_s: float, refs: Sequence[ray.ObjectRef]
     ) -> list[Any]:

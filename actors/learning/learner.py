@@ -91,6 +91,12 @@ class Learner:
         """Write the policy in Hugging Face format."""
         self._ready().save_model(path)
 
+    def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
+        """Write an average of two models; this rank alone, from disk to disk."""
+        from actors.learning.averaging import average_models
+
+        average_models(older, newer, decay, folder)
+
     def _ready(self) -> DeepSpeedLearner:
         assert self._learner is not None, "join() comes first"
         return self._learner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rzero_ray.config.cluster import TINY_MODEL
+from rzero_ray.config.cluster import BUILT_IN_MODELS
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import backend_of, uses_gpus
 from rzero_ray.config.rules import check_rules
@@ -22,6 +22,7 @@ def check_config(config: Config) -> None:
             "challenger.frozen and shared_weights contradict each other: a shared model learns as "
             "the Solver; set one of them to false"
         )
+    _check_recipe(config)
     _check_layout(config)
     for role, loss in (("challenger", config.challenger.loss), ("solver", config.solver.loss)):
         if config.pipeline.staleness and loss.importance_cap == 0:
@@ -48,8 +49,42 @@ def check_config(config: Config) -> None:
             f"a completion of max_tokens={longest} does not fit model.max_model_len="
             f"{config.model.max_model_len}; raise the latter above it, with room for the prompt"
         )
-    if config.model.path == TINY_MODEL and config.task != "arithmetic":
-        raise UserError(f"model.path={TINY_MODEL} knows only task=arithmetic, not {config.task}")
+    path = config.model.path
+    if BUILT_IN_MODELS.get(path, config.task) != config.task:
+        raise UserError(
+            f"model.path={path} knows only task={BUILT_IN_MODELS[path]}, not {config.task}"
+        )
+
+
+def _check_recipe(config: Config) -> None:
+    """What does not fit together in the slots of a recipe."""
+    challenger, curriculum = config.challenger, config.curriculum
+    needs_memory = challenger.novelty != "none" or challenger.reward == "pasodoble"
+    if needs_memory and not challenger.memory:
+        raise UserError(
+            f"challenger.novelty={challenger.novelty} and reward={challenger.reward} need a memory "
+            "of earlier questions; set challenger.memory (1000 is usual)"
+        )
+    if challenger.memory and config.pipeline.staleness:
+        raise UserError(
+            f"challenger.memory={challenger.memory} needs the step before to be finished; set "
+            "pipeline.staleness=0"
+        )
+    if challenger.reward == "pace" and challenger.reward_floor >= challenger.reward_peak:
+        raise UserError(
+            f"challenger.reward_floor={challenger.reward_floor} is not below reward_peak="
+            f"{challenger.reward_peak}; lower it"
+        )
+    if challenger.start_from != "own" and config.shared_weights:
+        raise UserError(
+            f"challenger.start_from={challenger.start_from} and shared_weights contradict each "
+            "other: both roles are one model; set one of them back"
+        )
+    if curriculum.questions_of and curriculum.labels != "oracle":
+        raise UserError(
+            "curriculum.questions_of takes another run's questions with their true answers; set "
+            "curriculum.labels=oracle"
+        )
 
 
 def _check_groups(config: Config) -> None:

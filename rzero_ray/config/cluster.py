@@ -19,7 +19,13 @@ from rzero_ray.config.rules import (
 )
 
 TINY_MODEL = "tiny"
-"""The value of `model.path` that stands for the built-in base model."""
+"""The value of `model.path` that stands for the built-in base model of `task=arithmetic`."""
+
+LADDER_MODEL = "ladder"
+"""The value of `model.path` that stands for the built-in base model of `task=ladder`."""
+
+BUILT_IN_MODELS = {TINY_MODEL: "arithmetic", LADDER_MODEL: "ladder"}
+"""{value of `model.path` that stands for a built-in base model: the one task that it knows}."""
 
 
 LayoutKind = Literal["disaggregated", "colocated"]
@@ -33,16 +39,17 @@ class ModelConfig:
     """The base model, from which both policies start."""
 
     path: Annotated[str, a_path()] = TINY_MODEL
-    """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or `tiny`."""
+    """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or a built-in model,
+    `tiny` or `ladder`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of weights and activations in the engines and in the learner's forward pass; the
     optimizer's master copy is float32."""
     max_model_len: Annotated[int, count(2)] = 6144
     """Longest prompt plus completion, in tokens."""
     cache_dir: Annotated[str, a_path()] = "~/.cache/rzero_ray"
-    """Where the built-in base model is kept once built."""
-    tiny_seed: Annotated[int, between(0, LARGEST_SEED)] = 0
-    """Seed of the built-in base model: its corpus and its initial weights."""
+    """Where a built-in base model is kept once built."""
+    base_seed: Annotated[int, between(0, LARGEST_SEED)] = 0
+    """Seed of a built-in base model: its corpus and its initial weights."""
 
 
 @dataclass(frozen=True)

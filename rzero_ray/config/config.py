@@ -55,9 +55,12 @@ class Config:
     imitation of the solutions (cross-entropy). Each goes on from `model.path`, whatever made it."""
     algorithm: Annotated[str, a_path()] = "recommended"
     """Preset in `conf/algorithm/`."""
+    recipe: Annotated[str, optional_path()] = ""
+    """Files of `conf/recipe/`, one or several with commas between, laid over the experiment:
+    methods of the family, and single remedies."""
     ablation: Annotated[str, optional_path()] = ""
     """Files of `conf/ablation/`, one or several with commas between: `no_band_filter`."""
-    task: Literal["arithmetic", "math"] = "math"
+    task: Literal["arithmetic", "ladder", "math"] = "math"
     """Prompts, held-out problems and, where one exists, the oracle."""
     seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     run_dir: Annotated[str, a_path()] = "runs/${name}-seed${seed}"

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from rzero_ray.config.audits import EndpointConfig
 from rzero_ray.config.cluster import (
-    TINY_MODEL,
+    BUILT_IN_MODELS,
     DeadlineConfig,
     ModelConfig,
     RewardConfig,
@@ -45,23 +45,21 @@ from rzero_ray.config.sources import (
 )
 from rzero_ray.types import UserError
 
-_TINY_CONF = "tiny"
-"""The file of `conf/evaluation/` for the tiny model, and for what was trained from it."""
-
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """One evaluation: one or two models on a suite of benchmarks."""
 
     model: Annotated[str, optional_path()] = ""
-    """A Hugging Face model folder, a hub name, or `tiny`, the built-in base model."""
+    """A Hugging Face model folder, a hub name, or a built-in model, `tiny` or `ladder`."""
     base: Annotated[str, optional_path()] = ""
     """A second model, measured by the same code; differences are model minus the base."""
     suite: Annotated[str, a_path()] = "math"
     """`math`, `general`, `all`, `heldout` (the task's own problems), names of benchmarks with
     commas between, or a path to a JSONL file of rows with question, answer and optional options."""
-    task: Literal["arithmetic", "math"] = "math"
-    """Whose prompts are used: `arithmetic` for the tiny model and what was trained from it."""
+    task: Literal["arithmetic", "ladder", "math"] = "math"
+    """Whose prompts are used: `arithmetic` and `ladder` are for the built-in models and for what
+    was trained from them."""
     data_dir: Annotated[str, optional_path()] = ""
     """The folder of local files: NAME.jsonl, .json, .csv or .parquet, or NAME/*.parquet."""
     download: bool = False
@@ -85,10 +83,10 @@ class EvaluationConfig:
     """The length of the longest prompt and answer together, in tokens."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of the engines' weights and activations."""
-    tiny_seed: Annotated[int, between(0, LARGEST_SEED)] = 0
-    """The seed of the built-in base model."""
+    base_seed: Annotated[int, between(0, LARGEST_SEED)] = 0
+    """The seed of a built-in base model."""
     cache_dir: Annotated[str, a_path()] = "~/.cache/rzero_ray"
-    """The folder where the built-in base model is kept once it is built."""
+    """The folder where built-in base models are kept once they are built."""
     published: bool = False
     """Show all published rows; without it those of a model with the same name."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
@@ -106,14 +104,22 @@ class EvaluationConfig:
 def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
     """Read `conf=NAME|PATH` and `key.path=value` arguments.
 
-    Without `conf=`, the tiny model and `task=arithmetic` get `conf/evaluation/tiny.yaml`. Raises
-    UserError, in one line, for an unknown conf or key and for a bad value.
+    Without `conf=`, a built-in model and the task that it knows get the file of its name in
+    `conf/evaluation/`. Raises UserError, in one line, for an unknown conf or key and for a bad
+    value.
     """
     conf, overrides = split_arguments(arguments)
     given = read_arguments(overrides, EvaluationConfig)
     named = as_written(given)
-    if conf is None and (named.get("model") == TINY_MODEL or named.get("task") == "arithmetic"):
-        conf = _TINY_CONF
+    if conf is None:
+        conf = next(
+            (
+                model
+                for model, task in BUILT_IN_MODELS.items()
+                if named.get("model") == model or named.get("task") == task
+            ),
+            None,
+        )
     if conf is None:
         file = OmegaConf.create()
     else:
@@ -135,7 +141,7 @@ def sampling_settings(config: EvaluationConfig, model: str) -> SamplingSettings:
             dtype=config.dtype,
             max_model_len=config.max_model_len,
             cache_dir=config.cache_dir,
-            tiny_seed=config.tiny_seed,
+            base_seed=config.base_seed,
         ),
         sampler=config.sampler,
         reward=config.reward,
@@ -152,7 +158,7 @@ def resolve_output_dir(config: EvaluationConfig) -> Path:
 def _validate(config: EvaluationConfig) -> None:
     check_rules(config)
     if not config.model:
-        raise UserError("no model: give model=PATH, model=HUB/NAME or model=tiny")
+        raise UserError("no model: give model=PATH, model=HUB/NAME, model=tiny or model=ladder")
     if config.base and config.base == config.model:
         raise UserError(f"base={config.base} is the model itself; leave base out")
     if config.sampler.num_challenger:
@@ -164,5 +170,8 @@ def _validate(config: EvaluationConfig) -> None:
             f"max_tokens={config.max_tokens} must be less than max_model_len="
             f"{config.max_model_len}, with room for the prompt"
         )
-    if TINY_MODEL in (config.model, config.base) and config.task != "arithmetic":
-        raise UserError(f"model={TINY_MODEL} knows only task=arithmetic, not {config.task}")
+    for model in (config.model, config.base):
+        if BUILT_IN_MODELS.get(model, config.task) != config.task:
+            raise UserError(
+                f"model={model} knows only task={BUILT_IN_MODELS[model]}, not {config.task}"
+            )

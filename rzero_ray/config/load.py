@@ -1,9 +1,10 @@
 """The order of sources in which a run is configured.
 
 One YAML file of `conf/` describes an experiment (another may be laid over it); it names an
-algorithm preset of `conf/algorithm/` and may name ablations of `conf/ablation/`. Later sources win:
-the defaults of the schema, the preset, the experiment, the ablations, then `key.path=value`
-arguments, which may not contradict an ablation.
+algorithm preset of `conf/algorithm/` and may name recipes of `conf/recipe/` and ablations of
+`conf/ablation/`. Later sources win: the defaults of the schema, the preset, the experiment, the
+recipes, the ablations, then `key.path=value` arguments, which may not contradict a recipe or an
+ablation.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from rzero_ray.config.sources import (
     split_names,
 )
 from rzero_ray.types import UserError
+
+_OVERLAYS = ("recipe", "ablation")
+"""The keys that name files to lay over an experiment, and their folders in `conf/`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +65,18 @@ def load_config(arguments: Sequence[str], begun: Begun | None = None) -> Config:
     named = as_written(experiment) | as_written(override_tree)
     preset_name = named.get("algorithm") or Config.algorithm
     preset = read_yaml(find_conf(f"algorithm/{preset_name}"))
-    ablation_names = named.get("ablation") or ""
-    ablations = {name: _read_ablation(name) for name in split_names(ablation_names)}
+    overlays = {
+        f"{kind}={name}": read_yaml(find_conf(f"{kind}/{name}"))
+        for kind in _OVERLAYS
+        for name in split_names(named.get(kind) or "")
+    }
     sources = {f"conf/algorithm/{preset_name}.yaml": preset, **experiments}
-    sources |= {f"conf/ablation/{name}.yaml": tree for name, tree in ablations.items()}
+    sources |= {f"conf/{name.replace('=', '/')}.yaml": tree for name, tree in overlays.items()}
     for name, source in sources.items():
         check_keys(source, name, Config)
-    for name, tree in ablations.items():
+    for name, tree in overlays.items():
         _check_not_contradicted(name, tree, override_tree)
-    sources_in_order = [preset, experiment, *ablations.values(), override_tree]
+    sources_in_order = [preset, experiment, *overlays.values(), override_tree]
     if begun is not None:
         same_preset = begun.stored.get("algorithm") == preset_name
         then = {key: begun.stored[key] for key in as_written(preset) if key in begun.stored}
@@ -87,17 +94,13 @@ def _tree(values: Mapping[str, Any]) -> DictConfig:
     return tree
 
 
-def _read_ablation(name: str) -> DictConfig:
-    return read_yaml(find_conf(f"ablation/{name}"))
-
-
-def _check_not_contradicted(name: str, ablation: DictConfig, arguments: DictConfig) -> None:
-    """Refuse an argument that undoes an ablation: its name in every report would be untrue."""
+def _check_not_contradicted(name: str, overlay: DictConfig, arguments: DictConfig) -> None:
+    """Refuse an argument that undoes an overlay: its name in every report would be untrue."""
     given = as_written(arguments)
-    for key, value in as_written(ablation).items():
+    for key, value in as_written(overlay).items():
         argument = given.get(key)
         if argument is not None and argument != value:
             raise UserError(
-                f"{key}={argument} contradicts ablation={name}, which sets it to {value}; leave "
-                "one of them out"
+                f"{key}={argument} contradicts {name}, which sets it to {value}; leave one of them "
+                "out"
             )

@@ -19,6 +19,8 @@ from rzero_ray.config.rules import (
     positive,
 )
 from rzero_ray.types import (
+    CheckRule,
+    NoveltyRule,
     RepetitionRule,
     RewardRule,
     ShareRule,
@@ -111,8 +113,21 @@ class ChallengerConfig:
     it (paper), or a tagged question (in effect the official code: `parsing.parse_question`)."""
     reward: RewardRule = "paper"
     """What a question earns from the votes on it (`rewards.CHALLENGER_REWARDS`)."""
+    reward_floor: Annotated[float, a_share()] = 0.6
+    """The agreement below which `reward=pace` pays nothing."""
+    reward_peak: Annotated[float, between(0.01, 0.99)] = 0.85
+    """The agreement at which `reward=pace` and `reward=darc` pay most."""
+    novelty: NoveltyRule = "none"
+    """What the memory of earlier questions makes of a reward (`novelty.NOVELTY_RULES`)."""
+    memory: Annotated[int, count(0, 100_000)] = 0
+    """How many of the last well-formed questions of earlier steps are remembered; 0 is no memory,
+    which `novelty` and `reward=pasodoble` need."""
+    start_from: Literal["own", "base", "solver"] = "own"
+    """The model that the Challenger's phase of an iteration starts from: its own of the iteration
+    before (R-Zero), the base model, or the current Solver (Prism)."""
     repetition_rule: RepetitionRule = "symmetric"
-    """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch."""
+    """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch,
+    `skeleton` counts the questions of one form and compares no words (`Task.skeleton`)."""
     repetition_threshold: Annotated[float, a_share()] = 0.5
     """Distance 1-BLEU below which questions join a cluster (average linkage)."""
     repetition_weight: Annotated[float, at_least(0)] = 1.0
@@ -147,6 +162,19 @@ class CurriculumConfig:
     """Most kept questions of one BLEU cluster of the iteration's kept questions; 0 is no limit."""
     cluster_threshold: Annotated[float, a_share()] = 0.5
     """Distance 1-BLEU below which questions join such a cluster."""
+    max_voted: Annotated[int, count(0)] = 0
+    """Questions with votes after which no further step is sampled, and then a repeat of an earlier
+    step's question is not voted on; 0 is no limit. A frozen Challenger may so spend on rejection
+    what a trained one spends on its rewards."""
+    check: CheckRule = "none"
+    """A second opinion on the kept questions' labels, for further votes
+    (`phases.checking.LABEL_CHECKS`): `halves` solves a question in two parts."""
+    replay_share: Annotated[float, below(0, 1)] = 0.0
+    """Share of the Solver's questions that are of earlier iterations' curricula, with their labels
+    of then."""
+    questions_of: Annotated[str, optional_path()] = ""
+    """Run directory of another run, whose kept questions the curriculum takes instead of asking the
+    Challenger: each iteration its own (a yoked run). Needs `labels: oracle`."""
     labels: Literal["majority", "oracle"] = "majority"
     """What the Solver is taught: the majority's answers, or the true ones where the task has an
     oracle. `label_accuracy` is about the majority's answers in both cases."""
@@ -166,6 +194,10 @@ class VotingConfig:
     min_answered: Annotated[float, a_share()] = 0.5
     """Least share of votes that must hold an answer: below it a question is dropped from the
     curriculum, and earns nothing where `challenger.reward=discounted`."""
+    ema_decay: Annotated[float, below(0, 1)] = 0.0
+    """With a value above 0, an exponential moving average of the Solver's weights votes in place of
+    the Solver: after each iteration decay x average + (1 - decay) x Solver, from the base model on.
+    Source: Co-rewarding-II (arXiv 2508.00410), where it is taken after every step."""
     ties: TieRule = "text"
     """What becomes of a candidate on which two answers have the most votes: it is dropped, or
     labelled with the one that comes first in text order (first sampled, by the official rule)."""

@@ -188,7 +188,7 @@ def _check_key(key: str, where: str, schema: type) -> None:
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         raise UserError(f"{where}: {key} is a section; set one of its keys, such as {inside[0]}")
-    if key in RENAMED_KEYS:
+    if RENAMED_KEYS.get(key) in known:
         raise UserError(f"{where}: {key} is now {RENAMED_KEYS[key]}")
     raise UserError(f"unknown key: {where}{nearest(key, known)}")
 

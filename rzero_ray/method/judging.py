@@ -6,7 +6,7 @@ Symbolic comparison runs in a killable child of the process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rzero_ray.answers.choices import grade_choice, grade_text, plurality
 from rzero_ray.answers.equality import BudgetedEquality
@@ -56,9 +56,13 @@ class LocalJudge:
     def repetition_shares(
         self, questions: Sequence[str], threshold: float, rule: RepetitionRule
     ) -> list[float]:
-        """Return per question the share of `questions` in its BLEU cluster."""
-        words = self._task.words_by_space if rule == "official" else self._task.words
-        return REPETITION_RULES[rule](questions, threshold, words)
+        """Return per question the share of `questions` in its cluster, by `rule`."""
+        tokenize: dict[RepetitionRule, Callable[[str], list[str]]] = {
+            "symmetric": self._task.words,
+            "official": self._task.words_by_space,
+            "skeleton": lambda question: [self._task.skeleton(question)],
+        }
+        return REPETITION_RULES[rule](questions, threshold, tokenize[rule])
 
     def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
         """Return per question the number of its BLEU cluster."""

@@ -14,6 +14,7 @@ pairs at exactly the same distance first. The memory grows with the largest comp
 Shapes: N questions, R and C the questions of a block's rows and columns, P pairs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -70,9 +71,24 @@ def cluster_shares_official(
     return _shares(_cluster_ids(questions, distance_threshold, tokenize, _official_distances))
 
 
+def skeleton_shares(
+    questions: Sequence[str], distance_threshold: float, tokenize: Tokenizer
+) -> list[float]:
+    """Return for each question the share of the batch that has the same tokens, in (0, 1].
+
+    `tokenize` gives the form of a question (`protocols.Task.skeleton`) as its one token, so that
+    questions of one template with other numbers are equal. No words are compared and
+    `distance_threshold` is not read.
+    """
+    forms = [tuple(tokenize(question)) for question in questions]
+    counts = Counter(forms)
+    return [counts[form] / len(forms) for form in forms]
+
+
 REPETITION_RULES: dict[RepetitionRule, Callable[[Sequence[str], float, Tokenizer], list[float]]] = {
     "symmetric": cluster_shares,
     "official": cluster_shares_official,
+    "skeleton": skeleton_shares,
 }
 """The shares of each value of `challenger.repetition_rule`."""
 

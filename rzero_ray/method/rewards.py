@@ -1,4 +1,5 @@
-"""Rewards of the two roles (paper, sections 3.2 and 3.4), the official code's, and ours.
+"""Rewards of the two roles (paper, sections 3.2 and 3.4), the official code's, ours, and those of
+related methods (`proposer_rewards`).
 
 The formulas are functions of numbers. `CHALLENGER_REWARDS` and `SOLVER_REWARDS` say which one each
 value of the configuration names, and what of a vote goes into it:
@@ -12,11 +13,15 @@ The last is there because a question on which the Solver fails to answer is not 
 answers disagree: two equal answers and eight unanswered votes must not earn the full reward.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rzero_ray.answers.parsing import has_think_format
 from rzero_ray.answers.voting import MAJORITY_SHARES
 from rzero_ray.config.method import ChallengerConfig, VotingConfig
+from rzero_ray.method import proposer_rewards
+from rzero_ray.method.novelty import NO_RECALL, Recall
 from rzero_ray.types import Ballot, RewardRule, SolverRewardRule
 
 MALFORMED_REWARD = 0.0
@@ -87,36 +92,94 @@ def _share(ballot: Ballot | None, voting: VotingConfig) -> float | None:
     return share(ballot.num_agree, ballot.num_votes, len(ballot.answers))
 
 
-def _paper(
-    ballot: Ballot | None, repeated: float, settings: ChallengerConfig, voting: VotingConfig
-) -> float:
-    return challenger_reward(_share(ballot, voting), repeated, settings.repetition_weight)
+@dataclass(frozen=True, slots=True)
+class Posed:
+    """A question as its reward sees it."""
+
+    ballot: Ballot | None
+    """The votes on it; None when it is malformed."""
+    repeated: float
+    """The share of the batch in its cluster."""
+    recall: Recall = NO_RECALL
+    """What the memory of earlier questions says of it."""
 
 
-def _official(
-    ballot: Ballot | None, repeated: float, settings: ChallengerConfig, voting: VotingConfig
-) -> float:
-    return challenger_reward_official(_share(ballot, voting), repeated, settings.repetition_weight)
+ChallengerReward = Callable[[Posed, ChallengerConfig, VotingConfig], float]
+"""The reward of a question under the settings."""
 
 
-def _discounted(
-    ballot: Ballot | None, repeated: float, settings: ChallengerConfig, voting: VotingConfig
-) -> float:
+def _paper(posed: Posed, settings: ChallengerConfig, voting: VotingConfig) -> float:
+    share = _share(posed.ballot, voting)
+    return challenger_reward(share, posed.repeated, settings.repetition_weight)
+
+
+def _official(posed: Posed, settings: ChallengerConfig, voting: VotingConfig) -> float:
+    share = _share(posed.ballot, voting)
+    return challenger_reward_official(share, posed.repeated, settings.repetition_weight)
+
+
+def _discounted(posed: Posed, settings: ChallengerConfig, voting: VotingConfig) -> float:
+    ballot = posed.ballot
     if ballot is None or ballot.answered < voting.min_answered:
         return MALFORMED_REWARD
     return challenger_reward_discounted(
-        ballot.agreement, ballot.answered, repeated, settings.repetition_weight
+        ballot.agreement, ballot.answered, posed.repeated, settings.repetition_weight
     )
 
 
-ChallengerReward = Callable[[Ballot | None, float, ChallengerConfig, VotingConfig], float]
-"""The reward of a question from the votes on it (None when malformed), the share of the batch in
-its cluster, and the settings."""
+def _penalised(
+    score: Callable[[float, Ballot, Posed, ChallengerConfig], float],
+    malformed: float = MALFORMED_REWARD,
+    least: float = -math.inf,
+) -> ChallengerReward:
+    """Return the reward max(least, score of the majority's share p - weight x share of the batch);
+    a malformed question earns `malformed`."""
+
+    def reward(posed: Posed, settings: ChallengerConfig, voting: VotingConfig) -> float:
+        share = _share(posed.ballot, voting)
+        if posed.ballot is None or share is None:
+            return malformed
+        penalty = settings.repetition_weight * posed.repeated
+        return max(least, score(share, posed.ballot, posed, settings) - penalty)
+
+    return reward
+
 
 CHALLENGER_REWARDS: dict[RewardRule, ChallengerReward] = {
     "paper": _paper,
     "official": _official,
     "discounted": _discounted,
+    "pace": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.pace(
+            p, settings.reward_floor, settings.reward_peak
+        ),
+        least=0.0,
+    ),
+    "absolute_zero": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.absolute_zero(p),
+        malformed=proposer_rewards.ABSOLUTE_ZERO_MALFORMED,
+    ),
+    "sqlm": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.some_but_not_all(
+            ballot.num_agree, len(ballot.answers)
+        )
+    ),
+    "spell": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.spell(p),
+        malformed=proposer_rewards.SPELL_MALFORMED,
+    ),
+    "darc": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.darc(p, settings.reward_peak)
+    ),
+    "multi_agent_evolve": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.multi_agent_evolve(p, ballot.answered)
+    ),
+    "proposer_solver": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.proposer_solver(p)
+    ),
+    "pasodoble": _penalised(
+        lambda p, ballot, posed, settings: proposer_rewards.pasodoble(p, 1.0 - posed.recall.nearest)
+    ),
 }
 """The reward of each value of `challenger.reward`."""
 

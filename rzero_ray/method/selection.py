@@ -7,6 +7,7 @@ and crowded clusters are ours.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ TOO_HARD = "agreement below the band"
 TOO_EASY = "agreement above the band"
 REPEATED = "repeated"
 CROWDED = "cluster is full"
+UNCONFIRMED = "label not confirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,23 @@ def kept_items(candidates: Sequence[Candidate], config: CurriculumConfig) -> lis
         for c, label in labelled
         if c.dropped is None and c.question is not None and label is not None
     ]
+
+
+def has_spent(candidates: Sequence[Candidate], max_voted: int) -> bool:
+    """Say whether `max_voted` questions have votes; 0 is no limit."""
+    return 0 < max_voted <= sum(bool(c.answers) for c in candidates)
+
+
+def replayed(
+    items: Sequence[CurriculumItem],
+    earlier: Sequence[CurriculumItem],
+    share: float,
+    rng: random.Random,
+) -> list[CurriculumItem]:
+    """Return the items and so many of `earlier`, drawn with replacement, that these are `share` of
+    all; nothing where there are no items, for then there is nothing new to learn."""
+    count = round(len(items) * share / (1.0 - share)) if earlier else 0
+    return [*items, *(rng.choice(earlier) for _ in range(count))]
 
 
 def has_enough(candidates: Sequence[Candidate], num_wanted: int) -> bool:

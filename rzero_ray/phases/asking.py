@@ -130,24 +130,29 @@ def vote_until_decided(
     cast: Cast,
     voting: VotingConfig,
     band: Band,
-    is_hopeless: Callable[[str], bool],
 ) -> TakeVotes:
     """Return a vote in portions, until no further one can matter to the curriculum.
 
-    A vote has the seed that it has in the full vote: those taken are the first of that one. A
-    question that `is_hopeless` is not voted on.
+    A vote has the seed that it has in the full vote: those taken are the first of that one.
     """
     num_next_votes = NEXT_VOTES[voting.rule]
 
     async def take(question: str, seed: int) -> tuple[Ballot, int]:
         ballot: Ballot = NO_VOTE_YET
         votes: list[Completion] = []
-        if is_hopeless(question):
-            return ballot, 0
         while count := num_next_votes(ballot, band):
             votes += await _sample_votes(cast, voting, question, count, seed + len(votes))
             ballot = await cast.judge.vote([vote.text for vote in votes], voting.rule)
         return ballot, _count_tokens(votes)
+
+    return take
+
+
+def vote_unless(is_hopeless: Callable[[str], bool], vote: TakeVotes) -> TakeVotes:
+    """Return a vote that no question gets which `is_hopeless`."""
+
+    async def take(question: str, seed: int) -> tuple[Ballot, int]:
+        return (NO_VOTE_YET, 0) if is_hopeless(question) else await vote(question, seed)
 
     return take
 

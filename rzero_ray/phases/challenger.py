@@ -5,7 +5,9 @@ Shape suffixes: P prompts, G group of one prompt's questions.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from rzero_ray.config.config import Config
@@ -17,7 +19,8 @@ from rzero_ray.method.advantages import (
     check_advantages,
     normalize_group,
 )
-from rzero_ray.method.rewards import CHALLENGER_REWARDS
+from rzero_ray.method.novelty import NOVELTY_RULES, recall
+from rzero_ray.method.rewards import CHALLENGER_REWARDS, Posed
 from rzero_ray.phases.asking import (
     QUESTION_PARSERS,
     GatherAttempts,
@@ -28,7 +31,7 @@ from rzero_ray.phases.asking import (
 )
 from rzero_ray.phases.learning import learn_step_by_step
 from rzero_ray.phases.metrics import challenger_metrics, staleness
-from rzero_ray.protocols import Cast, Judge
+from rzero_ray.protocols import Cast, Judge, Task
 from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
 from rzero_ray.types import Attempt, ChallengerSample, Step, UpdateReport
@@ -41,10 +44,12 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
     """Teach the Challenger to ask what the frozen Solver answers right about half the time."""
     if config.challenger.frozen:
         return
+    await cast.solver.hold(run.stored.voter())
 
     async def make(step: Step) -> list[ChallengerSample]:
+        remembered = await asyncio.to_thread(_remembered, config.challenger.memory, run)
         gather = partial(gather_in_parts, run.stored.root / step.key, Attempt)
-        sample = partial(sample_challenger, config, step, cast, gather)
+        sample = partial(sample_challenger, config, step, cast, remembered, gather)
         return await run.once(f"{step.key}/rollouts", ChallengerSample, sample)
 
     async def learn(samples: list[ChallengerSample], step: Step) -> UpdateReport:
@@ -67,9 +72,12 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
 
 
 async def sample_challenger(
-    config: Config, step: Step, cast: Cast, gather: GatherAttempts
+    config: Config, step: Step, cast: Cast, remembered: Sequence[str], gather: GatherAttempts
 ) -> list[ChallengerSample]:
-    """Sample one step's questions, have the Solver vote on each, reward and compare them."""
+    """Sample one step's questions, have the Solver vote on each, reward and compare them.
+
+    `remembered` are questions of earlier steps, against which novelty is measured.
+    """
     settings = config.challenger
 
     async def pose(prompt: int) -> list[Attempt]:
@@ -86,18 +94,11 @@ async def sample_challenger(
 
     attempts_PG = await gather(settings.num_prompts, pose)
     shares_PG = await _repetition_shares(settings, attempts_PG, cast.judge)
-    reward = CHALLENGER_REWARDS[settings.reward]
+    posed_PG = _posed(attempts_PG, shares_PG, remembered, cast.task)
+    reward, renew = CHALLENGER_REWARDS[settings.reward], NOVELTY_RULES[settings.novelty]
     rewards_PG = [
-        [
-            reward(
-                None if attempt.question is None else attempt.ballot,
-                share,
-                settings,
-                config.voting,
-            )
-            for attempt, share in zip(attempts, shares, strict=True)
-        ]
-        for attempts, shares in zip(attempts_PG, shares_PG, strict=True)
+        [renew(reward(posed, settings, config.voting), posed.recall) for posed in group]
+        for group in posed_PG
     ]
     advantages_PG = _ADVANTAGES[settings.advantage](
         rewards_PG, normalize_group if settings.normalize_std else center_group
@@ -125,6 +126,44 @@ async def sample_challenger(
         )
         for prompt, attempts in enumerate(attempts_PG)
         for g, attempt in enumerate(attempts)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """The column of `rollouts.parquet` that a memory holds."""
+
+    question: str | None
+
+
+def _remembered(count: int, run: Run) -> list[str]:
+    """Return the last `count` well-formed questions of the Challenger's finished steps."""
+    found: list[str] = []
+    for step in reversed(run.stored.sampled_steps("challenger")):
+        if len(found) >= count:
+            break
+        rows = run.stored.read(f"{step.key}/rollouts", _Question)
+        found = [row.question for row in rows if row.question is not None] + found
+    return found[len(found) - min(count, len(found)) :]
+
+
+def _posed(
+    attempts_PG: Sequence[Sequence[Attempt]],
+    shares_PG: Sequence[Sequence[float]],
+    remembered: Sequence[str],
+    task: Task,
+) -> list[list[Posed]]:
+    """Return [P][G] questions as their rewards see them; nobody remembers a malformed one."""
+    questions = [a.question for group in attempts_PG for a in group if a.question is not None]
+    recalls = iter(recall(questions, remembered, task.words, task.skeleton))
+    return [
+        [
+            Posed(None, share)
+            if attempt.question is None
+            else Posed(attempt.ballot, share, next(recalls))
+            for attempt, share in zip(attempts, shares, strict=True)
+        ]
+        for attempts, shares in zip(attempts_PG, shares_PG, strict=True)
     ]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import CurriculumConfig
@@ -13,11 +16,13 @@ from rzero_ray.method.selection import (
     Band,
     drop_crowded,
     has_enough,
+    has_spent,
     kept_items,
     kept_questions,
     mark_dropped,
     normal_forms,
     reason_without_votes,
+    replayed,
 )
 from rzero_ray.phases.asking import (
     QUESTION_PARSERS,
@@ -25,14 +30,18 @@ from rzero_ray.phases.asking import (
     pose_and_vote,
     step_seeds,
     vote_in_full,
+    vote_unless,
     vote_until_decided,
 )
+from rzero_ray.phases.checking import LABEL_CHECKS
 from rzero_ray.phases.metrics import curriculum_metrics
 from rzero_ray.protocols import Cast, Judge, Task
+from rzero_ray.run.parquet import read_records
 from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
+from rzero_ray.run.seeds import derive_seed
 from rzero_ray.tasks.registry import held_out_forms
-from rzero_ray.types import Attempt, Candidate, CurriculumItem, Step
+from rzero_ray.types import Attempt, Candidate, CurriculumItem, Step, iteration_key
 
 
 async def build_curriculum(
@@ -43,8 +52,10 @@ async def build_curriculum(
     Steps go on until enough questions are kept or all candidates are spent.
     """
     settings = config.curriculum
+    if settings.questions_of:
+        return await _take_curriculum(config, iteration, cast, run)
     await cast.challenger.hold(run.stored.current_model("challenger"))
-    await cast.solver.hold(run.stored.current_model("solver"))
+    await cast.solver.hold(run.stored.voter())
     num_steps = -(-settings.num_candidates // settings.candidates_per_step)
     earlier = await asyncio.to_thread(
         run.stored.read_steps, "curriculum", iteration, "candidates", Candidate
@@ -54,6 +65,8 @@ async def build_curriculum(
             kept = len(kept_questions(earlier))
             run.note(f"iteration {iteration}: {kept} questions kept in {step.index - 1} steps")
             break
+        if has_spent(earlier, settings.max_voted):
+            break
         gather = partial(gather_in_parts, run.stored.root / step.key, Attempt)
         sample = partial(sample_candidates, config, step, cast, earlier, gather)
         candidates = await run.once(f"{step.key}/candidates", Candidate, sample)
@@ -62,6 +75,37 @@ async def build_curriculum(
     items = kept_items(earlier, settings)
     await run.write_curriculum(iteration, items)
     return items
+
+
+async def _take_curriculum(
+    config: Config, iteration: int, cast: Cast, run: Run
+) -> list[CurriculumItem]:
+    """Take the questions that another run has kept in this iteration, with their true answers.
+
+    Nothing is asked. What the other run's labels cost shows as the difference to this one.
+    """
+    source = Path(config.curriculum.questions_of).expanduser() / iteration_key(iteration)
+    path = source / "curriculum.parquet"
+    theirs = await asyncio.to_thread(read_records, path, CurriculumItem)
+    truths = [(item, cast.task.solve(item.question)) for item in theirs]
+    items = [replace(item, label=truth) for item, truth in truths if truth is not None]
+    await run.write_curriculum(iteration, items)
+    return items
+
+
+def with_replay(iteration: int, items: list[CurriculumItem], run: Run) -> list[CurriculumItem]:
+    """Return what the Solver is taught: the items, and some of earlier iterations'
+    (`curriculum.replay_share`), the same ones whenever the run is taken up again."""
+    config = run.stored.config
+    if config.curriculum.replay_share == 0:
+        return items
+    earlier = [
+        item
+        for before in range(1, iteration)
+        for item in run.stored.read(f"{iteration_key(before)}/curriculum", CurriculumItem)
+    ]
+    rng = random.Random(derive_seed(config.seed, iteration, "replay"))
+    return replayed(items, earlier, config.curriculum.replay_share, rng)
 
 
 async def sample_candidates(
@@ -84,11 +128,14 @@ async def sample_candidates(
         normal, truth = task.normalize(question), task.solve(question)
         return reason_without_votes(question, normal, truth, settings, heldout, seen) is not None
 
+    in_full = vote_in_full(cast, config.voting, settings.num_votes)
     if settings.early_stopping:
         band = Band.of(settings, config.voting)
-        vote = vote_until_decided(cast, config.voting, band, is_hopeless)
+        vote = vote_until_decided(cast, config.voting, band)
     else:
-        vote = vote_in_full(cast, config.voting, settings.num_votes)
+        vote = in_full
+    if settings.early_stopping or settings.max_voted:
+        vote = vote_unless(is_hopeless, vote)
 
     async def pose(index: int) -> list[Attempt]:
         return await pose_and_vote(
@@ -106,7 +153,9 @@ async def sample_candidates(
     groups = await gather(count, pose)
     candidates = [_to_candidate(attempt, task) for (attempt,) in groups]
     marked = mark_dropped(candidates, earlier, settings, config.voting, task.normalize, heldout)
-    return await _limit_clusters(settings, marked, earlier, cast.judge)
+    limited = await _limit_clusters(settings, marked, earlier, cast.judge)
+    check = LABEL_CHECKS[settings.check]
+    return await check(limited, cast, in_full, partial(derive_seed, config.seed, step.key))
 
 
 def _question_format(config: Config) -> str:

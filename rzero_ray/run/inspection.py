@@ -123,6 +123,8 @@ def _check_policies(run: StoredRun) -> None:
         model = run.current_model(role.name)
         if model != run.base_model:
             check_model_files(model)
+    if run.voter() not in (run.base_model, run.current_model("solver")):
+        check_model_files(run.voter())
     saved = run.manifest.checkpoint
     if saved is None or saved.rpartition("/")[0] in run.manifest:
         return

@@ -81,7 +81,7 @@ class Run:
         return Phase(
             iteration=iteration,
             role=role,
-            initial_model=self.stored.current_model(role),
+            initial_model=self.stored.initial_model(role),
             checkpoint=self.stored.checkpoint_path(last) if finished else None,
             num_finished_steps=finished,
             final_model=self.stored.model_path(role, iteration),
@@ -162,6 +162,11 @@ class Run:
         self.stored.manifest.finish(key)
         self._remove_old_models()
         self._observer.finish_iteration(row)
+
+    def forget_average(self, iteration: int) -> None:
+        """Remove the average of Solvers after an iteration: a later one has taken its place."""
+        if iteration > 0:
+            self._remove(self.stored.average_path(iteration))
 
     def note(self, text: str, **details: Any) -> None:
         """Tell the user, and `events.jsonl`."""

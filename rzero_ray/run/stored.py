@@ -102,6 +102,27 @@ class StoredRun:
         last = self.manifest.last_learned(learners if self.config.shared_weights else (role,))
         return self.base_model if last is None else self.model_path(*last)
 
+    def initial_model(self, role: Role) -> Path:
+        """Return the folder of the policy from which the role's next phase starts: the one it has,
+        unless `challenger.start_from` names another."""
+        if role == "challenger" and self.config.challenger.start_from == "base":
+            return self.base_model
+        if role == "challenger" and self.config.challenger.start_from == "solver":
+            return self.current_model("solver")
+        return self.current_model(role)
+
+    def voter(self) -> Path:
+        """Return the folder of the model that votes: the Solver, or the average of Solvers."""
+        if self.config.voting.ema_decay == 0:
+            return self.current_model("solver")
+        return self.average_path(max(0, self.manifest.num_evaluated() - 1))
+
+    def average_path(self, iteration: int) -> Path:
+        """Return the folder of the average of Solvers after an iteration; 0 is the base model."""
+        if iteration == 0:
+            return self.base_model
+        return self.root / "models" / f"solver-average-{iteration_key(iteration)}"
+
     def checkpoint_path(self, step: Step) -> Path:
         """Return the folder of the policy in training after a step."""
         return self.root / "checkpoints" / step.key

@@ -1,6 +1,6 @@
 """An arm's name, and the configuration of its runs.
 
-An arm is a variant of the method: `rzero`, the experiment as its conf has it, or names of files
+An arm is a variant of the method: `plain`, the experiment as its conf has it, or names of files
 that are laid over it, with `+` between: `frozen_challenger+ground_truth_labels`.
 """
 
@@ -17,11 +17,11 @@ from rzero_ray.config.load import load_config
 from rzero_ray.config.sources import conf_names, flatten, nearest
 from rzero_ray.types import UserError
 
-PLAIN = "rzero"
+PLAIN = "plain"
 """The arm on which nothing is laid."""
-_KINDS = ("ablation",)
+_KINDS = ("recipe", "ablation")
 """The folders of `conf/` whose files make arms, each the key that names such files too."""
-_OF_THE_RUN = ("seed", "run_dir", "name", "model.tiny_seed", *_KINDS)
+_OF_THE_RUN = ("seed", "run_dir", "name", "model.base_seed", *_KINDS)
 """The keys that a study sets for each run."""
 
 
@@ -58,10 +58,18 @@ def run_config(arm: Config, place: Place, root: Path) -> Config:
     return replace(
         arm,
         name=f"{place.arm}-base-{place.base}",
+        curriculum=replace(arm.curriculum, questions_of=_source(arm, place, root)),
         seed=place.seed,
         run_dir=str(place.folder(root)),
-        model=replace(arm.model, tiny_seed=place.base),
+        model=replace(arm.model, base_seed=place.base),
     )
+
+
+def _source(arm: Config, place: Place, root: Path) -> str:
+    """Return the run directory whose questions a run takes: that of the arm which
+    `curriculum.questions_of` names, with the same seeds; nothing where it names none."""
+    name = arm.curriculum.questions_of
+    return str(replace(place, arm=name).folder(root)) if name else ""
 
 
 def _overlays(arm: str) -> list[str]:

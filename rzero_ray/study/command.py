@@ -32,7 +32,7 @@ from rzero_ray.study.runs import (
 )
 from rzero_ray.study.tables import Table, make_tables, to_markdown
 from rzero_ray.tasks.base_model import obtain_model
-from rzero_ray.tasks.registry import check_labels
+from rzero_ray.tasks.registry import check_halves, check_labels
 from rzero_ray.text.characters import printable
 from rzero_ray.types import RunError, UserError
 
@@ -48,8 +48,8 @@ into its plan.json before the first run. The same command goes on where it was s
 
   folder=FOLDER         the study; alone it goes on with all that its plan has
   conf=NAME             the experiment, a file of conf/
-  arms=rzero,A+B        rzero is the experiment as it is, the others are files of conf/ablation/
-                        laid over it; all are compared with the first
+  arms=rzero,A+B        plain is the experiment as it is, the others are files of conf/recipe/ or
+                        conf/ablation/ laid over it; all are compared with the first
   bases=0..9            seeds of the base models; later commands may add some, and arms
   seeds=0,1             seeds of the runs on each base model; 0 without it
   compare=A:B,C:D       more comparisons: A minus B
@@ -126,6 +126,7 @@ def _load_arms(asked: Asked) -> dict[str, Config]:
     arms = {arm: load_arm(arm, asked.conf, asked.overrides) for arm in asked.arms}
     for config in arms.values():
         check_labels(config)
+        check_halves(config)
     check_same_actors(arms)
     return arms
 

@@ -18,6 +18,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from rzero_ray.protocols import Halves
 from rzero_ray.types import LabelledProblem, Problem
 
 CHALLENGER_TAG: Final = "<challenger>"
@@ -115,9 +116,31 @@ def solve(question: str) -> str | None:
         ``MAX_QUESTION_LENGTH``.
     """
     text = "".join(question.split())
-    if len(text) > MAX_QUESTION_LENGTH or _CHAIN.fullmatch(text) is None:
+    if not _is_chain(text):
         return None
     return str(sum(int(term) for term in _TERM.findall(text)))
+
+
+def halve(question: str) -> Halves | None:
+    """Return a chain of four operands or more in two parts, the second of which begins with the
+    first's value: `7+5-6+2` as `7+5` and, for 12, `12-6+2`. None for any other text."""
+    text = normalize(question)
+    terms = _TERM.findall(text) if _is_chain(text) else []
+    if len(terms) < 2 * MIN_OPERANDS:
+        return None
+    middle = len(terms) // 2
+    rest = "".join(terms[middle:])
+
+    def second(answer: str) -> str | None:
+        return f"{answer}{rest}" if answer.isdecimal() else None
+
+    return Halves("".join(terms[:middle]), second)
+
+
+def num_operands(question: str) -> int | None:
+    """Return how many numbers a chain has, or None where the text is not a chain."""
+    text = "".join(question.split())
+    return len(_TERM.findall(text)) if _is_chain(text) else None
 
 
 def sample_question(rng: random.Random, num_operands: int) -> str:
@@ -257,6 +280,10 @@ def documents(
         else:
             completion = _chain_of_thought(rng, question, corruption)
         yield Document(role, question, completion)
+
+
+def _is_chain(text: str) -> bool:
+    return len(text) <= MAX_QUESTION_LENGTH and _CHAIN.fullmatch(text) is not None
 
 
 def _sample_operand(rng: random.Random) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
-from rzero_ray.config.cluster import TINY_MODEL, ModelConfig
+from rzero_ray.config.cluster import BUILT_IN_MODELS, LADDER_MODEL, TINY_MODEL, ModelConfig
 from rzero_ray.disk.files import damaged, open_regular, read_if_there, read_json
-from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
+from rzero_ray.tasks import tiny_recipe
+from rzero_ray.tasks.ladder import recipe as ladder_recipe
 from rzero_ray.types import UserError
 
 
@@ -33,7 +34,7 @@ def find_model(model: ModelConfig) -> Path | None:
     Raises UserError when `model.path` can be neither a folder nor a hub name.
     """
     path = model.path
-    if path == TINY_MODEL:
+    if path in BUILT_IN_MODELS:
         return None
     folder = Path(path).expanduser()
     if os.path.isdir(folder):
@@ -44,9 +45,10 @@ def find_model(model: ModelConfig) -> Path | None:
             )
         return folder.resolve()
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        built_in = " or ".join(f"`{name}`" for name in BUILT_IN_MODELS)
         raise UserError(
             f"model.path={path}: no such folder; give a folder with a model in Hugging Face "
-            f"format, a hub name such as Qwen/Qwen3-4B-Base, or `{TINY_MODEL}`{_kept(folder)}"
+            f"format, a hub name such as Qwen/Qwen3-4B-Base, or {built_in}{_kept(folder)}"
         )
     return _in_hub_cache(path)
 
@@ -91,19 +93,35 @@ def obtain_model(model: ModelConfig) -> Path:
     found = find_model(model)
     if found is not None:
         return found
-    if model.path != TINY_MODEL:
+    if model.path not in BUILT_IN_MODELS:
         return _download(model.path)
-    cache = Path(model.cache_dir).expanduser()
-    recipe = BaseModelRecipe(seed=model.tiny_seed)
-    folder = base_model_folder(cache, recipe)
-    return folder if folder.is_dir() else _build(cache, recipe)
+    return _OBTAIN[model.path](Path(model.cache_dir).expanduser(), model.base_seed)
 
 
-def _build(cache: Path, recipe: BaseModelRecipe) -> Path:
+def _obtain_tiny(cache: Path, seed: int) -> Path:
+    recipe = tiny_recipe.BaseModelRecipe(seed=seed)
+    folder = tiny_recipe.base_model_folder(cache, recipe)
+    if folder.is_dir():
+        return folder
     # Imports torch and transformers, which a driver that need not build does without.
     from rzero_ray.tasks.tiny_model import ensure_base_model
 
     return ensure_base_model(cache, recipe)
+
+
+def _obtain_ladder(cache: Path, seed: int) -> Path:
+    recipe = ladder_recipe.LadderRecipe(seed=seed)
+    folder = ladder_recipe.base_model_folder(cache, recipe)
+    if folder.is_dir():
+        return folder
+    from rzero_ray.tasks.ladder.pretraining import ensure_base_model
+
+    return ensure_base_model(cache, recipe)
+
+
+_OBTAIN = {TINY_MODEL: _obtain_tiny, LADDER_MODEL: _obtain_ladder}
+"""{built-in model: returns the folder of its base with a seed, after building what a cache
+lacks}."""
 
 
 def _in_hub_cache(name: str) -> Path | None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from rzero_ray.config.config import Config
-from rzero_ray.protocols import Task
+from rzero_ray.protocols import Halves, Task
 from rzero_ray.tasks import arithmetic, prompts
-from rzero_ray.tasks.words import split_words
+from rzero_ray.tasks.ladder import questions as ladder
+from rzero_ray.tasks.words import mask_numbers, split_words
 from rzero_ray.types import Message, Problem, UserError
 
 
@@ -16,6 +17,7 @@ class ArithmeticTask:
     """Chains of additions and subtractions, in the notation of the built-in base model."""
 
     has_oracle = True
+    has_halves = True
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return (
@@ -36,12 +38,24 @@ class ArithmeticTask:
     def normalize(self, question: str) -> str:
         return arithmetic.normalize(question)
 
+    def skeleton(self, question: str) -> str:
+        """The question with its numbers masked: two of one form have the same signs."""
+        return mask_numbers(self.normalize(question))
+
+    def stratum(self, question: str) -> str:
+        """The number of operands, such as ``3 operands``; empty where it is no chain."""
+        count = arithmetic.num_operands(question)
+        return "" if count is None else f"{count} operands"
+
     def words(self, question: str) -> list[str]:
         return split_words(question)
 
     def words_by_space(self, question: str) -> list[str]:
         """Symbols, too: the notation has no spaces at all."""
         return split_words(question)
+
+    def halve(self, question: str) -> Halves | None:
+        return arithmetic.halve(question)
 
     def solve(self, question: str) -> str | None:
         return arithmetic.solve(question)
@@ -52,11 +66,76 @@ class ArithmeticTask:
     def strata(self) -> Mapping[str, tuple[Problem, ...]]:
         return _arithmetic_strata()
 
+    def reserved(self) -> tuple[Problem, ...]:
+        return (*self.heldout(), *(p for problems in self.strata().values() for p in problems))
+
+
+class LadderTask:
+    """Operations on one digit, carried out in order, in the notation of their base model."""
+
+    has_oracle = True
+    has_halves = True
+
+    def challenger_messages(self) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content=ladder.CHALLENGER_TAG),
+            Message(role="user", content=""),
+        )
+
+    def solver_messages(self, question: str) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content=ladder.SOLVER_TAG),
+            Message(role="user", content=question),
+        )
+
+    def choice_messages(self, question: str, options: Sequence[str]) -> tuple[Message, ...]:
+        """Leaves the options out: the vocabulary has no letters to name them by."""
+        return self.solver_messages(question)
+
+    def normalize(self, question: str) -> str:
+        return ladder.normalize(question)
+
+    def words(self, question: str) -> list[str]:
+        return ladder.words(question)
+
+    def words_by_space(self, question: str) -> list[str]:
+        """Tokens, too: the notation has no spaces at all."""
+        return ladder.words(question)
+
+    def skeleton(self, question: str) -> str:
+        """The family and the number of operations, such as ``triple:2``; of a text that is no
+        question, its normal form with numbers masked."""
+        parsed = ladder.parse(question)
+        if parsed is None:
+            return mask_numbers(self.normalize(question))
+        return f"{parsed.family}:{len(parsed.operations)}"
+
+    def stratum(self, question: str) -> str:
+        """A range of numbers of operations, such as ``4-5``; empty where it is no question."""
+        parsed = ladder.parse(question)
+        return "" if parsed is None else ladder.stratum(len(parsed.operations))
+
+    def halve(self, question: str) -> Halves | None:
+        return ladder.halve(question)
+
+    def solve(self, question: str) -> str | None:
+        return ladder.solve(question)
+
+    def heldout(self) -> tuple[Problem, ...]:
+        return _ladder_heldout()
+
+    def strata(self) -> Mapping[str, tuple[Problem, ...]]:
+        return {}
+
+    def reserved(self) -> tuple[Problem, ...]:
+        return ladder.heldout_problems(ladder.HELDOUT_DRAWN)
+
 
 class MathTask:
     """Mathematics in natural language: no oracle, and no held-out problems of its own."""
 
     has_oracle = False
+    has_halves = False
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return prompts.math_challenger_messages()
@@ -70,11 +149,22 @@ class MathTask:
     def normalize(self, question: str) -> str:
         return " ".join(question.split()).casefold()
 
+    def skeleton(self, question: str) -> str:
+        """The words in small letters, parted by spaces, with numbers masked."""
+        return mask_numbers(" ".join(self.words(question)).casefold())
+
+    def stratum(self, question: str) -> str:
+        """One group of all: nothing tells how hard a text is."""
+        return ""
+
     def words(self, question: str) -> list[str]:
         return split_words(question)
 
     def words_by_space(self, question: str) -> list[str]:
         return question.split()
+
+    def halve(self, question: str) -> Halves | None:
+        return None
 
     def solve(self, question: str) -> str | None:
         return None
@@ -85,10 +175,13 @@ class MathTask:
     def strata(self) -> Mapping[str, tuple[Problem, ...]]:
         return {}
 
+    def reserved(self) -> tuple[Problem, ...]:
+        return ()
 
-def make_task(name: str) -> ArithmeticTask | MathTask:
+
+def make_task(name: str) -> ArithmeticTask | LadderTask | MathTask:
     """Return the task of `config.task`."""
-    return {"arithmetic": ArithmeticTask, "math": MathTask}[name]()
+    return {"arithmetic": ArithmeticTask, "ladder": LadderTask, "math": MathTask}[name]()
 
 
 def check_labels(config: Config) -> None:
@@ -96,14 +189,23 @@ def check_labels(config: Config) -> None:
     if config.curriculum.labels == "oracle" and not make_task(config.task).has_oracle:
         raise UserError(
             f"curriculum.labels=oracle needs a task with an oracle, which task={config.task} has "
-            "not; use task=arithmetic or curriculum.labels=majority"
+            "not; use task=arithmetic, task=ladder or curriculum.labels=majority"
+        )
+
+
+def check_halves(config: Config) -> None:
+    """Raise UserError when labels shall be checked on halves of questions that have none."""
+    if config.curriculum.check == "halves" and not make_task(config.task).has_halves:
+        raise UserError(
+            f"curriculum.check=halves needs a task whose questions can be solved in two parts, "
+            f"which task={config.task} has not; use task=ladder, task=arithmetic or "
+            "curriculum.check=none"
         )
 
 
 def held_out_forms(task: Task) -> set[str]:
     """Return the normal forms of all held-out problems: nothing may be trained on one."""
-    problems = [*task.heldout(), *(p for stratum in task.strata().values() for p in stratum)]
-    return {task.normalize(problem.question) for problem in problems}
+    return {task.normalize(problem.question) for problem in task.reserved()}
 
 
 @cache
@@ -114,3 +216,8 @@ def _arithmetic_heldout() -> tuple[Problem, ...]:
 @cache
 def _arithmetic_strata() -> Mapping[str, tuple[Problem, ...]]:
     return arithmetic.strata_problems()
+
+
+@cache
+def _ladder_heldout() -> tuple[Problem, ...]:
+    return ladder.heldout_problems()

@@ -25,39 +25,31 @@ In comments and names, R is the rows of a batch, T the tokens of a row and V the
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import os
 import random
-import re
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import torch
-from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Replace
-from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from rzero_ray.tasks import arithmetic
+from rzero_ray.tasks.model_building import (
+    BOS_TOKEN,
+    EOS_TOKEN,
+    IGNORED_LABEL,
+    PAD_TOKEN,
+    ProgressReport,
+    build_once,
+    build_word_tokenizer,
+    new_model,
+    token_id,
+)
 from rzero_ray.tasks.tiny_recipe import BaseModelRecipe, base_model_folder
-
-BOS_TOKEN: Final = "<bos>"
-EOS_TOKEN: Final = "<eos>"
-PAD_TOKEN: Final = "<pad>"
-UNK_TOKEN: Final = "<unk>"
 
 # Markup stays visible when special tokens are skipped: the reward reads <question> and \boxed{ in
 # the decoded text.
@@ -69,25 +61,13 @@ _MARKUP: Final = (
     arithmetic.CHALLENGER_TAG,
     arithmetic.SOLVER_TAG,
 )
-_VOCABULARY: Final = (PAD_TOKEN, BOS_TOKEN, EOS_TOKEN, UNK_TOKEN, *"0123456789+-=;", *_MARKUP)
-_TOKEN_IDS: Final = {token: token_id for token_id, token in enumerate(_VOCABULARY)}
+_CHARACTERS: Final = "0123456789+-=;"
 
 # Embedding rows beyond the 24 tokens are never a target, so training drives their probability to
 # zero.
 _EMBEDDING_ROWS: Final = 32
 
-_CHAT_TEMPLATE: Final = (
-    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}" + arithmetic.PROMPT_END + "{% endif %}"
-)
-
-# Two threads that share their cores with other busy processes mostly wait for each other: on a busy
-# 2-core machine they took 0.47 s a step where one thread took 0.06 s.
-_NUM_THREADS: Final = 1
-
 _DOCUMENTS_PER_CHUNK: Final = 1024
-_IGNORED_LABEL: Final = -100
-_PLAIN_PROGRESS_INTERVAL_S: Final = 10.0
 _PROGRESS_TITLE: Final = "Training the tiny base model"
 
 
@@ -105,90 +85,25 @@ def ensure_base_model(cache_dir: Path, recipe: BaseModelRecipe) -> Path:
         ``cache_dir/tiny-base-<key>``, a Hugging Face folder with fp32 weights, a tokenizer and a
         chat template.
     """
-    model_dir = base_model_folder(cache_dir, recipe)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(model_dir.with_suffix(".lock")):
-        if model_dir.is_dir():
-            return model_dir
-        # Only the owner of the lock writes here, so what is there was left by a killed build.
-        building_dir = model_dir.with_suffix(".building")
-        shutil.rmtree(building_dir, ignore_errors=True)
-        num_threads = torch.get_num_threads()
-        try:
-            torch.set_num_threads(_NUM_THREADS)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(recipe.seed)
-                tokenizer = build_tokenizer(recipe.max_positions)
-                model = _pretrain(recipe, tokenizer)
-        finally:
-            torch.set_num_threads(num_threads)
-        model.save_pretrained(building_dir)
-        tokenizer.save_pretrained(building_dir)
-        recipe_json = json.dumps(dataclasses.asdict(recipe), indent=2)
-        (building_dir / "base_recipe.json").write_text(recipe_json + "\n", encoding="utf-8")
-        os.replace(building_dir, model_dir)
-    return model_dir
+
+    def build() -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+        tokenizer = build_tokenizer(recipe.max_positions)
+        return _pretrain(recipe, tokenizer), tokenizer
+
+    return build_once(base_model_folder(cache_dir, recipe), recipe, build)
 
 
 def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
     """Make the tokenizer: 24 tokens, one for each digit, sign and piece of markup.
 
-    White space vanishes, any other unknown character is ``<unk>``, and decoding joins the tokens
-    without spaces. Only bos, eos, pad and unk are special. No token is added around an encoded
-    text: the chat template writes ``<bos>``.
-
-    Args:
-        max_positions: longest sequence, in tokens, that the model takes.
+    See `model_building.build_word_tokenizer`, also for `max_positions`.
     """
-    core = Tokenizer(WordLevel(_TOKEN_IDS, unk_token=UNK_TOKEN))
-    core.normalizer = Replace(Regex(r"\s+"), "")
-    core.pre_tokenizer = Split(Regex("|".join([*map(re.escape, _MARKUP), "."])), "isolated")
-    core.decoder = Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token=BOS_TOKEN,
-        eos_token=EOS_TOKEN,
-        pad_token=PAD_TOKEN,
-        unk_token=UNK_TOKEN,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-        model_max_length=max_positions,
-        chat_template=_CHAT_TEMPLATE,
-    )
-
-
-def _new_model(recipe: BaseModelRecipe) -> Qwen3ForCausalLM:
-    """Make an untrained model. Draws its weights from torch's global random state."""
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=_EMBEDDING_ROWS,
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.intermediate_size,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=recipe.num_heads,
-            num_key_value_heads=recipe.num_key_value_heads,
-            head_dim=recipe.head_dim,
-            max_position_embeddings=recipe.max_positions,
-            initializer_range=recipe.init_std,
-            tie_word_embeddings=True,
-            dtype=torch.float32,
-            bos_token_id=_TOKEN_IDS[BOS_TOKEN],
-            eos_token_id=_TOKEN_IDS[EOS_TOKEN],
-            pad_token_id=_TOKEN_IDS[PAD_TOKEN],
-        )
-    )
-    model.generation_config = GenerationConfig(
-        bos_token_id=_TOKEN_IDS[BOS_TOKEN],
-        eos_token_id=_TOKEN_IDS[EOS_TOKEN],
-        pad_token_id=_TOKEN_IDS[PAD_TOKEN],
-    )
-    return model
+    return build_word_tokenizer(_CHARACTERS, _MARKUP, arithmetic.PROMPT_END, max_positions)
 
 
 def _pretrain(recipe: BaseModelRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """Train a new model on the recipe's corpus. Draws from torch's global random state."""
-    model = _new_model(recipe).train()
+    model = new_model(recipe, tokenizer, _EMBEDDING_ROWS).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -197,7 +112,7 @@ def _pretrain(recipe: BaseModelRecipe, tokenizer: PreTrainedTokenizerFast) -> Qw
         fused=True,
     )
     scheduler = LambdaLR(optimizer, lambda step: _learning_rate_factor(recipe, step))
-    with _ProgressReport(recipe.num_steps) as report:
+    with ProgressReport(_PROGRESS_TITLE, recipe.num_steps) as report:
         for input_ids_RT, positions_RT, labels_RT in _batches(recipe, tokenizer):
             # Without an attention mask, Qwen3 reads the documents' borders off the positions.
             output = model.model(input_ids=input_ids_RT, position_ids=positions_RT, use_cache=False)
@@ -205,7 +120,7 @@ def _pretrain(recipe: BaseModelRecipe, tokenizer: PreTrainedTokenizerFast) -> Qw
             total_nats = F.cross_entropy(
                 logits_RTV.flatten(0, 1),
                 labels_RT.flatten(),
-                ignore_index=_IGNORED_LABEL,
+                ignore_index=IGNORED_LABEL,
                 reduction="sum",
             )
             # A constant, not the number of labels: every document counts with its own sum.
@@ -213,7 +128,7 @@ def _pretrain(recipe: BaseModelRecipe, tokenizer: PreTrainedTokenizerFast) -> Qw
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
-            num_labels = int((labels_RT != _IGNORED_LABEL).sum())
+            num_labels = int((labels_RT != IGNORED_LABEL).sum())
             report.advance(total_nats.item() / num_labels)
     return model.eval()
 
@@ -253,13 +168,13 @@ def _batches(
                 break
             input_ids[row] += [*prompt, *completion][:-1]
             positions[row] += range(size)
-            labels[row] += [_IGNORED_LABEL] * (len(prompt) - 1) + completion
+            labels[row] += [IGNORED_LABEL] * (len(prompt) - 1) + completion
             prompt, completion = next(corpus)
         for row in range(num_rows):
             num_missing = row_length - len(input_ids[row])
-            input_ids[row] += [_TOKEN_IDS[PAD_TOKEN]] * num_missing
+            input_ids[row] += [token_id(tokenizer, PAD_TOKEN)] * num_missing
             positions[row] += range(num_missing)
-            labels[row] += [_IGNORED_LABEL] * num_missing
+            labels[row] += [IGNORED_LABEL] * num_missing
         yield torch.tensor(input_ids), torch.tensor(positions), torch.tensor(labels)
 
 
@@ -284,43 +199,3 @@ def _encoded_documents(
         prompts = tokenizer([BOS_TOKEN + document.prompt for document in chunk])
         completions = tokenizer([document.completion + EOS_TOKEN for document in chunk])
         yield from zip(prompts["input_ids"], completions["input_ids"], strict=True)
-
-
-class _ProgressReport:
-    """Progress of the pretraining: a bar on a terminal, otherwise a line every ten seconds."""
-
-    def __init__(self, num_steps: int) -> None:
-        self._num_steps = num_steps
-        self._num_done = 0
-        self._last_line_time = time.monotonic()
-        self._console = Console()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps"),
-            TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.2f}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._progress.add_task(_PROGRESS_TITLE, total=num_steps, loss=math.nan)
-
-    def __enter__(self) -> Self:
-        if not self._console.is_terminal:
-            self._console.print(f"{_PROGRESS_TITLE}: {self._num_steps} steps")
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, loss: float) -> None:
-        """Count one finished step. ``loss`` is in nats per completion token."""
-        self._num_done += 1
-        self._progress.update(self._task, completed=self._num_done, loss=loss)
-        now = time.monotonic()
-        is_due = now - self._last_line_time >= _PLAIN_PROGRESS_INTERVAL_S
-        if is_due and not self._console.is_terminal:
-            self._last_line_time = now
-            steps = f"{self._num_done}/{self._num_steps} steps"
-            self._console.print(f"{_PROGRESS_TITLE}: {steps}, loss {loss:.2f}")

@@ -5,12 +5,11 @@ Apart from ``base_model``, which builds it: a driver that finds the folder need 
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from rzero_ray.tasks.recipes import recipe_folder
 
 # Part of the cache key: raise it when code outside the recipe changes what a recipe produces.
 _FORMAT_VERSION: Final = 1
@@ -97,6 +96,4 @@ class BaseModelRecipe:
 
 def base_model_folder(cache_dir: Path, recipe: BaseModelRecipe) -> Path:
     """Return the folder of the recipe's base model; it exists once the model is complete."""
-    fields = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(recipe)}
-    key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_dir / f"tiny-base-{key}"
+    return recipe_folder(cache_dir, "tiny", _FORMAT_VERSION, recipe)

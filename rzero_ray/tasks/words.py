@@ -40,6 +40,11 @@ def split_words(text: str) -> list[str]:
     return _pattern().findall(_visible(text))
 
 
+def mask_numbers(text: str) -> str:
+    """Return a text with ``#`` in the place of each run of digits."""
+    return re.sub(r"\d+", "#", text)
+
+
 def _visible(text: str) -> str:
     normal = unicodedata.normalize("NFKC", text)
     if normal.isascii():

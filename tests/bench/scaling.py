@@ -93,7 +93,7 @@ async def _step_seconds(config: Config, model: Path) -> Mapping[int, float]:
                 sized = replace(config, challenger=replace(config.challenger, num_prompts=size))
                 step = Step(iteration=turn + 1, phase="challenger", index=size)
                 start = time.perf_counter()
-                await sample_challenger(sized, step, cast, gather_groups)
+                await sample_challenger(sized, step, cast, [], gather_groups)
                 taken[size].append(time.perf_counter() - start)
     finally:
         await cluster.close()

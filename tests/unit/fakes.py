@@ -58,6 +58,9 @@ class FakePolicy:
         """The models that `hold` published."""
         self.sampled_from: list[Path | str] = []
         """What each request was answered with."""
+        self.averages: list[tuple[Path, Path, float]] = []
+        """What `average` was asked for."""
+        self.fails_to_average = False
         self.base_logprob = -1.25
         """What `score` says of every token; samples have -1."""
         self.scored_with: list[Path | str] = []
@@ -109,6 +112,12 @@ class FakePolicy:
     async def finish_phase(self, phase: Phase) -> None:
         Path(phase.final_model).mkdir(parents=True, exist_ok=True)
         self.weights = phase.final_model
+
+    async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
+        if self.fails_to_average:
+            raise RuntimeError("stopped")
+        self.averages.append((older, newer, decay))
+        folder.mkdir(parents=True)
 
     async def hold(self, model: Path) -> None:
         if self.weights != model:

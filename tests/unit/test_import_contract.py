@@ -58,7 +58,12 @@ ALLOWED_IN = {
     ),
     "deepspeed": ("actors.learning.deepspeed_rank",),
     "torch.distributed": ("actors.",),
-    "transformers": ("rzero_ray.tasks.tiny_model", "actors."),
+    "transformers": (
+        "rzero_ray.tasks.model_building",
+        "rzero_ray.tasks.tiny_model",
+        "rzero_ray.tasks.ladder.pretraining",
+        "actors.",
+    ),
 }
 
 

@@ -36,7 +36,7 @@ def _reads(policy: FakePolicy) -> set[bool]:
 def test_a_challenger_step_reads_the_tokens_of_questions_and_the_texts_of_votes(tmp_path: Path):
     cast, challenger, solver = _cast()
     gather = partial(gather_in_parts, tmp_path, Attempt)
-    samples = asyncio.run(sample_challenger(CONFIG, _step("challenger"), cast, gather))
+    samples = asyncio.run(sample_challenger(CONFIG, _step("challenger"), cast, [], gather))
     assert (_reads(challenger), _reads(solver)) == ({True}, {False})
     assert all(len(s.token_ids) == len(s.logprobs) > 0 and len(s.prompt_ids) for s in samples)
     assert {s.weight_version for s in samples} == {"challenger-01-000"}

@@ -10,6 +10,7 @@ from rzero_ray.method.advantages import (
 )
 from rzero_ray.method.rewards import (
     CHALLENGER_REWARDS,
+    Posed,
     challenger_reward,
     challenger_reward_discounted,
     challenger_reward_official,
@@ -110,7 +111,7 @@ def ballot(num_agree: int, num_votes: int, num_samples: int = 10) -> Ballot:
     ],
 )
 def test_what_a_vote_earns(rule: RewardRule, voting: VotingConfig, votes, expected: float):
-    reward = CHALLENGER_REWARDS[rule](votes, 0.0, ChallengerConfig(), voting)
+    reward = CHALLENGER_REWARDS[rule](Posed(votes, 0.0), ChallengerConfig(), voting)
     assert reward == pytest.approx(expected)
 
 
@@ -118,7 +119,7 @@ def test_what_a_vote_earns(rule: RewardRule, voting: VotingConfig, votes, expect
 def test_every_reward_subtracts_the_weighted_repetition_share(rule: RewardRule):
     settings = ChallengerConfig(repetition_weight=0.5)
     plain, repeated = (
-        CHALLENGER_REWARDS[rule](ballot(5, 10), share, settings, VotingConfig())
+        CHALLENGER_REWARDS[rule](Posed(ballot(7, 10), share), settings, VotingConfig())
         for share in (0.0, 0.4)
     )
     assert plain - repeated == pytest.approx(0.2)

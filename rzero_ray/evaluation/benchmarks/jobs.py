@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from rzero_ray.config.evaluation import EvaluationConfig
+from rzero_ray.config.renames import RENAMED_KEYS
 from rzero_ray.disk.files import (
     DamagedFileError,
     damaged,
@@ -181,7 +182,7 @@ def answer_settings(
     config: EvaluationConfig, subject: Subject, model: Path | None
 ) -> dict[str, Any]:
     """Return what answers on disk depend on; `model` is None while it is not on this machine."""
-    names = ("task", "seed", "temperature", "max_tokens", "max_model_len", "dtype", "tiny_seed")
+    names = ("task", "seed", "temperature", "max_tokens", "max_model_len", "dtype", "base_seed")
     settings = {"model": subject.path, **{name: getattr(config, name) for name in names}}
     return settings if model is None else {**settings, "weights": _weights_fingerprint(model)}
 
@@ -191,6 +192,7 @@ def check_same_settings(config: EvaluationConfig, subject: Subject, model: Path 
     before = read_if_there(_settings_path(subject), _Object)
     if before is None:
         return
+    before = {RENAMED_KEYS.get(name, name): value for name, value in before.items()}
     for name, value in answer_settings(config, subject, model).items():
         then = before.get(name, _BEFORE_IT_WAS_A_KEY.get(name))
         if then != value:
