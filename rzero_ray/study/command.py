@@ -17,7 +17,7 @@ from rzero_ray.config.sources import split_names, split_pairs
 from rzero_ray.disk.files import write_text_durably
 from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.driver import join_cluster
-from rzero_ray.study.arms import Place, check_same_actors, load_arm, run_config
+from rzero_ray.study.arms import Place, check_same_actors, check_sources, load_arm, run_config
 from rzero_ray.study.figures import LAST, RunFigures, read_figures
 from rzero_ray.study.page import make_page
 from rzero_ray.study.plan import FILE, Asked, Plan, extend, read_plan, resolve, write_plan
@@ -128,6 +128,7 @@ def _load_arms(asked: Asked) -> dict[str, Config]:
         check_labels(config)
         check_halves(config)
     check_same_actors(arms)
+    check_sources(arms)
     return arms
 
 
@@ -183,7 +184,7 @@ def _make(runs: _Runs, num_workers: int) -> list[Failure]:
 def _obtain_models(configs: Iterable[Config]) -> dict[int, Path]:
     """Return the folders of the base models by their seeds, after building what is missing: before
     Ray starts, because a signal ends a build at once only where nothing else is at work."""
-    by_base = {config.model.tiny_seed: config.model for config in configs}
+    by_base = {config.model.base_seed: config.model for config in configs}
     return {base: obtain_model(model) for base, model in by_base.items()}
 
 

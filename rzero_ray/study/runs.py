@@ -6,7 +6,6 @@ import os
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,7 +118,8 @@ class Workers:
 
     def __init__(self, jobs: Sequence[Job], layout: Layout, address: str, say: Say) -> None:
         """The driver has joined Ray at `address`; `layout` is that of each worker's cluster."""
-        self._jobs = deque(jobs)
+        self._jobs = list(jobs)
+        self._unfinished = {job.config.run_dir for job in jobs}
         self._layout = layout
         self._address = address
         self._say = say
@@ -129,7 +129,9 @@ class Workers:
         """Make the runs. What fails is in `failures`; the rest goes on."""
         await gather_all(self._work() for _ in range(min(num_workers, len(self._jobs))))
         for job in self._jobs:
-            self._fail(job, "not begun, because all workers have ended")
+            waits = job.config.curriculum.questions_of in self._unfinished
+            ended = "the run whose questions it takes has not finished"
+            self._fail(job, f"not begun, because {ended if waits else 'all workers have ended'}")
 
     async def _work(self) -> None:
         """Make one run after the other on one cluster, which is started anew after a failure: what
@@ -150,9 +152,15 @@ class Workers:
             num_failures += 1
 
     def _next(self) -> Job | None:
-        """Return the next run that can be taken up; None where none is left."""
-        while self._jobs:
-            job = self._jobs.popleft()
+        """Return the next run that can be taken up; None where none is left.
+
+        A run that takes the questions of one that is not finished is left to the worker that
+        finishes that one.
+        """
+        for job in list(self._jobs):
+            if job.config.curriculum.questions_of in self._unfinished:
+                continue
+            self._jobs.remove(job)
             try:
                 lost = check_files(job.config, resolve_run_dir(job.config))
             except UserError as error:
@@ -184,6 +192,7 @@ class Workers:
                 reason = f"a bug, whose traceback is above: {type(error).__name__}"
             self._fail(job, reason)
         else:
+            self._unfinished.discard(job.config.run_dir)
             return True
         return False
 

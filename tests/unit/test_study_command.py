@@ -125,7 +125,7 @@ def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
 ):
     clusters.fails = lambda config: (
         RunError("an actor was lost")
-        if config.challenger.frozen and config.model.tiny_seed == 0
+        if config.challenger.frozen and config.model.base_seed == 0
         else None
     )
     assert main(_command(tmp_path)) == 1
@@ -141,6 +141,33 @@ def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
     clusters.fails = lambda config: None
     assert main([f"folder={tmp_path}"]) == 0
     assert clusters.runs[2:] == [["frozen_challenger/base-0-seed-0"]]
+
+
+def test_an_arm_that_takes_questions_waits_for_those_who_pose_them(
+    clusters: Clusters, tmp_path: Path, capsys
+):
+    arms = ("yoked", "rzero")
+    assert main(_command(tmp_path, "workers=2", arms=arms)) == 0
+    order = [run for runs in clusters.runs for run in runs]
+    assert sorted(order) == sorted(f"{arm}/base-{base}-seed-0" for arm in arms for base in (0, 1))
+    for runs in clusters.runs:  # each on the cluster that has made the other
+        assert [run.partition("/")[0] for run in runs] == ["rzero", "yoked"] * (len(runs) // 2)
+    assert main(_command(tmp_path / "alone", arms=("yoked",))) == 2
+    assert "takes the questions of arm rzero" in capsys.readouterr().err
+
+
+def test_who_takes_the_questions_of_a_failed_run_is_not_begun(
+    clusters: Clusters, tmp_path: Path, capsys
+):
+    clusters.fails = lambda config: RunError("no") if config.name == "rzero-base-0" else None
+    assert main(_command(tmp_path, arms=("rzero", "yoked"))) == 1
+    assert [run for runs in clusters.runs for run in runs] == [
+        "rzero/base-0-seed-0",
+        "rzero/base-1-seed-0",
+        "yoked/base-1-seed-0",
+    ]
+    error = capsys.readouterr().err
+    assert "yoked base 0 seed 0: not begun, because the run whose questions it takes" in error
 
 
 def test_two_failures_in_a_row_end_a_worker(clusters: Clusters, tmp_path: Path, capsys):
@@ -161,7 +188,7 @@ def test_a_cluster_that_does_not_start_ends_a_worker(clusters: Clusters, tmp_pat
 
 def test_a_bug_shows_its_traceback_and_the_others_go_on(clusters: Clusters, tmp_path: Path, capsys):
     clusters.fails = lambda config: (
-        ZeroDivisionError("x") if config.model.tiny_seed == 0 and config.challenger.frozen else None
+        ZeroDivisionError("x") if config.model.base_seed == 0 and config.challenger.frozen else None
     )
     assert main(_command(tmp_path)) == 1
     error = capsys.readouterr().err
@@ -218,12 +245,15 @@ def test_an_arm_that_is_added_is_marked(clusters: Clusters, tmp_path: Path):
     assert line.startswith("| ground_truth_labels - rzero |")
 
 
-def test_one_base_and_an_arm_that_keeps_nothing_are_told(clusters: Clusters, tmp_path: Path):
-    command = [*_command(tmp_path, "curriculum.min_agreement=1", "curriculum.max_agreement=1"),
-               "bases=0", "voting.min_answered=1"]  # fmt: skip
-    assert main(command) == 0
+def test_one_base_and_arms_that_keep_nothing_are_told(clusters: Clusters, tmp_path: Path):
+    nothing = ("curriculum.min_agreement=0", "curriculum.max_agreement=0", "bases=0")
+    assert main(_command(tmp_path, *nothing, arms=("plain", "frozen_challenger"))) == 0
     table = (tmp_path / "study.md").read_text()
-    assert "nan" not in table and "| frozen_challenger - rzero | " in table
+    assert "nan" not in table and "| frozen_challenger - plain | " in table
+    stored = json.loads((tmp_path / "study.json").read_text())
+    assert stored["arms"][0]["series"]["kept"][2]["value"] == 0
+    assert "labels" not in stored["arms"][0]["series"]
+    assert stored["comparisons"][0]["primary"]["low"] is None
     assert "<svg" in (tmp_path / "study.html").read_text()
 
 
@@ -233,7 +263,7 @@ def test_one_base_and_an_arm_that_keeps_nothing_are_told(clusters: Clusters, tmp
         ([], "folder=... is missing; usage: "),
         (["folder=F"], "a new study needs conf=NAME, arms="),
         (["folder=F", "report=true", "conf=tiny", "arms=rzero", "bases=0"], "holds no study yet"),
-        (["folder=F", "conf=tiny", "arms=rzro", "bases=0"], "the nearest is rzero"),
+        (["folder=F", "conf=tiny", "arms=rzro", "bases=0"], "the nearest is "),
         (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "sover.n=1"], "nearest is solver."),
         (["folder=F", "conf=tny", "arms=rzero", "bases=0"], "no tny.yaml in conf/; the nearest"),
         (["folder=F", "conf=tiny", "arms=rzero", "bases=0,x"], "bases=0,x must be empty, or whole"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +17,10 @@ from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.study.arms import Place
 from rzero_ray.study.command import main
-from rzero_ray.study.figures import RunFigures, read_figures, skeleton, stratum
+from rzero_ray.study.figures import RunFigures, read_figures
 from rzero_ray.study.plan import Comparison, Plan
 from rzero_ray.study.results import summarize
 from rzero_ray.study.tables import number, signed
-from rzero_ray.tasks.registry import ArithmeticTask, MathTask
 from rzero_ray.types import Candidate, ChallengerSample
 from tests.unit.builders import answered
 from tests.unit.studies import OVERRIDES, make_runs, study_configs
@@ -102,15 +102,28 @@ def test_the_headline_is_worked_out_by_hand(tmp_path: Path):
     assert totals["peak_iteration"] == 1 and totals["fall"] == pytest.approx(0.25)
     assert totals["near_peak"] == 0.0
     last = found.by_iteration[-1]
-    assert last["mean/2"] == pytest.approx((0 + 3 + 2) / 12) and last["mean/3"] == 0.0
-    assert last["greedy/2"] == pytest.approx(2 / 3) and last["greedy"] == 0.5
+    assert (
+        last["mean/2 operands"] == pytest.approx((0 + 3 + 2) / 12)
+        and last["mean/3 operands"] == 0.0
+    )
+    assert last["greedy/2 operands"] == pytest.approx(2 / 3) and last["greedy"] == 0.5
 
 
-def test_strata_and_skeletons():
-    task = ArithmeticTask()
-    assert [stratum(task, q) for q in ("7", "7+5", "7+5-6")] == ["1", "2", "3"]
-    assert stratum(MathTask(), "What is 2+2?") == ""
-    assert skeleton("17+5-6") == skeleton("1+23-4") != skeleton("1+2")
+def test_an_arm_that_takes_questions_of_another_has_its_kept_ones(runs, tmp_path: Path):
+    """Such a run has no candidates, only what it was given, with true labels."""
+    place = Place("rzero", 0, 0)
+    root = resolve_run_dir(runs[1][place])
+    taken = tmp_path / "taken"
+    shutil.copytree(root, taken)
+    for folder in taken.glob("iteration-*/curriculum"):
+        shutil.rmtree(folder)
+    found = read_figures(place, replace(runs[1][place], run_dir=str(taken)))
+    for row, theirs in zip(
+        found.by_iteration[1:], _figures(runs, place).by_iteration[1:], strict=True
+    ):
+        assert (row["kept"], row["labels"]) == (theirs["kept"], theirs["labels"])
+        assert "votes_curriculum" not in row and "distinct" not in row
+    assert found.totals["votes_curriculum"] == 0
 
 
 # Means and comparisons.
