@@ -61,9 +61,9 @@ class AuditConfig:
     """The label audit of each iteration: an oracle answers a sample of the kept questions."""
 
     oracle: Literal["none", "exact", "openai", "human"] = "none"
-    """Who judges: nobody, the task's own solver (`task=arithmetic`), the model behind `endpoint`,
-    or a person who fills in `iteration-NN/audit-human.csv`; `python -m rzero_ray audit` reads it
-    back."""
+    """Who judges: nobody, the task's own solver (`task=arithmetic` and `task=ladder` have one), the
+    model behind `endpoint`, or a person who fills in `iteration-NN/audit-human.csv`; `python -m
+    rzero_ray audit` reads it back."""
     num_questions: Annotated[int, count()] = 200
     """The size of the sample; 200 is what the paper asked GPT-4o about."""
     min_accuracy: Annotated[float, a_share()] = 0.6

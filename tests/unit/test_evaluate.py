@@ -63,6 +63,7 @@ from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
         (["model=x", "max_problems=-1"], "must be from 0 to"),
         (["model=x", "max_tokens=20000"], "less than max_model_len"),
         (["model=tiny", "task=math"], "knows only task=arithmetic"),
+        (["model=x", "base=ladder", "task=math"], "model=ladder knows only task=ladder"),
         (["model=x", "suite"], "not of the form key=value"),
     ],
 )
@@ -79,6 +80,9 @@ def test_the_tiny_model_gets_the_settings_of_a_cpu_and_others_those_of_one_gpu()
     assert load_evaluation_config(["model=m/solver", "task=arithmetic"]) == replace(
         tiny, model="m/solver", seed=0
     )
+    ladder = load_evaluation_config(["task=ladder", "model=m/solver"])
+    assert (ladder.max_model_len, ladder.sampler.gpus_per_engine) == (96, 0)
+    assert load_evaluation_config(["model=ladder"]).task == "ladder"
     real = load_evaluation_config(["model=Qwen/Qwen3-4B-Base"])
     assert (real.task, real.sampler.gpus_per_engine, real.sampler.num_solver) == ("math", 1.0, 1)
     of_cluster = sampling_settings(real, real.model)
@@ -154,6 +158,20 @@ def test_answers_of_other_weights_or_settings_are_refused(tmp_path: Path):
     weights.write_text("22")
     with pytest.raises(UserError, match="holds answers with weights="):
         check_same_settings(config, subject, tmp_path)
+
+
+def test_answers_that_were_written_under_a_keys_former_name_are_found(tmp_path: Path):
+    config = _config(tmp_path, "base_seed=3")
+    (subject,) = make_subjects(config, resolve_output_dir(config))
+    settings = answer_settings(config, subject, None)
+    settings["tiny_seed"] = settings.pop("base_seed")
+    subject.folder.mkdir(parents=True)
+    (subject.folder / ".settings.json").write_text(json.dumps(settings))
+    check_same_settings(config, subject, None)
+    with pytest.raises(UserError, match="holds answers with base_seed=3, not 4"):
+        check_same_settings(replace(config, base_seed=4), subject, None)
+    with pytest.raises(UserError, match="tiny_seed is now base_seed"):
+        load_evaluation_config(["model=tiny", "tiny_seed=3"])
 
 
 def test_the_report_compares_model_and_base_on_the_same_problems(tmp_path: Path):

@@ -163,6 +163,16 @@ def test_a_key_that_was_renamed_is_found(stored: Path, monkeypatch):
         check_run_dir(load_run([*OVERRIDES, "solver.num_steps=4", f"run_dir={stored}"]), stored)
 
 
+def test_a_run_with_a_seed_of_the_tiny_model_resumes(stored: Path):
+    _set_stored(stored, "model.tiny_seed", 3)
+    check_run_dir(_load([*OVERRIDES, "model.base_seed=3", f"run_dir={stored}"]), stored)
+    assert load_stored_config(stored).model.base_seed == 3
+    with pytest.raises(UserError, match=r"model\.tiny_seed is now model\.base_seed"):
+        load_config(["conf=tiny", "model.tiny_seed=3"])
+    with pytest.raises(UserError, match="unknown key: argument tiny_seed"):  # of the evaluation alone
+        load_config(["conf=tiny", "tiny_seed=3"])
+
+
 def test_an_old_name_is_refused_with_the_new_one(monkeypatch):
     monkeypatch.setitem(directory.RENAMED_KEYS, "solver.steps", "solver.num_steps")
     with pytest.raises(UserError, match=r"solver.steps: solver.steps is now solver.num_steps"):

@@ -45,10 +45,10 @@ usage: python -m rzero_ray evaluate model=PATH [suite=math] [key=value ...]
 Measures a model on benchmarks: greedy, mean@k, pass@k and maj@k, with 95 % intervals over problems.
 Every answer is kept in the output folder, and benchmarks that are finished there are not repeated.
 
-  model=PATH             a folder in Hugging Face format, a hub name, or tiny (the built-in model)
+  model=PATH             a folder in Hugging Face format, a hub name, tiny or ladder (built in)
   base=PATH              a second model, measured by the same code; differences are model minus base
   suite=math             or general, all, heldout, names with commas between, or a path to a .jsonl
-  task=arithmetic        for a model that was trained from tiny; the others have task=math
+  task=NAME              arithmetic for what was trained from tiny, ladder from ladder; else math
   data_dir=FOLDER        where the benchmarks' files are: NAME.jsonl, .json, .csv or .parquet
   download=true          fetch a benchmark that is missing from the hub
   output_dir=FOLDER      instead of evaluations/MODEL-seedN

@@ -65,7 +65,7 @@ def check_oracle(config: Config) -> None:
     if config.audit.oracle == "exact" and not make_task(config.task).has_oracle:
         raise UserError(
             f"audit.oracle=exact needs a task with an oracle, which task={config.task} has not; "
-            "use task=arithmetic, or audit.oracle=openai or human"
+            "use task=arithmetic or task=ladder, or audit.oracle=openai or human"
         )
     endpoint = config.audit.endpoint
     if config.audit.oracle == "openai" and not (endpoint.url and endpoint.model):

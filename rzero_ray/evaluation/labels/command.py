@@ -56,7 +56,7 @@ right by each oracle that has judged this run, and how far each two agree. It wo
 a running run, and changes nothing but the audit's own files. No verdict is asked for twice.
 
   run_dir=DIR           the run directory
-  oracle=exact          the task's own solver (task=arithmetic)
+  oracle=exact          the task's own solver (task=arithmetic, task=ladder)
   oracle=openai         the model behind endpoint.url=URL, known there as endpoint.model=NAME
   oracle=human          a person: the first call writes sheets, the next reads them back
   iteration=N           one iteration instead of all

@@ -16,16 +16,30 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from rzero_ray.tasks.ladder import questions
 from rzero_ray.tasks.ladder.corpus import Mixture, documents
+from rzero_ray.tasks.ladder.questions import (
+    BOX_CLOSE,
+    BOX_OPEN,
+    CHALLENGER_TAG,
+    COIN_SUMMANDS,
+    OPERATIONS,
+    PROMPT_END,
+    QUESTION_CLOSE,
+    QUESTION_OPEN,
+    SOLVER_TAG,
+    TABLES,
+    Question,
+    answer_of,
+)
 from rzero_ray.tasks.ladder.recipe import LadderRecipe, Stage, base_model_folder
+from rzero_ray.tasks.ladder.tuning import is_on_target, steer, validation_questions
 from rzero_ray.tasks.model_building import (
     BOS_TOKEN,
     EOS_TOKEN,
@@ -42,15 +56,15 @@ from rzero_ray.tasks.model_building import (
 # Markup stays visible when special tokens are skipped: the reward reads <question> and \boxed{ in
 # the decoded text.
 _MARKUP: Final = (
-    questions.QUESTION_OPEN,
-    questions.QUESTION_CLOSE,
-    questions.BOX_OPEN,
-    questions.BOX_CLOSE,
-    questions.CHALLENGER_TAG,
-    questions.SOLVER_TAG,
-    *(f"{family}:" for family in questions.OPERATIONS),
-    *questions.TABLES,
-    *questions.COIN_SUMMANDS,
+    QUESTION_OPEN,
+    QUESTION_CLOSE,
+    BOX_OPEN,
+    BOX_CLOSE,
+    CHALLENGER_TAG,
+    SOLVER_TAG,
+    *(f"{family}:" for family in OPERATIONS),
+    *TABLES,
+    *COIN_SUMMANDS,
 )
 _CHARACTERS: Final = "0123456789="
 
@@ -63,6 +77,9 @@ _BATCHES_PER_POOL: Final = 8
 _TOKENS_PER_DOCUMENT: Final = 12
 """The losses of a batch are summed and divided by this many tokens a document, whatever their
 number is: every document counts with its own sum."""
+
+_TOKENS_AROUND_STEPS: Final = 8
+"""Tokens of an answer beside its steps, with room for one step too many: start, box, end."""
 
 _PROGRESS_TITLE: Final = "Training the ladder's base model"
 
@@ -85,18 +102,20 @@ def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
 
     See `model_building.build_word_tokenizer`, also for `max_positions`.
     """
-    return build_word_tokenizer(_CHARACTERS, _MARKUP, questions.PROMPT_END, max_positions)
+    return build_word_tokenizer(_CHARACTERS, _MARKUP, PROMPT_END, max_positions)
 
 
 def _pretrain(recipe: LadderRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """Train a new model through the stages. Draws from torch's global random state."""
     model = new_model(recipe, tokenizer, _EMBEDDING_ROWS).train()
-    stages = (recipe.first, recipe.second, recipe.third)
-    with ProgressReport(_PROGRESS_TITLE, sum(stage.num_steps for stage in stages)) as report:
-        for number, stage in enumerate(stages):
+    most_steps = recipe.first.num_steps + recipe.second.num_steps
+    most_steps += recipe.tuning.max_cycles * recipe.tuning.cycle_steps
+    with ProgressReport(_PROGRESS_TITLE, most_steps) as report:
+        for number, stage in enumerate((recipe.first, recipe.second)):
             rng = random.Random(f"ladder-{number}-{recipe.seed}")
             school_steps = recipe.school_steps if number == 0 else 0
             _train_stage(model, tokenizer, recipe, stage, school_steps, rng, report)
+        _tune(model, tokenizer, recipe, random.Random(f"ladder-tuning-{recipe.seed}"), report)
     return model.eval()
 
 
@@ -117,10 +136,83 @@ def _train_stage(
             batches = _batches(rng, stage.mixture, tokenizer, recipe.batch_size)
         warmup = min(1.0, (step + 1) / recipe.warmup_steps)
         done = (step + min(step, school_steps)) / (stage.num_steps + school_steps)
-        factor = warmup * 0.5 * (1.0 + math.cos(math.pi * done))
-        report.advance(
-            _train_step(model, optimizer, stage.learning_rate * factor, next(batches), recipe)
-        )
+        rate = stage.learning_rate * warmup * _cosine(done)
+        report.advance(_train_step(model, optimizer, rate, next(batches), recipe))
+
+
+def _tune(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: LadderRecipe,
+    rng: random.Random,
+    report: ProgressReport,
+) -> None:
+    """Train in cycles, each with a mixture that follows from what the last one has made of the
+    base, until it is on target."""
+    tuning = recipe.tuning
+    questions = validation_questions(tuning)
+    optimizer = _new_optimizer(model, recipe)
+    mixture, step = tuning.mixture, 0
+    for cycle in range(1, tuning.max_cycles + 1):
+        batches = _batches(rng, mixture, tokenizer, recipe.batch_size)
+        for at in range(tuning.cycle_steps):
+            step += 1
+            factor = min(1.0, step / recipe.warmup_steps) * _cosine(at / tuning.cycle_steps)
+            rate = tuning.learning_rate * factor
+            report.advance(_train_step(model, optimizer, rate, next(batches), recipe))
+        accuracies = _measure(model, tokenizer, questions, tuning.num_samples)
+        told = ", ".join(f"{accuracy:.2f} at {k}" for k, accuracy in accuracies.items())
+        if cycle >= tuning.min_cycles and is_on_target(accuracies, tuning):
+            report.say(f"on target after {cycle} cycles of tuning (accuracy {told} operations)")
+            return
+        mixture = steer(mixture, accuracies, tuning)
+    report.say(
+        f"not on target after {tuning.max_cycles} cycles of tuning (accuracy {told} operations); "
+        "it stays as it is"
+    )
+
+
+@torch.no_grad()
+def _measure(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    by_length: dict[int, list[Question]],
+    num_samples: int,
+) -> dict[int, float]:
+    """Return {length: share of right answers}, sampled at temperature 1 from torch's random state.
+
+    An answer is right when its text ends in the box with the oracle's answer.
+    """
+    asked = [question for of_length in by_length.values() for question in of_length]
+    prompts = [f"{BOS_TOKEN}{SOLVER_TAG}{question.text}{PROMPT_END}" for question in asked]
+    encoded = tokenizer(prompts, return_tensors="pt", padding=True)
+    settings = GenerationConfig(
+        do_sample=True,
+        top_k=0,
+        num_return_sequences=num_samples,
+        max_new_tokens=2 * max(by_length) + _TOKENS_AROUND_STEPS,
+    )
+    model.eval()
+    sequences = cast(Any, model).generate(**encoded, generation_config=settings)
+    model.train()
+    texts = tokenizer.batch_decode(sequences[:, encoded["input_ids"].shape[1] :], True)
+    expected = [
+        f"{BOX_OPEN}{answer_of(question.running_values())}{BOX_CLOSE}"
+        for question in asked
+        for _ in range(num_samples)
+    ]
+    marks = [text.endswith(box) for text, box in zip(texts, expected, strict=True)]
+    accuracies, at = {}, 0
+    for length, of_length in by_length.items():
+        count = len(of_length) * num_samples
+        accuracies[length] = sum(marks[at : at + count]) / count
+        at += count
+    return accuracies
+
+
+def _cosine(done: float) -> float:
+    """Return what a learning rate is multiplied by when this share of its steps is done."""
+    return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def _new_optimizer(model: Qwen3ForCausalLM, recipe: LadderRecipe) -> torch.optim.AdamW:

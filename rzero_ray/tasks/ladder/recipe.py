@@ -5,11 +5,12 @@ Apart from ``pretraining``, which builds it: a driver that finds the folder need
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from rzero_ray.tasks.ladder.corpus import Mixture
+from rzero_ray.tasks.ladder.tuning import Tuning, Window
 from rzero_ray.tasks.recipes import recipe_folder
 
 # Part of the cache key: raise it when code outside the recipe changes what a recipe produces.
@@ -45,6 +46,29 @@ _LONG: Final = Mixture(
 )
 """Longer questions up to 12 operations, answered the oftener with the shortcut the longer they
 are."""
+
+
+_TUNING: Final = Tuning(
+    learning_rate=5e-4,
+    cycle_steps=60,
+    min_cycles=4,
+    max_cycles=12,
+    mixture=replace(_LONG, challenger_weights=(0.96, 0.03, 0.01)),
+    targets=((4, 0.80), (5, 0.62), (6, 0.39), (7, 0.21)),
+    windows=(
+        Window(lengths=(4, 5), low=0.62, high=0.74),
+        Window(lengths=(6, 7), low=0.26, high=0.34),
+        Window(lengths=(5,), low=0.55, high=0.8),
+        Window(lengths=(7,), low=0.0, high=0.4),
+    ),
+    shortcut_gain=0.35,
+    max_shortcut=0.9,
+    weight_gain=1.0,
+    min_weight_factor=0.5,
+    max_weight_factor=8.0,
+    num_problems=60,
+    num_samples=4,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +136,9 @@ class LadderRecipe:
     second: Stage = Stage(num_steps=950, learning_rate=5e-3, mixture=_LONG)
     """Learns longer questions and the shortcut."""
 
-    third: Stage = Stage(
-        num_steps=250,
-        learning_rate=1e-3,
-        mixture=Mixture(
-            challenger_weights=(0.96, 0.03, 0.01),
-            solver_weights=_LONG.solver_weights,
-            shortcuts=_LONG.shortcuts,
-        ),
-    )
-    """Starves the Challenger of long questions."""
+    tuning: Tuning = _TUNING
+    """Starves the Challenger of long questions, and brings the accuracy at 4 to 7 operations to
+    where a study can see it rise and fall."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "school_batch_size"):
