@@ -12,6 +12,7 @@ from pathlib import Path
 from rzero_ray.config.arguments import StudyArguments, load_own
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, resolve_folder
+from rzero_ray.config.load import load_config
 from rzero_ray.config.rules import read_numbers
 from rzero_ray.config.sources import split_names, split_pairs
 from rzero_ray.disk.files import write_text_durably
@@ -78,6 +79,9 @@ def _study(arguments: list[str]) -> None:
     if not own.folder:
         raise UserError(f"folder=... is missing; usage: {USAGE}")
     root = resolve_folder(own.folder)
+    if own.gate:
+        _measure_gate(own, passed, root)
+        return
     check_folder(root, "folder", lambda names: _is_study(root, names))
     check_no_folders(root, [FILE, *_WRITTEN])
     before = read_plan(root) if (root / FILE).exists() else None
@@ -99,6 +103,21 @@ def _study(arguments: list[str]) -> None:
     if failures:
         count = "a run" if len(failures) == 1 else f"{len(failures)} runs"
         raise RunError(f"{count} did not finish; the first: {failures[0]}")
+
+
+def _measure_gate(own: StudyArguments, passed: Sequence[tuple[str, str]], root: Path) -> None:
+    """Measure the base models of a conf, and show their table."""
+    from rzero_ray.study.gate import gate_table, measure_gate  # no study needs it
+
+    given = {"arms": own.arms, "seeds": own.seeds, "compare": own.compare, "report": own.report}
+    given["conf"] = dict(passed).get("conf")
+    for key, value in given.items():
+        if value:
+            raise UserError(f"{key}={value} has no meaning beside gate=, which names the conf")
+    if not own.bases:
+        raise UserError("gate= needs bases=0,1,..., the seeds of the base models to measure")
+    config = load_config([f"conf={own.gate}", *(f"{key}={value}" for key, value in passed)])
+    print(gate_table(asyncio.run(measure_gate(config, read_numbers(own.bases), root))))
 
 
 def _is_study(root: Path, names: Set[str]) -> bool:

@@ -9,10 +9,7 @@ Bases of other seeds differ in this more than methods do, so a study measures it
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from rzero_ray.answers.parsing import parse_question
 from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.cluster import LADDER_MODEL
-from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config, resolve_folder, sampling_settings
-from rzero_ray.config.load import load_config
+from rzero_ray.config.config import Config, sampling_settings
 from rzero_ray.config.method import SamplingConfig
-from rzero_ray.config.sources import split_pairs
 from rzero_ray.disk.files import read_if_there, write_text_durably
 from rzero_ray.disk.folder import check_folder, held
 from rzero_ray.evaluation.answering import AnsweredProblem, answer_problem, problem_seed
@@ -356,32 +350,3 @@ def _share_within(ballots: Sequence[Ballot], low: float, high: float) -> float:
 
 def _figure(share: float, digits: int = 3) -> str:
     return f"{share:.{digits}f}".removeprefix("0")
-
-
-_HELP: Final = """\
-usage: python -m rzero_ray.study.gate bases=0,1,2 [folder=runs/gate] [key.path=value ...]
-
-Measures base models of the ladder: accuracy by length, and what the base Challenger asks. Prints a
-table and keeps the figures in folder/gate.json; bases that it has are not measured again."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-
-    def work(given: list[str]) -> None:
-        pairs = dict(split_pairs(given))
-        bases = pairs.pop("bases", "")
-        if not re.fullmatch(r"[0-9]+(,[0-9]+)*", bases):
-            raise UserError(f"bases={bases!r} are no seeds; give numbers with commas: bases=0,1,2")
-        folder = resolve_folder(pairs.pop("folder", "runs/gate"))
-        rest = {"conf": "ladder", **pairs}
-        config = load_config([f"{key}={value}" for key, value in rest.items()])
-        seeds = [int(base) for base in bases.split(",")]
-        print(gate_table(asyncio.run(measure_gate(config, seeds, folder))))
-
-    return run_command(arguments, lambda: _HELP, work, "the same command goes on")
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    sys.exit(main())
