@@ -74,8 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(arguments, lambda: HELP, _study, "the same command goes on")
 
 
+def parse(arguments: Sequence[str]) -> tuple[StudyArguments, list[tuple[str, str]]]:
+    """Return this command's own keys, checked, and the keys and values that are the runs'."""
+    return load_own(StudyArguments, split_pairs(arguments), USAGE)
+
+
 def _study(arguments: list[str]) -> None:
-    own, passed = load_own(StudyArguments, split_pairs(arguments), USAGE)
+    own, passed = parse(arguments)
     if not own.folder:
         raise UserError(f"folder=... is missing; usage: {USAGE}")
     root = resolve_folder(own.folder)
