@@ -112,7 +112,9 @@ def _study(arguments: list[str]) -> None:
 
 def _measure_gate(own: StudyArguments, passed: Sequence[tuple[str, str]], root: Path) -> None:
     """Measure the base models of a conf, and show their table."""
-    from rzero_ray.study.gate import gate_table, measure_gate  # no study needs it
+    # No study needs them.
+    from rzero_ray.study.gate import measure_gate
+    from rzero_ray.study.gate_figures import gate_table
 
     given = {"arms": own.arms, "seeds": own.seeds, "compare": own.compare, "report": own.report}
     given["conf"] = dict(passed).get("conf")

@@ -12,7 +12,8 @@ from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.study import gate
 from rzero_ray.study.command import main
-from rzero_ray.study.gate import GateRow, faults_of, gate_row, gate_table, measure_gate
+from rzero_ray.study.gate import measure_gate
+from rzero_ray.study.gate_figures import GateRow, faults_of, gate_row, gate_table
 from rzero_ray.tasks.ladder import questions
 from rzero_ray.tasks.registry import LadderTask
 from rzero_ray.types import Ballot, UserError

@@ -169,7 +169,7 @@ def test_a_run_with_a_seed_of_the_tiny_model_resumes(stored: Path):
     assert load_stored_config(stored).model.base_seed == 3
     with pytest.raises(UserError, match=r"model\.tiny_seed is now model\.base_seed"):
         load_config(["conf=tiny", "model.tiny_seed=3"])
-    with pytest.raises(UserError, match="unknown key: argument tiny_seed"):  # of the evaluation alone
+    with pytest.raises(UserError, match="unknown key: argument tiny_seed"):
         load_config(["conf=tiny", "tiny_seed=3"])
 
 
