@@ -84,6 +84,23 @@ def _overlays(arm: str) -> list[str]:
     return [f"{kind}={','.join(names)}" for kind, names in by_kind.items()]
 
 
+def check_sources(arms: Mapping[str, Config]) -> None:
+    """Raise UserError where an arm takes the questions of one that is not among the arms, or that
+    takes them from another one itself."""
+    for name, config in arms.items():
+        source = config.curriculum.questions_of
+        if source and source not in arms:
+            raise UserError(
+                f"arm {name} takes the questions of arm {source} (curriculum.questions_of), which "
+                f"is none of arms={','.join(arms)}; add it"
+            )
+        if source and arms[source].curriculum.questions_of:
+            raise UserError(
+                f"arm {name} takes the questions of arm {source}, which poses none of its own; "
+                "set curriculum.questions_of to an arm that does"
+            )
+
+
 def settings(config: Config) -> dict[str, Any]:
     """Return what a configuration says of how an arm computes, as {key path: value}."""
     return {

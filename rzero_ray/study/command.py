@@ -5,30 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rzero_ray.config.arguments import StudyArguments, load_own
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config, resolve_folder, resolve_run_dir
+from rzero_ray.config.config import Config, resolve_folder
+from rzero_ray.config.load import load_config
 from rzero_ray.config.rules import read_numbers
 from rzero_ray.config.sources import split_names, split_pairs
 from rzero_ray.disk.files import write_text_durably
 from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.driver import join_cluster
-from rzero_ray.study.arms import Place, check_same_actors, load_arm, run_config
+from rzero_ray.study.arms import Place, check_same_actors, check_sources, load_arm, run_config
 from rzero_ray.study.figures import LAST, RunFigures, read_figures
 from rzero_ray.study.page import make_page
 from rzero_ray.study.plan import FILE, Asked, Plan, extend, read_plan, resolve, write_plan
 from rzero_ray.study.results import summarize
 from rzero_ray.study.runs import (
     Failure,
+    Job,
     Say,
     Workers,
-    check_run,
     is_finished,
-    jobs_of,
     print_failure,
 )
 from rzero_ray.study.tables import Table, make_tables, to_markdown
@@ -74,11 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(arguments, lambda: HELP, _study, "the same command goes on")
 
 
+def parse(arguments: Sequence[str]) -> tuple[StudyArguments, list[tuple[str, str]]]:
+    """Return this command's own keys, checked, and the keys and values that are the runs'."""
+    return load_own(StudyArguments, split_pairs(arguments), USAGE)
+
+
 def _study(arguments: list[str]) -> None:
-    own, passed = load_own(StudyArguments, split_pairs(arguments), USAGE)
+    own, passed = parse(arguments)
     if not own.folder:
         raise UserError(f"folder=... is missing; usage: {USAGE}")
     root = resolve_folder(own.folder)
+    if own.gate:
+        _measure_gate(own, passed, root)
+        return
     check_folder(root, "folder", lambda names: _is_study(root, names))
     check_no_folders(root, [FILE, *_WRITTEN])
     before = read_plan(root) if (root / FILE).exists() else None
@@ -87,22 +95,36 @@ def _study(arguments: list[str]) -> None:
     if own.report:
         if before is None:
             raise UserError(f"folder={root} holds no study yet; leave report=true out")
-        _write_results(root, before, *_finished(_configs(before, arms, root)))
+        _write_results(root, before, _sort(_configs(before, arms, root)))
         return
     with held(root, "folder", _ROOM):
-        then = {} if before is None else _finished(_configs(before, arms, root))[0]
-        plan = extend(before, asked, arms, len(then))
+        plan = extend(before, asked, arms, lambda: _num_finished(before, arms, root))
         if plan is not before:
             write_plan(root, plan)
         configs = _configs(plan, arms, root)
-        finished, failures = _finished(configs)
-        for failure in failures:
-            print_failure(failure)
-        failures += _make(plan, configs, {*finished, *(f.place for f in failures)}, own.workers)
-        _write_results(root, plan, *_finished(configs))
+        runs = _sort(configs)
+        failures = [*runs.damaged, *_make(runs, own.workers)]
+        _write_results(root, plan, _sort(configs))
     if failures:
         count = "a run" if len(failures) == 1 else f"{len(failures)} runs"
         raise RunError(f"{count} did not finish; the first: {failures[0]}")
+
+
+def _measure_gate(own: StudyArguments, passed: Sequence[tuple[str, str]], root: Path) -> None:
+    """Measure the base models of a conf, and show their table."""
+    # No study needs them.
+    from rzero_ray.study.gate import measure_gate
+    from rzero_ray.study.gate_figures import gate_table
+
+    given = {"arms": own.arms, "seeds": own.seeds, "compare": own.compare, "report": own.report}
+    given["conf"] = dict(passed).get("conf")
+    for key, value in given.items():
+        if value:
+            raise UserError(f"{key}={value} has no meaning beside gate=, which names the conf")
+    if not own.bases:
+        raise UserError("gate= needs bases=0,1,..., the seeds of the base models to measure")
+    config = load_config([f"conf={own.gate}", *(f"{key}={value}" for key, value in passed)])
+    print(gate_table(asyncio.run(measure_gate(config, read_numbers(own.bases), root))))
 
 
 def _is_study(root: Path, names: Set[str]) -> bool:
@@ -133,6 +155,7 @@ def _load_arms(asked: Asked) -> dict[str, Config]:
         check_halves(config)
         check_steps(config)
     check_same_actors(arms)
+    check_sources(arms)
     return arms
 
 
@@ -141,45 +164,66 @@ def _configs(plan: Plan, arms: Mapping[str, Config], root: Path) -> dict[Place, 
     return {place: run_config(arms[place.arm], place, root) for place in plan.places()}
 
 
-def _finished(configs: Mapping[Place, Config]) -> tuple[dict[Place, Config], list[Failure]]:
-    """Return the runs that are finished, and those that cannot be taken up."""
-    finished, failures = {}, []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """The runs of a study by how they stand, in the order in which they are made."""
+
+    finished: dict[Place, Config]
+    left: dict[Place, Config]
+    damaged: list[Failure]
+
+
+def _sort(configs: Mapping[Place, Config]) -> _Runs:
+    runs = _Runs(finished={}, left={}, damaged=[])
     for place, config in configs.items():
         try:
-            if is_finished(config):
-                finished[place] = config
-            else:
-                check_run(config)
+            (runs.finished if is_finished(config) else runs.left)[place] = config
         except UserError as error:
-            failures.append(Failure(place, str(error)))
-    return finished, failures
+            runs.damaged.append(Failure(place, str(error)))
+    return runs
 
 
-def _make(
-    plan: Plan, configs: Mapping[Place, Config], done: Set[Place], num_workers: int
-) -> list[Failure]:
-    """Make the runs that are not done; return those that fail."""
-    left = {place: config for place, config in configs.items() if place not in done}
+def _num_finished(plan: Plan | None, arms: Mapping[str, Config], root: Path) -> int:
+    return 0 if plan is None else len(_sort(_configs(plan, arms, root)).finished)
+
+
+def _make(runs: _Runs, num_workers: int) -> list[Failure]:
+    """Make the runs that are left; return those that fail."""
     say = Say()
-    say(f"{len(configs) - len(left)} of {len(configs)} runs are done; {len(left)} to make")
-    if not left:
+    say(f"{len(runs.finished)} runs are finished, {len(runs.left)} are to be made")
+    for failure in runs.damaged:
+        print_failure(failure)
+    if not runs.left:
         return []
-    of_base = {place.base: config for place, config in left.items()}
-    base_models = {base: obtain_model(config.model) for base, config in of_base.items()}
-    num_workers = min(num_workers, len(left))
-    address, layout = join_cluster(next(iter(left.values())), num_workers)
-    say(f"Ray at {address}; {num_workers} workers; {layout.describe()}")
-    workers = Workers(jobs_of(left, base_models), layout, address, say)
+    base_models = _obtain_models(runs.left.values())
+    num_workers = min(num_workers, len(runs.left))
+    address, layout = join_cluster(next(iter(runs.left.values())), num_workers)
+    say(f"Ray at {address}, workers: {num_workers}, {layout.describe()}")
+    jobs = [
+        Job(place=place, config=config, base_model=base_models[place.base])
+        for place, config in runs.left.items()
+    ]
+    workers = Workers(jobs, layout, address, say)
     asyncio.run(workers.work(num_workers))
     return workers.failures
 
 
-def _write_results(
-    root: Path, plan: Plan, finished: Mapping[Place, Config], failures: Sequence[Failure]
-) -> None:
+def _obtain_models(configs: Iterable[Config]) -> dict[int, Path]:
+    """Return the folders of the base models by their seeds, after building what is missing: before
+    Ray starts, because a signal ends a build at once only where nothing else is at work."""
+    by_base = {config.model.base_seed: config.model for config in configs}
+    return {base: obtain_model(model) for base, model in by_base.items()}
+
+
+def _write_results(root: Path, plan: Plan, of: _Runs) -> None:
     """Write the study's files, and show what answers its question."""
-    runs, unreadable = _read_runs(finished)
-    remarks = [f"left out: {failure}" for failure in [*failures, *unreadable]]
+    runs, unreadable = _read_runs(of.finished)
+    hours = sum(run.totals["wall_hours"] for run in runs)
+    missing = [f"left out: {failure}" for failure in [*of.damaged, *unreadable]]
+    remarks = [
+        f"{len(runs)} of {len(plan.places())} runs, {hours:.2f} hours of work in all",
+        *missing,
+    ]
     result = summarize(plan, runs, LAST)
     tables = make_tables(plan, result)
     content = {
@@ -192,7 +236,7 @@ def _write_results(
     texts = (json.dumps(content, indent=1), to_markdown(tables, remarks), page)
     for name, text in zip(_WRITTEN, texts, strict=True):
         write_text_durably(root / name, text)
-    _show(root, tables[:_SHOWN], remarks)
+    _show(root, tables[:_SHOWN], missing)
 
 
 def _read_runs(finished: Mapping[Place, Config]) -> tuple[list[RunFigures], list[Failure]]:
@@ -200,14 +244,14 @@ def _read_runs(finished: Mapping[Place, Config]) -> tuple[list[RunFigures], list
     runs, unreadable = [], []
     for place, config in finished.items():
         try:
-            runs.append(read_figures(place, resolve_run_dir(config)))
+            runs.append(read_figures(place, config))
         except UserError as error:
             unreadable.append(Failure(place, str(error)))
     return runs, unreadable
 
 
-def _show(root: Path, tables: Sequence[Table], remarks: Sequence[str]) -> None:
-    for remark in remarks:
-        print(printable(f"rzero_ray: warning: {remark}"), file=sys.stderr)
+def _show(root: Path, tables: Sequence[Table], missing: Sequence[str]) -> None:
+    for text in missing:
+        print(printable(f"rzero_ray: warning: {text}"), file=sys.stderr)
     for line in [*to_markdown(tables, []).splitlines()[1:], "", *(str(root / n) for n in _WRITTEN)]:
         print(printable(line))

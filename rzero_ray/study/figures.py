@@ -5,7 +5,6 @@ Only the columns that are counted are read of each file, never whole rollouts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.protocols import Task
-from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.parquet import read_columns
 from rzero_ray.run.rows import phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.study.arms import Place
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import iteration_key
+from rzero_ray.types import CurriculumItem, iteration_key
 
 LAST = 3
 """Iterations over which the primary metric is taken."""
@@ -81,6 +80,7 @@ class _Candidate:
     label: str | None
     dropped: str | None
     truth: str | None
+    check_votes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +90,9 @@ class _Votes:
     answers: tuple[str | None, ...]
 
 
-def read_figures(place: Place, root: Path) -> RunFigures:
-    """Return the figures of the finished run in `root`. Raises UserError for a damaged file."""
-    config = load_stored_config(root)
-    run = StoredRun(config, root, Path(config.model.path))
+def read_figures(place: Place, config: Config) -> RunFigures:
+    """Return the figures of a finished run. Raises UserError for a damaged file."""
+    run = StoredRun(config, resolve_run_dir(config), Path(config.model.path))
     task = make_task(config.task)
     by_iteration = [
         {
@@ -148,7 +147,7 @@ def _accuracy(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     )
     pairs = zip(columns["greedy_answer"], references, strict=True)
     greedy_P = np.array([float(answer == reference) for answer, reference in pairs])
-    strata_P = np.array([stratum(task, question) for question in columns["question"]])
+    strata_P = np.array([task.stratum(question) for question in columns["question"]])
     return {
         "mean": float(mean_P.mean()),
         "greedy": float(greedy_P.mean()),
@@ -161,13 +160,14 @@ def _accuracy(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
 
 
 def _by_stratum(name: str, values: NDArray[Any], strata: NDArray[np.str_]) -> dict[str, float]:
-    """Return {NAME/STRATUM: the mean of its values}."""
-    return {f"{name}/{of}": float(values[strata == of].mean()) for of in np.unique(strata)}
+    """Return {NAME/STRATUM: the mean of its values}; questions of no stratum are left out."""
+    found = [of for of in np.unique(strata) if of]
+    return {f"{name}/{of}": float(values[strata == of].mean()) for of in found}
 
 
 def _learning(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     """Return what an iteration says beside its evaluation."""
-    found = _candidates(run, iteration, task)
+    found = _curriculum(run, iteration, task)
     drift = run.figures(iteration, "drift") or {}
     for name in ("kl_solver", "kl_challenger"):
         if drift.get(name) is not None:
@@ -183,47 +183,43 @@ def _learning(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     return found
 
 
-def _candidates(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
-    """Return the figures of an iteration's candidates, kept or dropped."""
-    steps = run.manifest.steps("curriculum", iteration)
-    columns: dict[str, list[Any]] = {name: [] for name in _Candidate.__slots__}
-    for step in steps:
-        for name, values in run.columns(f"{step.key}/candidates", _Candidate).items():
-            columns[name] += values
-    posed = [question for question in columns["question"] if question is not None]
-    kept = [
-        (question, float(label == truth))
-        for question, label, truth, dropped in zip(
-            columns["question"],
-            columns["label"],
-            columns["truth"],
-            columns["dropped"],
-            strict=True,
+def _curriculum(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
+    """Return the figures of an iteration's candidates and of the kept among them.
+
+    An iteration that took another run's questions has no candidates, and their true answers.
+    """
+    keys = run.candidate_keys().get(iteration)
+    if keys is None:
+        items = run.read(f"{iteration_key(iteration)}/curriculum", CurriculumItem)
+        return _kept(
+            [(item.question, item.label == task.solve(item.question)) for item in items], task
         )
-        if dropped is None and question is not None
+    candidates = [candidate for key in keys for candidate in run.read(key, _Candidate)]
+    posed = [c.question for c in candidates if c.question is not None]
+    kept = [
+        (c.question, c.label == c.truth)
+        for c in candidates
+        if c.dropped is None and c.question is not None
     ]
-    figures: dict[str, float] = {
-        "kept": len(kept),
-        "votes_curriculum": sum(len(answers) for answers in columns["answers"]),
+    figures = {
+        "well_formed": len(posed) / len(candidates),
+        "votes_curriculum": sum(len(c.answers) + c.check_votes for c in candidates),
+        **_kept(kept, task),
     }
-    if columns["question"]:
-        figures["well_formed"] = len(posed) / len(columns["question"])
     if posed:
         figures["distinct"] = len({task.normalize(question) for question in posed}) / len(posed)
-        figures["skeletons"] = len({skeleton(question) for question in posed})
-    if kept and task.has_oracle:
-        right = np.array([is_right for _, is_right in kept])
-        figures["labels"] = float(right.mean())
-        strata = np.array([stratum(task, question) for question, _ in kept])
-        figures |= _by_stratum("labels", right, strata)
+        figures["skeletons"] = len({task.skeleton(question) for question in posed})
     return figures
 
 
-def stratum(task: Task, question: str) -> str:
-    """Return the group of questions by which figures are told: the number of operands."""
-    return f"{len(task.words(question)) // 2 + 1:02d}" if task.has_oracle else ""
-
-
-def skeleton(question: str) -> str:
-    """Return what questions of one form share: the text with its numbers masked."""
-    return re.sub(r"\d+", "N", question)
+def _kept(kept: Sequence[tuple[str, bool]], task: Task) -> dict[str, float]:
+    """Return the figures of kept questions, each with whether its label is right."""
+    if not (kept and task.has_oracle):
+        return {"kept": len(kept)}
+    right = np.array([float(is_right) for _, is_right in kept])
+    strata = np.array([task.stratum(question) for question, _ in kept])
+    return {
+        "kept": len(kept),
+        "labels": float(right.mean()),
+        **_by_stratum("labels", right, strata),
+    }

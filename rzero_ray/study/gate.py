@@ -5,10 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +15,15 @@ from pydantic import BaseModel
 from rzero_ray.answers.parsing import parse_question
 from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.cluster import LADDER_MODEL
-from rzero_ray.config.command import run_command
-from rzero_ray.config.config import Config, resolve_folder, sampling_settings
-from rzero_ray.config.load import load_config
+from rzero_ray.config.config import Config, sampling_settings
 from rzero_ray.config.method import SamplingConfig
-from rzero_ray.config.sources import split_pairs
 from rzero_ray.disk.files import read_if_there, write_text_durably
 from rzero_ray.disk.folder import check_folder, held
 from rzero_ray.evaluation.answering import AnsweredProblem, answer_problem, problem_seed
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_all, gather_limited
 from rzero_ray.run.seeds import derive_seed
-from rzero_ray.study.gate_figures import GateRow, gate_row, gate_table
+from rzero_ray.study.gate_figures import GateRow, gate_row
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.tasks.ladder import questions as ladder
 from rzero_ray.tasks.registry import make_task
@@ -187,32 +180,3 @@ def _read_rows(folder: Path, config: Config) -> list[GateRow]:
 def _write_rows(folder: Path, config: Config, rows: Sequence[GateRow]) -> None:
     content = _GateFile(settings=_settings(config), rows=list(rows))
     write_text_durably(folder / _FILE, content.model_dump_json(indent=1) + "\n")
-
-
-_HELP: Final = """\
-usage: python -m rzero_ray.study.gate bases=0,1,2 [folder=runs/gate] [key.path=value ...]
-
-Measures base models of the ladder: accuracy by length, and what the base Challenger asks. Prints a
-table and keeps the figures in folder/gate.json; bases that it has are not measured again."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-
-    def work(given: list[str]) -> None:
-        pairs = dict(split_pairs(given))
-        bases = pairs.pop("bases", "")
-        if not re.fullmatch(r"[0-9]+(,[0-9]+)*", bases):
-            raise UserError(f"bases={bases!r} are no seeds; give numbers with commas: bases=0,1,2")
-        folder = resolve_folder(pairs.pop("folder", "runs/gate"))
-        rest = {"conf": "ladder", **pairs}
-        config = load_config([f"{key}={value}" for key, value in rest.items()])
-        seeds = [int(base) for base in bases.split(",")]
-        print(gate_table(asyncio.run(measure_gate(config, seeds, folder))))
-
-    return run_command(arguments, lambda: _HELP, work, "the same command goes on")
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    sys.exit(main())

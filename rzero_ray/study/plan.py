@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -203,12 +203,16 @@ def _with_plan(asked: Asked, plan: Plan) -> Asked:
 
 
 def extend(
-    plan: Plan | None, asked: Asked, configs: Mapping[str, Config], finished_runs: int
+    plan: Plan | None,
+    asked: Asked,
+    configs: Mapping[str, Config],
+    count_finished: Callable[[], int],
 ) -> Plan:
     """Return the plan with what is asked for beside it; the plan itself where nothing is new.
 
-    `asked` is what `resolve` returns, `configs` has the configuration of each of its arms. Raises
-    UserError where an arm of the plan would compute something else.
+    `asked` is what `resolve` returns, `configs` has the configuration of each of its arms, and
+    `count_finished` says how many runs of the plan are finished. Raises UserError where an arm of
+    the plan would compute something else.
     """
     assert asked.conf and asked.arms and asked.bases and asked.seeds
     found = {arm: settings(config) for arm, config in configs.items()}
@@ -216,18 +220,21 @@ def extend(
     if plan is not None:
         _check_same_settings(plan, found)
     before = {} if plan is None else plan.settings
+    arms = [arm for arm in asked.arms if arm not in before]
+    bases = [base for base in asked.bases if plan is None or base not in plan.bases]
+    compare = _new_pairs(plan, asked.compare)
+    if plan is not None and not (arms or bases or compare):
+        return plan
     added = Entry(
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         program=program(),
-        finished_runs=finished_runs,
-        arms=[arm for arm in asked.arms if arm not in before],
-        bases=[base for base in asked.bases if plan is None or base not in plan.bases],
-        compare=_new_pairs(plan, asked.compare),
+        finished_runs=count_finished(),
+        arms=arms,
+        bases=bases,
+        compare=compare,
     )
-    if plan is not None and not (added.arms or added.bases or added.compare):
-        return plan
     of_new = {
-        arm: first if arm == asked.arms[0] else _difference(found[arm], first) for arm in added.arms
+        arm: first if arm == asked.arms[0] else _difference(found[arm], first) for arm in arms
     }
     return Plan(
         format=_FORMAT,

@@ -12,6 +12,8 @@ from rzero_ray.study.plan import Comparison, Plan
 
 DIFFERENCE = 0.02
 """The difference for which the number of base models is told that finds it."""
+COMPARED = ("mean", "greedy", "labels")
+"""The figures of an iteration that are compared beside the primary metric."""
 
 Figure = Callable[[RunFigures], float | None]
 """Takes one figure of a run; None where the run has not got it."""
@@ -47,6 +49,9 @@ class ComparisonResult:
     """The p value, adjusted for all comparisons of the plan."""
     num_needed: int | None
     """The base models that would find a difference of `DIFFERENCE`, by the spread of these."""
+    others: Mapping[str, MeanOverBases]
+    """The differences of other figures: `fall`, and at the end of a run the accuracies and the
+    label accuracy, those by stratum too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +70,17 @@ def summarize(plan: Plan, runs: Sequence[RunFigures], last: int) -> StudyResult:
             _arm(arm, [run for run in runs if run.place.arm == arm], num_planned, last)
             for arm in plan.arms
         ],
-        comparisons=_compare(plan.comparisons(), runs),
+        comparisons=_compare(plan.comparisons(), runs, last),
     )
 
 
 def over_bases(runs: Sequence[RunFigures], figure: Figure) -> MeanOverBases | None:
     """Return the mean over base models, run seeds averaged first; None where no run has it."""
-    found = list(_by_base(runs, figure).values())
-    return mean_over_bases(found) if found else None
+    return _mean(_by_base(runs, figure))
+
+
+def _mean(by_base: Mapping[int, float]) -> MeanOverBases | None:
+    return mean_over_bases(list(by_base.values())) if by_base else None
 
 
 def _by_base(runs: Sequence[RunFigures], figure: Figure) -> dict[int, float]:
@@ -101,10 +109,12 @@ def _arm(arm: str, runs: Sequence[RunFigures], num_planned: int, last: int) -> A
 
 
 def _compare(
-    comparisons: Sequence[Comparison], runs: Sequence[RunFigures]
+    comparisons: Sequence[Comparison], runs: Sequence[RunFigures], last: int
 ) -> list[ComparisonResult]:
-    by_base = [_differences(comparison, runs) for comparison in comparisons]
-    found = [mean_over_bases(list(of.values())) if of else None for of in by_base]
+    primary_of = _total("primary")
+    by_base = [_differences(comparison, runs, primary_of) for comparison in comparisons]
+    found = [_mean(of) for of in by_base]
+    others = _others(runs, last)
     adjusted = holm([None if of is None else of.p for of in found])
     return [
         ComparisonResult(
@@ -117,6 +127,9 @@ def _compare(
                 if primary is None or primary.sd is None
                 else bases_needed(DIFFERENCE, primary.sd)
             ),
+            others=_found(
+                {name: _mean(_differences(comparison, runs, of)) for name, of in others.items()}
+            ),
         )
         for comparison, primary, of_base, p in zip(
             comparisons, found, by_base, adjusted, strict=True
@@ -124,17 +137,25 @@ def _compare(
     ]
 
 
-def _differences(comparison: Comparison, runs: Sequence[RunFigures]) -> dict[int, float]:
-    """Return the differences of the primary metric by base seed, over the run seeds that both arms
-    have finished on it."""
+def _others(runs: Sequence[RunFigures], last: int) -> dict[str, Figure]:
+    """Return the figures that are compared beside the primary metric."""
+    names = {name for run in runs for row in run.by_iteration for name in row}
+    compared = sorted(name for name in names if name.partition("/")[0] in COMPARED)
+    return {"fall": _total("fall"), **{name: _at_the_end(name, last) for name in compared}}
+
+
+def _differences(
+    comparison: Comparison, runs: Sequence[RunFigures], figure: Figure
+) -> dict[int, float]:
+    """Return the differences of a figure by base seed, over the run seeds that both arms have
+    finished on it."""
     by_arm = {
         arm: {(r.place.base, r.place.seed): r for r in runs if r.place.arm == arm}
         for arm in (comparison.left, comparison.right)
     }
     both = by_arm[comparison.left].keys() & by_arm[comparison.right].keys()
-    primary = _total("primary")
     left, right = (
-        _by_base([run for place, run in of.items() if place in both], primary)
+        _by_base([run for place, run in of.items() if place in both], figure)
         for of in by_arm.values()
     )
     return {base: left[base] - right[base] for base in left if base in right}

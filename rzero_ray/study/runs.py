@@ -6,8 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.directory import (
     check_run_dir,
-    has_begun,
     hold_run_dir,
     is_complete,
     prepare_run_dir,
@@ -115,19 +113,13 @@ def is_finished(config: Config) -> bool:
     return is_complete(config, root)
 
 
-def check_run(config: Config) -> None:
-    """Raise UserError, in one line, where a run cannot be taken up."""
-    root = resolve_run_dir(config)
-    if has_begun(root):
-        check_files(config, root)
-
-
 class Workers:
     """Makes runs, in the order in which they are given, several at once."""
 
     def __init__(self, jobs: Sequence[Job], layout: Layout, address: str, say: Say) -> None:
         """The driver has joined Ray at `address`; `layout` is that of each worker's cluster."""
-        self._jobs = deque(jobs)
+        self._jobs = list(jobs)
+        self._unfinished = {job.config.run_dir for job in jobs}
         self._layout = layout
         self._address = address
         self._say = say
@@ -137,14 +129,15 @@ class Workers:
         """Make the runs. What fails is in `failures`; the rest goes on."""
         await gather_all(self._work() for _ in range(min(num_workers, len(self._jobs))))
         for job in self._jobs:
-            self._fail(job, "not begun, because all workers have ended")
+            waits = job.config.curriculum.questions_of in self._unfinished
+            ended = "the run whose questions it takes has not finished"
+            self._fail(job, f"not begun, because {ended if waits else 'all workers have ended'}")
 
     async def _work(self) -> None:
         """Make one run after the other on one cluster, which is started anew after a failure: what
         a failed run leaves in its actors is not known."""
         num_failures = 0
-        while self._jobs and num_failures < _MOST_FAILURES:
-            job = self._jobs.popleft()
+        while num_failures < _MOST_FAILURES and (job := self._next()) is not None:
             try:
                 cluster = await self._start(job)
             except (RunError, UserError) as error:
@@ -152,14 +145,31 @@ class Workers:
                 num_failures += 1
                 continue
             try:
-                while await self._succeeds(job, cluster):
-                    num_failures = 0
-                    if not self._jobs:
-                        return
-                    job = self._jobs.popleft()
-                num_failures += 1
+                while job is not None and await self._succeeds(job, cluster):
+                    num_failures, job = 0, self._next()
             finally:
                 await cluster.close()
+            num_failures += 1
+
+    def _next(self) -> Job | None:
+        """Return the next run that can be taken up; None where none is left.
+
+        A run that takes the questions of one that is not finished is left to the worker that
+        finishes that one.
+        """
+        for job in list(self._jobs):
+            if job.config.curriculum.questions_of in self._unfinished:
+                continue
+            self._jobs.remove(job)
+            try:
+                lost = check_files(job.config, resolve_run_dir(job.config))
+            except UserError as error:
+                self._fail(job, str(error))
+                continue
+            for text in lost:
+                self._say(f"{job.place}: warning: {text}")
+            return job
+        return None
 
     async def _start(self, job: Job) -> Cluster:
         from actors.cluster import start_cluster  # imports Ray
@@ -182,13 +192,14 @@ class Workers:
                 reason = f"a bug, whose traceback is above: {type(error).__name__}"
             self._fail(job, reason)
         else:
+            self._unfinished.discard(job.config.run_dir)
             return True
         return False
 
     async def _make(self, job: Job, cluster: Cluster) -> None:
         clock = StageClock()
         observer = Progress(job.place, job.config, self._say)
-        with _opened(job, clock, observer) as run:
+        with self._opened(job, clock, observer) as run:
             run.add_event(
                 "start", address=self._address, pid=os.getpid(), layout=self._layout.describe()
             )
@@ -196,35 +207,26 @@ class Workers:
             run.add_event("end")
         self._say(f"{job.place}: finished, {len(self._jobs)} runs wait")
 
+    @contextmanager
+    def _opened(self, job: Job, clock: StageClock, observer: Progress) -> Iterator[Run]:
+        """Take the directory of a run, and close it at the end."""
+        root = resolve_run_dir(job.config)
+        shape = find_shape(job.config.model.path, find_model(job.config.model))
+        disk = None if shape is None else plan_disk(job.config, shape)
+        with hold_run_dir(job.config, root, disk):
+            prepare_run_dir(job.config, root)
+            run = Run(job.config, root, job.base_model, clock, observer)
+            try:
+                yield run
+            finally:
+                run.close()
+
     def _fail(self, job: Job, reason: str) -> None:
         failure = Failure(job.place, reason)
         self.failures.append(failure)
         print_failure(failure)
 
 
-@contextmanager
-def _opened(job: Job, clock: StageClock, observer: Progress) -> Iterator[Run]:
-    """Take the directory of a run, and close it at the end."""
-    root = resolve_run_dir(job.config)
-    shape = find_shape(job.config.model.path, find_model(job.config.model))
-    with hold_run_dir(job.config, root, None if shape is None else plan_disk(job.config, shape)):
-        check_files(job.config, root)
-        prepare_run_dir(job.config, root)
-        run = Run(job.config, root, job.base_model, clock, observer)
-        try:
-            yield run
-        finally:
-            run.close()
-
-
 def print_failure(failure: Failure) -> None:
     """Tell the user of a run that does not go on."""
     print(printable(f"rzero_ray: failed: {failure}"), file=sys.stderr, flush=True)
-
-
-def jobs_of(configs: Mapping[Place, Config], base_models: Mapping[int, Path]) -> list[Job]:
-    """Return the jobs of runs; `base_models` are the folders by base seed."""
-    return [
-        Job(place=place, config=config, base_model=base_models[place.base])
-        for place, config in configs.items()
-    ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rzero_ray.evaluation.statistics import MeanOverBases
 from rzero_ray.study.figures import LAST, SERIES
 from rzero_ray.study.plan import Plan
-from rzero_ray.study.results import DIFFERENCE, ArmResult, ComparisonResult, StudyResult
+from rzero_ray.study.results import COMPARED, DIFFERENCE, ArmResult, ComparisonResult, StudyResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ def make_tables(plan: Plan, result: StudyResult) -> list[Table]:
     return [
         _headline(result),
         _comparisons(result),
+        *_other_comparisons(result),
         *_at_the_end(result),
         *_trajectories(result),
         _plan(plan),
@@ -145,6 +147,30 @@ def _comparison_row(of: ComparisonResult) -> list[str]:
     ]
 
 
+def _other_comparisons(result: StudyResult) -> list[Table]:
+    """Return the comparisons of other figures, a table each for those of all strata."""
+    tables = []
+    for series, strata in [(series, _strata(result, series)) for series in COMPARED]:
+        names = [series, *(f"{series}/{of}" for of in strata)]
+        if not any(name in of.others for of in result.comparisons for name in names):
+            continue
+        tables.append(
+            Table(
+                title=f"Comparisons beside the primary one: {SERIES[series]}",
+                caption=(
+                    f"Differences of means over the last {LAST} iterations, paired by base model, "
+                    "with 95 % t intervals that are adjusted for nothing: to explore, not to show."
+                ),
+                head=["comparison", "all", *strata],
+                rows=[
+                    [str(of.comparison), *(signed(of.others.get(name)) for name in names)]
+                    for of in result.comparisons
+                ],
+            )
+        )
+    return tables
+
+
 def _at_the_end(result: StudyResult) -> list[Table]:
     """Return the figures by stratum over the last iterations."""
     tables = []
@@ -219,7 +245,13 @@ def _strata(result: StudyResult, name: str) -> list[str]:
         for key in arm.series
         if key.startswith(f"{name}/")
     }
-    return sorted(found) if len(found) > 1 else []
+    return sorted(found, key=_place) if len(found) > 1 else []
+
+
+def _place(stratum: str) -> tuple[int, str]:
+    """Return what sorts strata: by the number with which they begin."""
+    digits = re.match(r"\d*", stratum)
+    return int(digits[0]) if digits and digits[0] else -1, stratum
 
 
 def _escaped(cell: str) -> str:

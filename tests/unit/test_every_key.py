@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from rzero_ray.config import evaluation, load
-from rzero_ray.config.arguments import AuditArguments, CompareArguments, ReportArguments
+from rzero_ray.config.arguments import (
+    AuditArguments,
+    CompareArguments,
+    ReportArguments,
+    StudyArguments,
+)
 from rzero_ray.config.audits import AuditConfig
 from rzero_ray.config.config import Config
 from rzero_ray.config.evaluation import EvaluationConfig, load_evaluation_config
@@ -21,9 +26,17 @@ from rzero_ray.evaluation.labels.command import _parse
 from rzero_ray.run import directory
 from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.report.command import main as report
+from rzero_ray.study.command import parse
 from rzero_ray.types import UserError
 
-SCHEMAS = (Config, EvaluationConfig, AuditArguments, CompareArguments, ReportArguments)
+SCHEMAS = (
+    Config,
+    EvaluationConfig,
+    AuditArguments,
+    CompareArguments,
+    ReportArguments,
+    StudyArguments,
+)
 NUMBERS = (".nan", ".inf", "-1", "0", "1" * 30, "[1]")
 TEXTS = ("", "x" * 300, "a\nb\x1b", "\udcff", "~nobody-here/x", "${oc.env:HOME}", "${x}")
 OTHERS = ("nan", "-1", "x")
@@ -125,6 +138,11 @@ def test_audit_refuses_or_loads(schema: type, run_dir: Path):
 def test_compare_refuses_or_loads():
     for name in _keys(CompareArguments, ""):
         _check_values(CompareArguments, name, lambda argument: _split([argument]))
+
+
+def test_study_refuses_or_loads():
+    for name in _keys(StudyArguments, ""):
+        _check_values(StudyArguments, name, lambda argument: parse([argument]))
 
 
 def test_report_refuses(capsys):

@@ -11,7 +11,8 @@ import pytest
 from rzero_ray.config.load import load_config
 from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.study import gate
-from rzero_ray.study.gate import main, measure_gate
+from rzero_ray.study.command import main
+from rzero_ray.study.gate import measure_gate
 from rzero_ray.study.gate_figures import GateRow, faults_of, gate_row, gate_table
 from rzero_ray.tasks.ladder import questions
 from rzero_ray.tasks.registry import LadderTask
@@ -189,13 +190,14 @@ def test_other_settings_folders_and_tasks_are_refused(tmp_path: Path, measured: 
 def test_the_command_prints_the_table_and_refuses_what_are_no_seeds(
     tmp_path: Path, measured: list[int], capsys: pytest.CaptureFixture[str]
 ):
-    assert main(["bases=0,1", f"folder={tmp_path}/gate"]) == 0
+    gate = ["gate=ladder", f"folder={tmp_path}/gate"]
+    assert main([*gate, "bases=0..1"]) == 0
     assert capsys.readouterr().out.count("passes") == 2
-    for bases in ("", "x", "1,", "-1"):
-        assert main([f"bases={bases}", f"folder={tmp_path}/gate"]) == 2
+    mistakes = ("bases=", "bases=x", "bases=1,", "bases=-1", "arms=rzero", "seeds=0", "sed=1")
+    for mistake in mistakes:
+        assert main([*gate, *(["bases=0"] if "bases" not in mistake else []), mistake]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "bases=0,1,2" in error
-    assert main(["bases=0", "sed=1", f"folder={tmp_path}/gate"]) == 2
+        assert error.count("\n") == 1 and mistake.partition("=")[0] in error
 
 
 def test_the_gate_measures_all_reserved_problems():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.__main__ import main
+from rzero_ray.config.arguments import StudyArguments
 from rzero_ray.config.audits import AuditConfig
 from rzero_ray.config.config import Config
 from rzero_ray.config.evaluation import EvaluationConfig
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     "evaluate": {"conf", *flatten(asdict(EvaluationConfig()))},
     "audit": {"run_dir", "iteration", "task", *flatten(asdict(AuditConfig()))},
+    "study": {"conf", *flatten(asdict(StudyArguments())), *flatten(asdict(Config()))},
     "compare": {"conf", "seeds", "root", *flatten(asdict(Config()))},
 }
 """By command, the keys that it takes."""

@@ -16,19 +16,18 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
 from rzero_ray.protocols import Cast, Task
 from rzero_ray.study import command as module
+from rzero_ray.study import page
 from rzero_ray.study.command import main
 from rzero_ray.types import RunError
 from tests.unit.fakes import FakeJudge, FakePolicy
 from tests.unit.studies import BASE, OVERRIDES
 from tests.unit.test_coevolution import SmallTask
 
-ARMS = ("rzero", "frozen_challenger", "ground_truth_labels")
+ARMS = ("plain", "frozen_challenger", "ground_truth_labels")
 
 
 class FakeCluster:
     """Roles that sample from a rule; `fails` says which run they do not survive."""
-
-    started: list[FakeCluster]
 
     def __init__(self, fails: Callable[[Config], BaseException | None]) -> None:
         self.runs: list[str] = []
@@ -76,6 +75,8 @@ def clusters(monkeypatch: pytest.MonkeyPatch) -> Clusters:
     monkeypatch.setattr(cluster_module, "start_cluster", found.start)
     monkeypatch.setattr(module, "join_cluster", lambda config, n: ("here", disaggregated(config)))
     monkeypatch.setattr(module, "obtain_model", lambda model: BASE)
+    # A plot takes a second; `test_study_results` draws them.
+    monkeypatch.setattr(page, "draw", lambda size, paint: "<svg></svg>")
     return found
 
 
@@ -107,9 +108,9 @@ def test_one_cluster_serves_all_runs_and_the_same_command_has_nothing_left(
 
 def test_each_run_begins_with_its_own_models(clusters: Clusters, tmp_path: Path):
     """The fakes refuse to sample from weights that nobody has published or held."""
-    assert main(_command(tmp_path, arms=("rzero",))) == 0
+    assert main(_command(tmp_path, arms=("plain",))) == 0
     for base in (0, 1):
-        events = (tmp_path / f"runs/rzero/base-{base}-seed-0/events.jsonl").read_text()
+        events = (tmp_path / f"runs/plain/base-{base}-seed-0/events.jsonl").read_text()
         assert json.loads(events.splitlines()[0])["event"] == "start"
 
 
@@ -140,6 +141,33 @@ def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
     clusters.fails = lambda config: None
     assert main([f"folder={tmp_path}"]) == 0
     assert clusters.runs[2:] == [["frozen_challenger/base-0-seed-0"]]
+
+
+def test_an_arm_that_takes_questions_waits_for_those_who_pose_them(
+    clusters: Clusters, tmp_path: Path, capsys
+):
+    arms = ("yoked", "plain")
+    assert main(_command(tmp_path, "workers=2", arms=arms)) == 0
+    order = [run for runs in clusters.runs for run in runs]
+    assert sorted(order) == sorted(f"{arm}/base-{base}-seed-0" for arm in arms for base in (0, 1))
+    for runs in clusters.runs:  # each on the cluster that has made the other
+        assert [run.partition("/")[0] for run in runs] == ["plain", "yoked"] * (len(runs) // 2)
+    assert main(_command(tmp_path / "alone", arms=("yoked",))) == 2
+    assert "takes the questions of arm rzero" in capsys.readouterr().err
+
+
+def test_who_takes_the_questions_of_a_failed_run_is_not_begun(
+    clusters: Clusters, tmp_path: Path, capsys
+):
+    clusters.fails = lambda config: RunError("no") if config.name == "rzero-base-0" else None
+    assert main(_command(tmp_path, arms=("plain", "yoked"))) == 1
+    assert [run for runs in clusters.runs for run in runs] == [
+        "rzero/base-0-seed-0",
+        "rzero/base-1-seed-0",
+        "yoked/base-1-seed-0",
+    ]
+    error = capsys.readouterr().err
+    assert "yoked base 0 seed 0: not begun, because the run whose questions it takes" in error
 
 
 def test_two_failures_in_a_row_end_a_worker(clusters: Clusters, tmp_path: Path, capsys):
@@ -182,9 +210,9 @@ def test_a_stop_is_a_stop_and_the_same_command_goes_on(clusters: Clusters, tmp_p
 def test_a_damaged_run_is_one_line_and_the_others_are_told(
     clusters: Clusters, tmp_path: Path, name: str, capsys
 ):
-    assert main(_command(tmp_path, arms=("rzero",))) == 0
+    assert main(_command(tmp_path, arms=("plain",))) == 0
     capsys.readouterr()
-    damaged = tmp_path / "runs/rzero/base-1-seed-0" / name
+    damaged = tmp_path / "runs/plain/base-1-seed-0" / name
     damaged.write_text("{\n{")
     assert main([f"folder={tmp_path}", "report=true"]) == 0
     error = capsys.readouterr().err
@@ -213,16 +241,19 @@ def test_an_arm_that_is_added_is_marked(clusters: Clusters, tmp_path: Path):
     assert main(_command(tmp_path, arms=ARMS)) == 0
     assert clusters.runs[1] == [f"ground_truth_labels/base-{base}-seed-0" for base in (0, 1)]
     table = (tmp_path / "study.md").read_text()
-    (line,) = [text for text in table.splitlines() if "| ground_truth_labels - rzero" in text]
-    assert line.endswith("| added after 4 runs |")
+    (line,) = [text for text in table.splitlines() if "added after 4 runs" in text]
+    assert line.startswith("| ground_truth_labels - plain |")
 
 
-def test_one_base_and_an_arm_that_keeps_nothing_are_told(clusters: Clusters, tmp_path: Path):
-    command = [*_command(tmp_path, "curriculum.min_agreement=1", "curriculum.max_agreement=1"),
-               "bases=0", "voting.min_answered=1"]  # fmt: skip
-    assert main(command) == 0
+def test_one_base_and_arms_that_keep_nothing_are_told(clusters: Clusters, tmp_path: Path):
+    nothing = ("curriculum.min_agreement=0", "curriculum.max_agreement=0", "bases=0")
+    assert main(_command(tmp_path, *nothing, arms=("plain", "frozen_challenger"))) == 0
     table = (tmp_path / "study.md").read_text()
-    assert "nan" not in table and "| frozen_challenger - rzero | " in table
+    assert "nan" not in table and "| frozen_challenger - plain | " in table
+    stored = json.loads((tmp_path / "study.json").read_text())
+    assert stored["arms"][0]["series"]["kept"][2]["value"] == 0
+    assert "labels" not in stored["arms"][0]["series"]
+    assert stored["comparisons"][0]["primary"]["low"] is None
     assert "<svg" in (tmp_path / "study.html").read_text()
 
 
@@ -231,17 +262,17 @@ def test_one_base_and_an_arm_that_keeps_nothing_are_told(clusters: Clusters, tmp
     [
         ([], "folder=... is missing; usage: "),
         (["folder=F"], "a new study needs conf=NAME, arms="),
-        (["folder=F", "report=true", "conf=tiny", "arms=rzero", "bases=0"], "holds no study yet"),
-        (["folder=F", "conf=tiny", "arms=rzro", "bases=0"], "the nearest is rzero"),
-        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "sover.n=1"], "nearest is solver."),
-        (["folder=F", "conf=tny", "arms=rzero", "bases=0"], "no tny.yaml in conf/; the nearest"),
-        (["folder=F", "conf=tiny", "arms=rzero", "bases=0,x"], "bases=0,x must be empty, or whole"),
-        (["folder=F", "conf=tiny", "arms=rzero", "bases=3..1"], "bases=3..1 must be"),
-        (["folder=F", "conf=tiny", "arms=rzero", "bases=0,0"], "none twice"),
-        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "workers=0"], "workers=0 must be"),
-        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "seed=1"], "has its own; use arms"),
-        (["folder=F", "conf=tiny", "arms=rzero", "bases=0", "compare=rzero:x"], "x is none of"),
-        (["folder=F", "conf=tiny,labelled_grpo", "arms=rzero", "bases=0"], "do not fit"),
+        (["folder=F", "report=true", "conf=tiny", "arms=plain", "bases=0"], "holds no study yet"),
+        (["folder=F", "conf=tiny", "arms=plian", "bases=0"], "the nearest is "),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=0", "sover.n=1"], "nearest is solver."),
+        (["folder=F", "conf=tny", "arms=plain", "bases=0"], "no tny.yaml in conf/; the nearest"),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=0,x"], "bases=0,x must be empty, or whole"),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=3..1"], "bases=3..1 must be"),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=0,0"], "none twice"),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=0", "workers=0"], "workers=0 must be"),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=0", "seed=1"], "has its own; use arms"),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=0", "compare=rzero:x"], "x is none of"),
+        (["folder=F", "conf=tiny,labelled_grpo", "arms=plain", "bases=0"], "do not fit"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], complaint: str, tmp_path: Path, capsys):
@@ -260,7 +291,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys):
 
 
 def test_a_run_is_no_study(clusters: Clusters, tmp_path: Path, capsys):
-    assert main(_command(tmp_path / "study", arms=("rzero",))) == 0
-    shutil.copytree(tmp_path / "study/runs/rzero/base-0-seed-0", tmp_path / "run")
+    assert main(_command(tmp_path / "study", arms=("plain",))) == 0
+    shutil.copytree(tmp_path / "study/runs/plain/base-0-seed-0", tmp_path / "run")
     assert main(_command(tmp_path / "run")) == 2
     assert "holds other files" in capsys.readouterr().err

@@ -22,10 +22,10 @@ def _extend(plan: Plan | None, finished: int = 0, **fields) -> Plan:
     asked = resolve(_asked(**fields), plan)
     assert asked.arms and asked.conf
     arms = {arm: load_arm(arm, asked.conf, asked.overrides) for arm in asked.arms}
-    return extend(plan, asked, arms, finished)
+    return extend(plan, asked, arms, lambda: finished)
 
 
-NEW = {"conf": "tiny", "arms": ["rzero", "frozen_challenger"], "bases": [0, 1]}
+NEW = {"conf": "tiny", "arms": ["plain", "frozen_challenger"], "bases": [0, 1]}
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def test_a_plan_says_what_is_compared_and_how(plan: Plan, tmp_path: Path):
     assert "half B" in stored["primary"] and "Holm" in stored["tests"]
     (entry,) = stored["entries"]
     assert entry["finished_runs"] == 0 and entry["time"].endswith("Z") and entry["program"]
-    assert [str(c) for c in plan.comparisons()] == ["frozen_challenger - rzero"]
-    assert stored["settings"]["rzero"]["solver.num_steps"] == 15
+    assert [str(c) for c in plan.comparisons()] == ["frozen_challenger - plain"]
+    assert stored["settings"]["plain"]["solver.num_steps"] == 15
     assert stored["settings"]["frozen_challenger"] == {"challenger.frozen": True}
 
 
 def test_runs_come_base_by_base(plan: Plan):
     assert plan.places() == [
-        Place("rzero", 0, 0),
+        Place("plain", 0, 0),
         Place("frozen_challenger", 0, 0),
-        Place("rzero", 1, 0),
+        Place("plain", 1, 0),
         Place("frozen_challenger", 1, 0),
     ]
 
@@ -70,8 +70,8 @@ def test_arms_bases_and_comparisons_may_be_added_and_say_when(plan: Plan):
     last = grown.entries[-1]
     assert (last.finished_runs, last.arms, last.bases, last.compare) == (4, arms[2:], [2], [pair])
     assert [(str(c), c.added_after) for c in grown.comparisons()] == [
-        ("frozen_challenger - rzero", 0),
-        (f"{arms[2]} - rzero", 4),
+        ("frozen_challenger - plain", 0),
+        (f"{arms[2]} - plain", 4),
         (f"{arms[2]} - {arms[1]}", 4),
     ]
     assert _extend(grown, 9, compare=[pair]) is grown
@@ -80,17 +80,17 @@ def test_arms_bases_and_comparisons_may_be_added_and_say_when(plan: Plan):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"arms": ["frozen_challenger", "rzero"]}, "may grow, not change"),
-        ({"arms": ["rzero"]}, "may grow, not change"),
+        ({"arms": ["frozen_challenger", "plain"]}, "may grow, not change"),
+        ({"arms": ["plain"]}, "may grow, not change"),
         ({"bases": [1, 2]}, "leaves out base 0"),
         ({"seeds": [0, 1]}, "seeds=0,1, but the study's plan has 0"),
         ({"overrides": ["solver.num_steps=3"]}, "solver.num_steps=15, and this command has 3"),
         ({"overrides": ["num_iterations=9"]}, "num_iterations=3, and this command has 9"),
-        ({"conf": "qwen3_8b"}, "arm rzero was planned with"),
-        ({"compare": ["rzero:combo"]}, "combo is none of arms=rzero,frozen_challenger"),
-        ({"compare": ["rzero"]}, "not of the form A:B"),
-        ({"compare": ["rzero:rzero"]}, "not of the form A:B"),
-        ({"compare": [":rzero"]}, "not of the form A:B"),
+        ({"conf": "qwen3_8b"}, "arm plain was planned with"),
+        ({"compare": ["plain:combo"]}, "combo is none of arms=plain,frozen_challenger"),
+        ({"compare": ["plain"]}, "not of the form A:B"),
+        ({"compare": ["plain:plain"]}, "not of the form A:B"),
+        ({"compare": [":plain"]}, "not of the form A:B"),
     ],
 )
 def test_nothing_else_may_change(plan: Plan, change: dict, complaint: str):
@@ -109,7 +109,7 @@ def test_an_arm_that_a_file_has_changed_is_refused(plan: Plan, tmp_path: Path):
 
 def test_a_key_that_came_later_has_its_default_in_an_older_plan(plan: Plan):
     stored = plan.model_dump()
-    del stored["settings"]["rzero"]["pipeline.staleness"]
+    del stored["settings"]["plain"]["pipeline.staleness"]
     older = Plan.model_validate(stored)
     assert _extend(older) is older
     with pytest.raises(UserError, match=r"pipeline\.staleness=0, and this command has 1"):
@@ -132,7 +132,7 @@ def test_a_new_study_says_all(missing: dict):
         lambda plan: plan.update(format=9),
         lambda plan: plan.update(settings={}),
         lambda plan: plan["entries"][0].update(finished_runs=-1),
-        lambda plan: plan["entries"][0].update(compare=["rzero:nobody"]),
+        lambda plan: plan["entries"][0].update(compare=["plain:nobody"]),
         lambda plan: plan["entries"][0].update(bases=["x"]),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_damaged_plan_is_one_line(plan: Plan, tmp_path: Path, damage):
 
 
 def test_an_arm_is_files_laid_over_the_experiment(tmp_path: Path):
-    plain = load_arm("rzero", "tiny", [])
+    plain = load_arm("plain", "tiny", [])
     both = load_arm("frozen_challenger+ground_truth_labels", "tiny", ["num_iterations=2"])
     assert (plain.challenger.frozen, plain.curriculum.labels) == (False, "majority")
     assert (both.challenger.frozen, both.curriculum.labels, both.num_iterations) == (
@@ -179,17 +179,19 @@ def test_an_unknown_arm_is_refused_with_the_nearest(arm: str, complaint: str):
         load_arm(arm, "tiny", [])
 
 
-@pytest.mark.parametrize("key", ["seed", "run_dir", "name", "model.base_seed", "ablation"])
+@pytest.mark.parametrize(
+    "key", ["seed", "run_dir", "name", "model.base_seed", "ablation", "recipe"]
+)
 def test_what_each_run_has_of_its_own_cannot_be_set_for_all(key: str):
     with pytest.raises(UserError, match="each run of a study has its own"):
-        load_arm("rzero", "tiny", [f"{key}=1"])
+        load_arm("plain", "tiny", [f"{key}=1"])
 
 
 def test_arms_that_need_other_actors_are_refused():
-    plain = load_arm("rzero", "tiny", [])
+    plain = load_arm("plain", "tiny", [])
     check_same_actors({"a": plain, "b": load_arm("no_band_filter", "tiny", [])})
     others = ("model.max_model_len=256", "learner.zero_stage=2", "sampler.max_num_seqs=8")
     for key in others:
-        other: Config = load_arm("rzero", "tiny", [key])
+        other: Config = load_arm("plain", "tiny", [key])
         with pytest.raises(UserError, match=f"arms a and b cannot share .* with {key[:12]}"):
             check_same_actors({"a": plain, "b": other})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,16 +17,15 @@ from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.study.arms import Place
 from rzero_ray.study.command import main
-from rzero_ray.study.figures import RunFigures, read_figures, skeleton, stratum
+from rzero_ray.study.figures import RunFigures, read_figures
 from rzero_ray.study.plan import Comparison, Plan
 from rzero_ray.study.results import summarize
 from rzero_ray.study.tables import number, signed
-from rzero_ray.tasks.registry import ArithmeticTask, MathTask
 from rzero_ray.types import Candidate, ChallengerSample
 from tests.unit.builders import answered
 from tests.unit.studies import OVERRIDES, make_runs, study_configs
 
-ARMS = ("rzero", "frozen_challenger")
+ARMS = ("plain", "frozen_challenger")
 
 
 def _answers(rights: list[int], questions: list[str]) -> list[AnsweredProblem]:
@@ -46,11 +46,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Place, Co
 
 
 def _figures(runs, place: Place) -> RunFigures:
-    return read_figures(place, resolve_run_dir(runs[1][place]))
+    return read_figures(place, runs[1][place])
 
 
 def test_figures_are_those_of_the_files(runs):
-    place = Place("rzero", 0, 0)
+    place = Place("plain", 0, 0)
     root = resolve_run_dir(runs[1][place])
     found = _figures(runs, place)
     assert len(found.by_iteration) == 3
@@ -84,7 +84,7 @@ def test_figures_are_those_of_the_files(runs):
 
 def test_the_headline_is_worked_out_by_hand(tmp_path: Path):
     """Three iterations after the base, of which half A likes the first best."""
-    (place, config), *_ = study_configs(tmp_path, ("rzero",), (0,)).items()
+    (place, config), *_ = study_configs(tmp_path, ("plain",), (0,)).items()
     config = replace(config, num_iterations=4)
     make_runs({place: config})
     questions = ["1+1", "1+2", "1+2+3", "4+5"]
@@ -92,7 +92,7 @@ def test_the_headline_is_worked_out_by_hand(tmp_path: Path):
     for iteration, of in enumerate(rights):
         path = resolve_run_dir(config) / f"iteration-{iteration:02d}/evaluation.parquet"
         write_records(path, _answers(of, questions), AnsweredProblem)
-    found = read_figures(place, resolve_run_dir(config))
+    found = read_figures(place, config)
     half_b = [(1 + 0) / 8, 6 / 8, 4 / 8, 3 / 8, 5 / 8]
     assert [row["half_b"] for row in found.by_iteration] == half_b
     assert [row["half_a"] for row in found.by_iteration] == [1 / 8, 1.0, 3 / 8, 2 / 8, 0.0]
@@ -102,15 +102,28 @@ def test_the_headline_is_worked_out_by_hand(tmp_path: Path):
     assert totals["peak_iteration"] == 1 and totals["fall"] == pytest.approx(0.25)
     assert totals["near_peak"] == 0.0
     last = found.by_iteration[-1]
-    assert last["mean/02"] == pytest.approx((0 + 3 + 2) / 12) and last["mean/03"] == 0.0
-    assert last["greedy/02"] == pytest.approx(2 / 3) and last["greedy"] == 0.5
+    assert (
+        last["mean/2 operands"] == pytest.approx((0 + 3 + 2) / 12)
+        and last["mean/3 operands"] == 0.0
+    )
+    assert last["greedy/2 operands"] == pytest.approx(2 / 3) and last["greedy"] == 0.5
 
 
-def test_strata_and_skeletons():
-    task = ArithmeticTask()
-    assert [stratum(task, q) for q in ("7", "7+5", "7+5-6")] == ["01", "02", "03"]
-    assert stratum(MathTask(), "What is 2+2?") == ""
-    assert skeleton("17+5-6") == skeleton("1+23-4") != skeleton("1+2")
+def test_an_arm_that_takes_questions_of_another_has_its_kept_ones(runs, tmp_path: Path):
+    """Such a run has no candidates, only what it was given, with true labels."""
+    place = Place("plain", 0, 0)
+    root = resolve_run_dir(runs[1][place])
+    taken = tmp_path / "taken"
+    shutil.copytree(root, taken)
+    for folder in taken.glob("iteration-*/curriculum"):
+        shutil.rmtree(folder)
+    found = read_figures(place, replace(runs[1][place], run_dir=str(taken)))
+    for row, theirs in zip(
+        found.by_iteration[1:], _figures(runs, place).by_iteration[1:], strict=True
+    ):
+        assert (row["kept"], row["labels"]) == (theirs["kept"], theirs["labels"])
+        assert "votes_curriculum" not in row and "distinct" not in row
+    assert found.totals["votes_curriculum"] == 0
 
 
 # Means and comparisons.
@@ -200,8 +213,8 @@ def test_a_finished_study_is_told_without_ray(runs, command, capsys):
     write_plan_of(root, configs)
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert "4 of 4 runs are done; 0 to make" in shown
-    assert "| frozen_challenger - rzero |" in shown
+    assert "4 runs are finished, 0 are to be made" in shown
+    assert "| frozen_challenger - plain |" in shown
     stored = json.loads((root / "study.json").read_text())
     assert [arm["num_runs"] for arm in stored["arms"]] == [2, 2]
     frozen = next(run for run in stored["runs"] if run["place"]["arm"] == "frozen_challenger")
@@ -227,4 +240,5 @@ def write_plan_of(root: Path, configs: dict[Place, Config]) -> None:
         Asked(conf="tiny", overrides=OVERRIDES, arms=arms, bases=bases, seeds=[0], compare=[]),
         None,
     )
-    write_plan(root, extend(None, asked, {a: load_arm(a, "tiny", OVERRIDES) for a in arms}, 0))
+    configs_of_arms = {arm: load_arm(arm, "tiny", OVERRIDES) for arm in arms}
+    write_plan(root, extend(None, asked, configs_of_arms, lambda: 0))
