@@ -100,7 +100,7 @@ def test_one_cluster_serves_all_runs_and_the_same_command_has_nothing_left(
     ]
     assert clusters.started[0].is_closed
     lines = [line for line in capsys.readouterr().out.splitlines() if "iteration" in line]
-    assert sum("rzero base 0 seed 0: iteration 2/2  mean@2" in line for line in lines) == 1
+    assert sum("plain base 0 seed 0: iteration 2/2  mean@2" in line for line in lines) == 1
     before = (tmp_path / "plan.json").read_text()
     assert main([f"folder={tmp_path}"]) == 0
     assert len(clusters.started) == 1 and (tmp_path / "plan.json").read_text() == before
@@ -137,7 +137,7 @@ def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
         "actor was lost; the same command goes on",
     ]
     table = (tmp_path / "study.md").read_text()
-    assert "| frozen_challenger | 1 of 2 |" in table and "| rzero | 2 of 2 |" in table
+    assert "| frozen_challenger | 1 of 2 |" in table and "| plain | 2 of 2 |" in table
     clusters.fails = lambda config: None
     assert main([f"folder={tmp_path}"]) == 0
     assert clusters.runs[2:] == [["frozen_challenger/base-0-seed-0"]]
@@ -153,17 +153,17 @@ def test_an_arm_that_takes_questions_waits_for_those_who_pose_them(
     for runs in clusters.runs:  # each on the cluster that has made the other
         assert [run.partition("/")[0] for run in runs] == ["plain", "yoked"] * (len(runs) // 2)
     assert main(_command(tmp_path / "alone", arms=("yoked",))) == 2
-    assert "takes the questions of arm rzero" in capsys.readouterr().err
+    assert "takes the questions of arm plain" in capsys.readouterr().err
 
 
 def test_who_takes_the_questions_of_a_failed_run_is_not_begun(
     clusters: Clusters, tmp_path: Path, capsys
 ):
-    clusters.fails = lambda config: RunError("no") if config.name == "rzero-base-0" else None
+    clusters.fails = lambda config: RunError("no") if config.name == "plain-base-0" else None
     assert main(_command(tmp_path, arms=("plain", "yoked"))) == 1
     assert [run for runs in clusters.runs for run in runs] == [
-        "rzero/base-0-seed-0",
-        "rzero/base-1-seed-0",
+        "plain/base-0-seed-0",
+        "plain/base-1-seed-0",
         "yoked/base-1-seed-0",
     ]
     error = capsys.readouterr().err
@@ -219,7 +219,7 @@ def test_a_damaged_run_is_one_line_and_the_others_are_told(
     assert error.startswith("rzero_ray: warning: left out: rzero base 1 seed 0: ")
     assert str(damaged) in error and len(error.splitlines()) == 1
     assert damaged.read_text() == "{\n{"
-    assert "| rzero | 1 of 2 |" in (tmp_path / "study.md").read_text()
+    assert "| plain | 1 of 2 |" in (tmp_path / "study.md").read_text()
 
 
 def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
@@ -271,7 +271,7 @@ def test_one_base_and_arms_that_keep_nothing_are_told(clusters: Clusters, tmp_pa
         (["folder=F", "conf=tiny", "arms=plain", "bases=0,0"], "none twice"),
         (["folder=F", "conf=tiny", "arms=plain", "bases=0", "workers=0"], "workers=0 must be"),
         (["folder=F", "conf=tiny", "arms=plain", "bases=0", "seed=1"], "has its own; use arms"),
-        (["folder=F", "conf=tiny", "arms=plain", "bases=0", "compare=rzero:x"], "x is none of"),
+        (["folder=F", "conf=tiny", "arms=plain", "bases=0", "compare=plain:x"], "x is none of"),
         (["folder=F", "conf=tiny,labelled_grpo", "arms=plain", "bases=0"], "do not fit"),
     ],
 )
