@@ -58,6 +58,7 @@ SERIES = {
     "updates": "updates of the Solver",
 }
 """The figures of an iteration, each with what it is."""
+COUNTS = ("kept", "skeletons", "votes_challenger", "votes_curriculum", "updates")
 SUMMED = ("votes_challenger", "votes_curriculum", "updates")
 
 

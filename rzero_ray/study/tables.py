@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rzero_ray.evaluation.statistics import MeanOverBases
-from rzero_ray.study.figures import LAST, SERIES
+from rzero_ray.study.figures import COUNTS, LAST, SERIES
 from rzero_ray.study.plan import Plan
 from rzero_ray.study.results import COMPARED, DIFFERENCE, ArmResult, ComparisonResult, StudyResult
 
@@ -45,11 +45,9 @@ def to_markdown(tables: Sequence[Table], remarks: Sequence[str]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number as tables of shares have it: .354, 12, -."""
+    """Return a number as tables of shares have it: .354, -.020, 1.000; `-` where there is none."""
     if value is None:
         return "-"
-    if abs(value) >= 1.5:
-        return f"{value:.1f}" if abs(value) < 100 else f"{value:,.0f}"
     text = f"{value:.{digits}f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
@@ -69,6 +67,12 @@ def _plus(value: float | None) -> str:
 
 def _value(of: MeanOverBases | None) -> str:
     return "-" if of is None else number(of.value)
+
+
+def _count(of: MeanOverBases | None) -> str:
+    if of is None:
+        return "-"
+    return f"{of.value:,.1f}" if of.value < 100 else f"{of.value:,.0f}"
 
 
 def _with_interval(of: MeanOverBases | None) -> str:
@@ -109,9 +113,9 @@ def _headline_row(arm: ArmResult) -> list[str]:
         signed(totals.get("fall")),
         _value(totals.get("near_peak")),
         _value(last["labels"]),
-        _value(last["kept"]),
-        number(votes) if arm.num_runs else "-",
-        _value(totals.get("updates")),
+        _count(last["kept"]),
+        f"{votes:,.0f}" if arm.num_runs else "-",
+        _count(totals.get("updates")),
         "-" if "wall_hours" not in totals else f"{totals['wall_hours'].value:.2f}",
     ]
 
@@ -206,12 +210,13 @@ def _trajectories(result: StudyResult) -> list[Table]:
             continue
         series, _, stratum = name.partition("/")
         num = max(len(arm.series[name]) for arm in arms)
+        cell = _count if series in COUNTS else _value
         tables.append(
             Table(
                 title=f"{SERIES[series]}{f', stratum {stratum}' if stratum else ''}, by iteration",
                 caption="Means over base models; 0 is the base model.",
                 head=["arm", *map(str, range(num))],
-                rows=[[arm.arm, *map(_value, arm.series[name])] for arm in arms],
+                rows=[[arm.arm, *map(cell, arm.series[name])] for arm in arms],
             )
         )
     return tables

@@ -76,6 +76,7 @@ def test_a_stopped_study_goes_on_where_it_was(study: tuple[Path, str, str]):
             assert any(r["phase"] == "challenger" for r in rows) == (arm == PLAIN)
 
 
+@pytest.mark.slow
 def test_a_run_on_kept_actors_is_the_run_of_a_driver(study: tuple[Path, str, str], tmp_path: Path):
     """Nothing of the runs before is left in engines, prefix cache, learner or seeds: what was
     sampled, scored and learned is the same to the last bit."""

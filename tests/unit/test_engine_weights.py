@@ -16,9 +16,10 @@ from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
 from actors.sampling.pool import PooledSampler, SamplerPool
-from actors.turns import NoTurns, Turns
+from actors.turns import Holder, NoTurns, Turns
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
+from rzero_ray.protocols import Clock
 from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Phase, Role, RunError, Step, SyncReport, TransferReport, Weights
 from tests.unit.builders import rollout
@@ -175,6 +176,9 @@ class _Asked(Turns):
 
     def __init__(self, log: list[str]) -> None:
         self._log = log
+
+    def tell(self, clock: Clock, on_turn: Callable[[Holder], None]) -> None:
+        self._log.append("told")
 
     async def learner(self) -> None:
         self._log.append("learner:")
