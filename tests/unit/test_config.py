@@ -304,6 +304,17 @@ def test_ablations_change_what_their_names_say_and_can_be_combined():
         "no_band_filter": {"curriculum.min_agreement": 0.0, "curriculum.max_agreement": 1.0},
         "shared_model": {"shared_weights": True},
         "ground_truth_labels": {"curriculum.labels": "oracle"},
+        "frozen_rejection": {
+            "challenger.frozen": True,
+            "curriculum.num_candidates": 8192,
+            "curriculum.candidates_per_step": 64,
+            "curriculum.max_voted": 576,
+        },
+        "yoked": {
+            "challenger.frozen": True,
+            "curriculum.questions_of": "rzero",
+            "curriculum.labels": "oracle",
+        },
     }
     assert {path.stem for path in find_conf("ablation/shared_model").parent.iterdir()} == set(
         expected
