@@ -23,7 +23,15 @@ check() {
 check "ruff" ruff check .
 check "pyright" pyright
 
-[[ $# -gt 0 ]] || set -- -q --durations=15 -m "not slow" tests/ # .ci/run runs the slow ones too
-echo "== pytest $*"
-python -m pytest "$@" || status=1 # no tests collected (exit code 5) is a failure too
+tests() {
+  echo "== pytest $*"
+  python -m pytest "$@" || status=1 # no tests collected (exit code 5) is a failure too
+}
+
+if [[ $# -gt 0 ]]; then
+  tests "$@"
+else # .ci/run runs the slow ones too
+  tests -q --durations=15 -n 2 --dist worksteal -m "not slow" tests/unit
+  tests -q --durations=15 -m "not slow" tests/cluster tests/gpu # each has engines that fill the machine
+fi
 exit "$status"
