@@ -45,7 +45,7 @@ class Layout:
 
     kind: LayoutKind
     num_engines: Mapping[Role, int]
-    """The engines that each role has of its own, in the order of `ROLES`."""
+    """The engines of each role that has its own, in the order of `ROLES`."""
     num_ranks: int
     """Learner ranks."""
     gpus_per_engine: float
@@ -99,7 +99,7 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
     """Return the layout in which every actor has what the config names."""
     return Layout(
         kind="disaggregated",
-        num_engines={role.name: role.engines(config.sampler) for role in ROLES},
+        num_engines={r.name: n for r in ROLES if (n := r.engines(config.sampler))},
         num_ranks=config.learner.num_ranks,
         gpus_per_engine=config.sampler.gpus_per_engine,
         gpus_per_rank=config.learner.gpus_per_rank,
@@ -145,7 +145,7 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
         places, share = min(max(1, num_gpus), places), SHARE_OF_GPU
     return Layout(
         kind="colocated",
-        num_engines={role.name: places if role.is_policy else 0 for role in ROLES},
+        num_engines={role.name: places for role in ROLES if role.is_policy},
         num_ranks=places,
         gpus_per_engine=share,
         gpus_per_rank=share,
