@@ -22,6 +22,23 @@ _SHARED: dict[str, Any] = {
     "eos_token_id": None,
 }
 SHAPES: dict[str, dict[str, Any]] = {
+    # Four and sixteen times the built-in base model of `conf=tiny`.
+    "1m": {
+        "vocab_size": 1_024,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    },
+    "5m": {
+        "vocab_size": 4_096,
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
     "24m": {
         "vocab_size": 16_384,
         "hidden_size": 384,
