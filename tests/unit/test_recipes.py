@@ -26,10 +26,13 @@ from rzero_ray.phases.asking import NO_VOTES, Votes, vote_unless
 from rzero_ray.phases.checking import check_by_halves
 from rzero_ray.protocols import Cast
 from rzero_ray.run.parquet import read_records
+from rzero_ray.run.plan import ModelShape, element_bytes
+from rzero_ray.run.retention import plan_disk
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import ArithmeticTask, LadderTask
 from rzero_ray.types import Ballot, Candidate, CurriculumItem, UserError
 from tests.unit.fakes import FakeJudge, FakePolicy
-from tests.unit.test_coevolution import OVERRIDES, Attempt
+from tests.unit.test_coevolution import OVERRIDES, Attempt, Killed
 
 RECIPES = sorted(path.stem for path in Path("conf/recipe").glob("*.yaml"))
 
@@ -197,6 +200,28 @@ def test_a_run_that_stops_before_its_average_writes_it_when_it_goes_on(tmp_path:
     going_on.go()
     assert len(going_on.solver.averages) == 2
     assert len(going_on.observer.evaluations) == 2
+
+
+def test_what_votes_is_there_wherever_a_run_was_stopped(tmp_path: Path):
+    config = load_config([*OVERRIDES, "recipe=ema"])
+    stopped = Attempt(config, tmp_path)
+    with pytest.raises(Killed):
+        stopped.go(kill_at="iteration-02")
+    run = StoredRun(config, tmp_path, Path("/base"))
+    assert (tmp_path / "models/solver-average-iteration-02").is_dir()
+    assert run.voter().name == "solver-average-iteration-01" and run.voter().is_dir()
+    Attempt(config, tmp_path).go()
+    run = StoredRun(config, tmp_path, Path("/base"))
+    assert run.averages() == [run.voter()]
+
+
+def test_room_is_asked_for_two_averages():
+    shape = ModelShape(
+        num_parameters=1000, num_layers=1, hidden_size=8, vocab_size=8, kv_elements=8
+    )
+    without, config = (load_config(["conf=tiny", *more]) for more in ([], ["recipe=ema"]))
+    more = plan_disk(config, shape).models - plan_disk(without, shape).models
+    assert more == 2 * shape.num_parameters * element_bytes(config)
 
 
 @pytest.mark.parametrize(
