@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,20 @@ def test_a_memory_sees_copies_the_usual_and_crowded_kinds():
     assert new.crowding == pytest.approx(1 / 2)
     assert recall(["a"], [], str.split, skeleton) == [NO_RECALL]
     assert recall([""], ["a"], str.split, skeleton)[0].nearest == 0.0
+
+
+def test_a_large_memory_is_compared_in_parts():
+    remembered = [f"{k} plus {k + 1}" for k in range(50)]
+    questions = [f"{k} plus {k + 1} minus" for k in range(200)]
+    together = recall(questions, remembered, str.split, str)
+    alone = [recall([q], remembered, str.split, str)[0] for q in questions]
+    assert [r.nearest for r in together] == pytest.approx([r.nearest for r in alone])
+    assert [r.typical for r in together] == pytest.approx([r.typical for r in alone])
+    tracemalloc.start()
+    recall(["a b"] * 2000, ["a c"] * 5000, str.split, str)  # 80 MB for all pairs
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000
 
 
 def test_novelty_takes_from_copies_and_gives_to_rare_kinds():
