@@ -51,6 +51,10 @@ _MAY_CHANGE = (
 )
 """Keys (or sections) that may differ when a run is resumed: they do not change what it computes."""
 
+_FOLDERS_THAT_MAY_MOVE = ("curriculum.questions_of",)
+"""Keys that name another run's directory: a study that was moved has it elsewhere. A run that names
+none cannot begin to."""
+
 _BEFORE_IT_WAS_A_KEY = {"checkpoint.keep_models.every": 1}
 """What the program did before a key existed, where that is not the key's default: a run that began
 then loses no model by it."""
@@ -156,6 +160,8 @@ def _check_same_config(config: Config, root: Path) -> None:
     for key, value in flatten(asdict(config)).items():
         before = stored.get(key, known[key])
         if before == value or key.startswith(_MAY_CHANGE):
+            continue
+        if key in _FOLDERS_THAT_MAY_MOVE and before and value:
             continue
         if key in stored:
             raise UserError(

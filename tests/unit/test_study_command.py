@@ -146,24 +146,24 @@ def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
 def test_an_arm_that_takes_questions_waits_for_those_who_pose_them(
     clusters: Clusters, tmp_path: Path, capsys
 ):
-    arms = ("yoked", "plain")
+    arms = ("yoked", "rzero")
     assert main(_command(tmp_path, "workers=2", arms=arms)) == 0
     order = [run for runs in clusters.runs for run in runs]
     assert sorted(order) == sorted(f"{arm}/base-{base}-seed-0" for arm in arms for base in (0, 1))
     for runs in clusters.runs:  # each on the cluster that has made the other
-        assert [run.partition("/")[0] for run in runs] == ["plain", "yoked"] * (len(runs) // 2)
+        assert [run.partition("/")[0] for run in runs] == ["rzero", "yoked"] * (len(runs) // 2)
     assert main(_command(tmp_path / "alone", arms=("yoked",))) == 2
-    assert "takes the questions of arm plain" in capsys.readouterr().err
+    assert "takes the questions of arm rzero" in capsys.readouterr().err
 
 
 def test_who_takes_the_questions_of_a_failed_run_is_not_begun(
     clusters: Clusters, tmp_path: Path, capsys
 ):
-    clusters.fails = lambda config: RunError("no") if config.name == "plain-base-0" else None
-    assert main(_command(tmp_path, arms=("plain", "yoked"))) == 1
+    clusters.fails = lambda config: RunError("no") if config.name == "rzero-base-0" else None
+    assert main(_command(tmp_path, arms=("rzero", "yoked"))) == 1
     assert [run for runs in clusters.runs for run in runs] == [
-        "plain/base-0-seed-0",
-        "plain/base-1-seed-0",
+        "rzero/base-0-seed-0",
+        "rzero/base-1-seed-0",
         "yoked/base-1-seed-0",
     ]
     error = capsys.readouterr().err
@@ -216,7 +216,7 @@ def test_a_damaged_run_is_one_line_and_the_others_are_told(
     damaged.write_text("{\n{")
     assert main([f"folder={tmp_path}", "report=true"]) == 0
     error = capsys.readouterr().err
-    assert error.startswith("rzero_ray: warning: left out: rzero base 1 seed 0: ")
+    assert error.startswith("rzero_ray: warning: left out: plain base 1 seed 0: ")
     assert str(damaged) in error and len(error.splitlines()) == 1
     assert damaged.read_text() == "{\n{"
     assert "| plain | 1 of 2 |" in (tmp_path / "study.md").read_text()
@@ -295,3 +295,48 @@ def test_a_run_is_no_study(clusters: Clusters, tmp_path: Path, capsys):
     shutil.copytree(tmp_path / "study/runs/plain/base-0-seed-0", tmp_path / "run")
     assert main(_command(tmp_path / "run")) == 2
     assert "holds other files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["compare=plain:frozen_challenger"], "leave report=true out"),
+        (["bases=0..2"], "leave report=true out"),
+        (["conf=tiny", "challenger.num_steps=7"], "was planned with"),
+    ],
+)
+def test_a_report_is_of_the_plan(
+    clusters: Clusters, arguments: list[str], complaint: str, tmp_path: Path, capsys
+):
+    assert main(_command(tmp_path)) == 0
+    before = (tmp_path / "study.json").read_text()
+    capsys.readouterr()
+    assert main([f"folder={tmp_path}", "report=true", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line and (tmp_path / "study.json").read_text() == before
+
+
+def test_a_plan_that_is_a_link_to_nothing_is_damaged(tmp_path: Path, capsys):
+    (tmp_path / "plan.json").symlink_to("nowhere")
+    assert main(_command(tmp_path)) == 2
+    assert "plan.json is damaged" in capsys.readouterr().err
+
+
+def test_a_study_may_be_moved(clusters: Clusters, tmp_path: Path, capsys):
+    assert main(_command(tmp_path / "here", arms=("rzero", "yoked"))) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    capsys.readouterr()
+    assert main([f"folder={tmp_path / 'there'}"]) == 0
+    assert "4 runs are finished, 0 are to be made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["curriculum/step-001/candidates", "challenger/step-001/rollouts"])
+def test_votes_that_are_gone_are_not_taken_for_none(
+    clusters: Clusters, name: str, tmp_path: Path, capsys
+):
+    assert main(_command(tmp_path)) == 0
+    (tmp_path / f"runs/plain/base-0-seed-0/iteration-01/{name}.parquet").unlink()
+    capsys.readouterr()
+    assert main([f"folder={tmp_path}", "report=true"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "left out: plain base 0 seed 0" in line and "it is missing" in line
