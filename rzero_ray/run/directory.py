@@ -149,6 +149,16 @@ def _is_run(config: Config, root: Path, names: Set[str]) -> bool:
     return names == {"config.yaml"} and read_text(root / "config.yaml") == to_yaml(config)
 
 
+def check_source(config: Config) -> None:
+    """Raise UserError where a run shall take the questions of a folder that holds no run."""
+    source = config.curriculum.questions_of
+    if source and not has_begun(Path(source).expanduser()):
+        raise UserError(
+            f"curriculum.questions_of={source} is no run directory: it has no manifest.json; name "
+            "that of a finished run (rzero study makes both runs, where ablation=yoked is an arm)"
+        )
+
+
 def has_begun(root: Path) -> bool:
     """Return whether a folder holds a run, whole or damaged."""
     return os.path.lexists(root / "manifest.json")

@@ -26,6 +26,7 @@ from rzero_ray.method.selection import UNCONFIRMED, replayed
 from rzero_ray.phases.asking import NO_VOTES, Votes, vote_unless
 from rzero_ray.phases.checking import check_by_halves
 from rzero_ray.protocols import Cast
+from rzero_ray.run.directory import check_run_dir, check_source, prepare_run_dir
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.plan import ModelShape, element_bytes
 from rzero_ray.run.retention import plan_disk
@@ -279,6 +280,28 @@ def test_a_yoked_run_is_taught_anothers_questions_with_their_true_answers(tmp_pa
         )
         assert [i.question for i in ours] == [i.question for i in theirs]
         assert all(i.label == ArithmeticTask().solve(i.question) for i in ours)
+
+
+def test_a_yoked_run_needs_the_other_before_anything_is_started(tmp_path: Path):
+    config = load_config(["conf=tiny", "ablation=yoked"])
+    with pytest.raises(UserError, match="questions_of=rzero is no run directory"):
+        check_source(config)
+    Attempt(load_config(OVERRIDES), tmp_path).go()
+    check_source(replace(config, curriculum=replace(config.curriculum, questions_of=str(tmp_path))))
+
+
+@pytest.mark.parametrize(("before", "now"), [("", "/x"), ("/x", "")])
+def test_a_run_does_not_begin_or_cease_to_take_questions(before: str, now: str, tmp_path: Path):
+    config = load_config([*OVERRIDES, "challenger.frozen=true", "curriculum.labels=oracle"])
+    old, new, moved = (
+        replace(config, curriculum=replace(config.curriculum, questions_of=source))
+        for source in (before, now, "/moved")
+    )
+    prepare_run_dir(old, tmp_path)
+    with pytest.raises(UserError, match=r"curriculum.questions_of was"):
+        check_run_dir(new, tmp_path)
+    if before:
+        check_run_dir(moved, tmp_path)
 
 
 def _candidate(question: str, label: str, dropped: str | None = None) -> Candidate:

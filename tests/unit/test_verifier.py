@@ -164,5 +164,5 @@ def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(tmp_path: Path):
 
 
 def test_a_memory_too_small_to_teach_from_is_refused():
-    with pytest.raises(UserError, match="verifier.memory=7 must be"):
+    with pytest.raises(UserError, match=r"verifier.memory=7 must be"):
         load_config(["conf=tiny", "recipe=verifier", "verifier.memory=7"])
