@@ -51,7 +51,7 @@ def recall(
         return [NO_RECALL for _ in questions]
     both_NW = _unit_rows([words(question) for question in [*questions, *remembered]])
     new_NW, old_BW = both_NW[: len(questions)], both_NW[len(questions) :]
-    nearest_N, typical_N = _similarities(new_NW, old_BW)
+    nearest_N, typical_N = _similarities(new_NW, old_BW, len(questions))
     counts = Counter(skeleton(question) for question in remembered)
     usual = len(remembered) / len(counts)
     return [
@@ -61,13 +61,15 @@ def recall(
 
 
 def _similarities(
-    new_NW: sparse.csr_array, old_BW: sparse.csr_array
+    new_NW: sparse.csr_array, old_BW: sparse.csr_array, num: int
 ) -> tuple[list[float], list[float]]:
-    """Return [N] greatest and [N] mean similarities to B rows, a few of N at a time: all at once
-    are gigabytes for the largest memory, which takes a thread half a minute a step."""
+    """Return `num` = N greatest and mean similarities to B rows, a few of N at a time.
+
+    All at once are gigabytes for the largest memory, which takes a thread half a minute a step.
+    """
     nearest_N: list[float] = []
     typical_N: list[float] = []
-    for start in range(0, new_NW.shape[0], _AT_ONCE):
+    for start in range(0, num, _AT_ONCE):
         part_NB = (new_NW[start : start + _AT_ONCE] @ old_BW.T).toarray()
         similarity_NB = np.clip(part_NB, 0.0, 1.0)
         nearest_N += similarity_NB.max(axis=1).tolist()
