@@ -56,6 +56,7 @@ from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
     check_run_dir,
+    check_source,
     has_begun,
     hold_run_dir,
     how_it_began,
@@ -143,6 +144,7 @@ def _check_and_run(arguments: list[str]) -> None:
     check_labels(config)
     check_halves(config)
     check_steps(config)
+    check_source(config)
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))
     check_oracle(config)

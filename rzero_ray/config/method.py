@@ -233,7 +233,7 @@ class VerifierConfig:
     num_prompts: Annotated[int, count()] = 64
     """Examples of one step, half of them right."""
     prompts_per_update: Annotated[int, count()] = 64
-    memory: Annotated[int, count(1, 10**7)] = 2000
+    memory: Annotated[int, count(8, 10**7)] = 2000
     """The last examples, of all iterations, that it is taught."""
     max_judged: Annotated[int, count()] = 8
     """Most solutions of a kept question that it judges."""

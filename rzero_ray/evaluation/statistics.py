@@ -16,6 +16,8 @@ _NUM_RESAMPLES = 2000
 """How often the bootstrap resamples: the interval's own error is then far below its width."""
 _MAX_PICKS = 4_000_000
 """How many draws of the bootstrap are held in memory at once."""
+_DECIMALS = 12
+"""Decimals of values over base models: the rest is rounding."""
 _MOST_BASES = 10_000
 """The largest number of base models that is looked for."""
 
@@ -133,18 +135,19 @@ class MeanOverBases:
 def mean_over_bases(values: Sequence[float], confidence: float = 0.95) -> MeanOverBases:
     """Return the mean of one value a base model with its t interval; ValueError where none is.
 
-    Values that are all equal give that point, and a p of 0, or 1 where it is 0.
+    Values that are all equal give that point, and a p of 0, or 1 where it is 0. They are rounded to
+    twelve decimals, so that what sums round to is not taken for a difference.
     """
     if not values:
         raise ValueError("there is no value to take the mean of")
-    found = np.asarray(values, dtype=np.float64)
+    found = np.round(np.asarray(values, dtype=np.float64), _DECIMALS)
     num, value = found.size, float(found.mean())
     same_sign = int(np.sum(np.sign(found) == np.sign(value)))
     if num < 2:
         return MeanOverBases(
             num=num, value=value, low=None, high=None, sd=None, p=None, num_same_sign=same_sign
         )
-    sd = float(found.std(ddof=1))
+    sd = float(found.std(ddof=1)) if np.ptp(found) else 0.0
     error = sd / np.sqrt(num)
     width = float(special.stdtrit(num - 1, (1 + confidence) / 2) * error)
     if error > 0:

@@ -2,8 +2,7 @@
 
 R-Zero's penalty looks at one batch, so a Challenger may ask in every batch what it asked in the
 last. A memory of earlier questions sees that. The words of a question are a vector of their counts,
-and similarity is the cosine of two: no model of embeddings is needed, and the driver counts a step
-in milliseconds.
+and similarity is the cosine of two: no model of embeddings is needed.
 
 Shapes: N questions, B remembered ones, W different words.
 """
@@ -34,6 +33,9 @@ class Recall:
     """How many remembered questions have its skeleton, over the mean of all skeletons there."""
 
 
+_AT_ONCE = 64
+"""Questions that are held against a memory together: 50 MB for 100,000 remembered ones."""
+
 NO_RECALL = Recall()
 """What there is to say without a memory."""
 
@@ -49,13 +51,30 @@ def recall(
         return [NO_RECALL for _ in questions]
     both_NW = _unit_rows([words(question) for question in [*questions, *remembered]])
     new_NW, old_BW = both_NW[: len(questions)], both_NW[len(questions) :]
-    similarity_NB = np.clip((new_NW @ old_BW.T).toarray(), 0.0, 1.0)
+    nearest_N, typical_N = _similarities(new_NW, old_BW, len(questions))
     counts = Counter(skeleton(question) for question in remembered)
     usual = len(remembered) / len(counts)
     return [
-        Recall(float(row.max()), float(row.mean()), counts[skeleton(question)] / usual)
-        for question, row in zip(questions, similarity_NB, strict=True)
+        Recall(nearest, typical, counts[skeleton(question)] / usual)
+        for question, nearest, typical in zip(questions, nearest_N, typical_N, strict=True)
     ]
+
+
+def _similarities(
+    new_NW: sparse.csr_array, old_BW: sparse.csr_array, num: int
+) -> tuple[list[float], list[float]]:
+    """Return `num` = N greatest and mean similarities to B rows, a few of N at a time.
+
+    All at once are gigabytes for the largest memory, which takes a thread half a minute a step.
+    """
+    nearest_N: list[float] = []
+    typical_N: list[float] = []
+    for start in range(0, num, _AT_ONCE):
+        part_NB = (new_NW[start : start + _AT_ONCE] @ old_BW.T).toarray()
+        similarity_NB = np.clip(part_NB, 0.0, 1.0)
+        nearest_N += similarity_NB.max(axis=1).tolist()
+        typical_N += similarity_NB.mean(axis=1).tolist()
+    return nearest_N, typical_N
 
 
 def _unit_rows(texts: Sequence[Sequence[str]]) -> sparse.csr_array:

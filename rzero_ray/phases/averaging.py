@@ -14,11 +14,13 @@ from rzero_ray.run.run import Run
 
 
 async def average_solver(config: Config, iteration: int, cast: Cast, run: Run) -> None:
-    """Write the average after an iteration, unless it is there; the one before goes."""
+    """Write the average after an iteration, unless it is there.
+
+    The one before stays until the iteration is finished: it votes in what a stop makes go on.
+    """
     if config.voting.ema_decay == 0:
         return
     folder, before = run.stored.average_path(iteration), run.stored.average_path(iteration - 1)
     if not folder.exists():
         solver = run.stored.current_model("solver")
         await cast.solver.average(before, solver, config.voting.ema_decay, folder)
-    run.forget_average(iteration - 1)

@@ -94,7 +94,8 @@ async def sample_challenger(
 
     attempts_PG = await gather(settings.num_prompts, pose)
     shares_PG = await _repetition_shares(settings, attempts_PG, cast.judge)
-    posed_PG = _posed(attempts_PG, shares_PG, remembered, cast.task)
+    # Seconds for a large memory, in which others are answered.
+    posed_PG = await asyncio.to_thread(_posed, attempts_PG, shares_PG, remembered, cast.task)
     reward, renew = CHALLENGER_REWARDS[settings.reward], NOVELTY_RULES[settings.novelty]
     rewards_PG = [
         [renew(reward(posed, settings, config.voting), posed.recall) for posed in group]

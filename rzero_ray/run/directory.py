@@ -51,6 +51,10 @@ _MAY_CHANGE = (
 )
 """Keys (or sections) that may differ when a run is resumed: they do not change what it computes."""
 
+_FOLDERS_THAT_MAY_MOVE = ("curriculum.questions_of",)
+"""Keys that name another run's directory: a study that was moved has it elsewhere. A run that names
+none cannot begin to."""
+
 _BEFORE_IT_WAS_A_KEY = {"checkpoint.keep_models.every": 1}
 """What the program did before a key existed, where that is not the key's default: a run that began
 then loses no model by it."""
@@ -145,6 +149,16 @@ def _is_run(config: Config, root: Path, names: Set[str]) -> bool:
     return names == {"config.yaml"} and read_text(root / "config.yaml") == to_yaml(config)
 
 
+def check_source(config: Config) -> None:
+    """Raise UserError where a run shall take the questions of a folder that holds no run."""
+    source = config.curriculum.questions_of
+    if source and not has_begun(Path(source).expanduser()):
+        raise UserError(
+            f"curriculum.questions_of={source} is no run directory: it has no manifest.json; name "
+            "that of a finished run (rzero study makes both runs, where ablation=yoked is an arm)"
+        )
+
+
 def has_begun(root: Path) -> bool:
     """Return whether a folder holds a run, whole or damaged."""
     return os.path.lexists(root / "manifest.json")
@@ -156,6 +170,8 @@ def _check_same_config(config: Config, root: Path) -> None:
     for key, value in flatten(asdict(config)).items():
         before = stored.get(key, known[key])
         if before == value or key.startswith(_MAY_CHANGE):
+            continue
+        if key in _FOLDERS_THAT_MAY_MOVE and before and value:
             continue
         if key in stored:
             raise UserError(

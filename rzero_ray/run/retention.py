@@ -66,15 +66,16 @@ class DiskPlan:
 def plan_disk(config: Config, shape: ModelShape) -> DiskPlan:
     """Return what the models and checkpoints of all iterations take, as they are kept.
 
-    A new checkpoint is whole before the oldest goes, and so is a model of each role. Rollouts and
-    logs are small beside them and are not counted.
+    A new checkpoint is whole before the oldest goes, and so are a model of each role and an average
+    of Solvers. Rollouts and logs are small beside them and are not counted.
     """
     size = element_bytes(config)
     keep = config.checkpoint.keep_models
     older = max(0, config.num_iterations - 2)
     num_per_role = config.num_iterations - older + (older // keep.every if keep.every else 0)
     num_best = int(keep.best and keep.every != 1 and older > 0)
-    num_models = num_per_role * len(_learning_roles(config)) + num_best
+    num_averages = 2 if config.voting.ema_decay else 0
+    num_models = num_per_role * len(_learning_roles(config)) + num_best + num_averages
     per_checkpoint = shape.num_parameters * (MASTER_AND_MOMENTS_BYTES + size)
     return DiskPlan(
         models=num_models * shape.num_parameters * size,

@@ -163,11 +163,6 @@ class Run:
         self._remove_old_models()
         self._observer.finish_iteration(row)
 
-    def forget_average(self, iteration: int) -> None:
-        """Remove the average of Solvers after an iteration: a later one has taken its place."""
-        if iteration > 0:
-            self._remove(self.stored.average_path(iteration))
-
     def note(self, text: str, **details: Any) -> None:
         """Tell the user, and `events.jsonl`."""
         self.add_event(text, **details)
@@ -226,6 +221,9 @@ class Run:
         }
         for role, iteration in unneeded_models(learned, best, self._checkpoints.keep_models):
             self._remove(stored.model_path(role, iteration))
+        for average in stored.averages():
+            if average != stored.voter():
+                self._remove(average)
 
     def _remove_what_stops_left(self) -> None:
         """Remove checkpoints of finished phases, parts of finished steps, and what was being

@@ -123,6 +123,10 @@ class StoredRun:
             return self.base_model
         return self.root / "models" / f"solver-average-{iteration_key(iteration)}"
 
+    def averages(self) -> list[Path]:
+        """Return the folders of the averages of Solvers that are on disk."""
+        return by_number(self.root, "models/solver-average-*")
+
     def checkpoint_path(self, step: Step) -> Path:
         """Return the folder of the policy in training after a step."""
         return self.root / "checkpoints" / step.key

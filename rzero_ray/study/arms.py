@@ -76,7 +76,13 @@ def _overlays(arm: str) -> list[str]:
     """Return the arguments that lay an arm's files over the experiment."""
     known = {name: kind for kind in reversed(_KINDS) for name in conf_names(kind)}
     by_kind: dict[str, list[str]] = {}
-    for name in arm.split("+") if arm != PLAIN else ():
+    names = arm.split("+") if arm != PLAIN else []
+    if PLAIN in names or "" in names or len(set(names)) < len(names):
+        raise UserError(
+            f"arm {arm}: between + stand different names of files of conf/recipe/ and "
+            f"conf/ablation/; {PLAIN} stands alone"
+        )
+    for name in names:
         if name not in known:
             inside = "" if name == arm else f" in arm {arm}"
             raise UserError(f"unknown arm {name}{inside}{nearest(name, [PLAIN, *known])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
@@ -89,12 +90,17 @@ def _study(arguments: list[str]) -> None:
         return
     check_folder(root, "folder", lambda names: _is_study(root, names))
     check_no_folders(root, [FILE, *_WRITTEN])
-    before = read_plan(root) if (root / FILE).exists() else None
+    before = read_plan(root) if os.path.lexists(root / FILE) else None
     asked = resolve(_asked(own, passed), before)
     arms = _load_arms(asked)
     if own.report:
         if before is None:
             raise UserError(f"folder={root} holds no study yet; leave report=true out")
+        if extend(before, asked, arms, lambda: 0) is not before:
+            raise UserError(
+                "report=true shows what the study's plan has, and this command has more arms, "
+                "bases or comparisons; leave report=true out to add them to the plan"
+            )
         _write_results(root, before, _sort(_configs(before, arms, root)))
         return
     with held(root, "folder", _ROOM):

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.config.config import Config, resolve_run_dir
+from rzero_ray.method.verification import confirmed
 from rzero_ray.protocols import Task
 from rzero_ray.run.parquet import read_columns
 from rzero_ray.run.rows import phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.study.arms import Place
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import CurriculumItem, iteration_key
+from rzero_ray.types import CurriculumItem, Verdict, iteration_key
 
 LAST = 3
 """Iterations over which the primary metric is taken."""
@@ -173,7 +174,7 @@ def _learning(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     for name in ("kl_solver", "kl_challenger"):
         if drift.get(name) is not None:
             found[name] = drift[name]
-    steps = run.sampled_steps("challenger", iteration)
+    steps = run.manifest.steps("challenger", iteration)
     found["votes_challenger"] = sum(
         len(votes)
         for step in steps
@@ -189,18 +190,20 @@ def _curriculum(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
 
     An iteration that took another run's questions has no candidates, and their true answers.
     """
-    keys = run.candidate_keys().get(iteration)
-    if keys is None:
+    if run.config.curriculum.questions_of:
         items = run.read(f"{iteration_key(iteration)}/curriculum", CurriculumItem)
         return _kept(
             [(item.question, item.label == task.solve(item.question)) for item in items], task
         )
+    keys = [f"{step.key}/candidates" for step in run.manifest.steps("curriculum", iteration)]
     candidates = [candidate for key in keys for candidate in run.read(key, _Candidate)]
     posed = [c.question for c in candidates if c.question is not None]
+    believed = _believed(run, iteration)
     kept = [
         (c.question, c.label == c.truth)
         for c in candidates
         if c.dropped is None and c.question is not None
+        if believed is None or c.question in believed
     ]
     figures = {
         "well_formed": len(posed) / len(candidates),
@@ -211,6 +214,14 @@ def _curriculum(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
         figures["distinct"] = len({task.normalize(question) for question in posed}) / len(posed)
         figures["skeletons"] = len({task.skeleton(question) for question in posed})
     return figures
+
+
+def _believed(run: StoredRun, iteration: int) -> set[str] | None:
+    """Return the questions whose labels a verifier has confirmed; None where none has judged."""
+    key = f"{iteration_key(iteration)}/verdicts"
+    if not (run.root / f"{key}.parquet").exists():
+        return None
+    return confirmed(run.read(key, Verdict))
 
 
 def _kept(kept: Sequence[tuple[str, bool]], task: Task) -> dict[str, float]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.tasks.ladder import questions as ladder
@@ -23,6 +23,8 @@ from rzero_ray.types import Ballot
 BAND: Final = (0.25, 0.75)
 """The paper's band: the least and the largest share of votes for the majority's answer."""
 
+_STRATA: Final = ("2-3", "4-5", "6-7")
+"""The strata that have a criterion of their own."""
 _SHORT: Final = 6
 """Operations of the longest questions whose single steps have to be right."""
 _HOPELESS: Final = 8
@@ -36,7 +38,7 @@ _STEP: Final = re.compile(r"(?=([0-9])(\[[^\[\]]*\])([0-9]))")
 class GateRow(BaseModel):
     """The figures of one base model. Shares are from 0 to 1."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     base: int
     """The base's seed."""
@@ -58,6 +60,14 @@ class GateRow(BaseModel):
     """Share of those questions whose majority lies in the band."""
     in_wide_band: float
     """Share of those on which at least a quarter agree, but not all."""
+
+    @field_validator("accuracy")
+    @classmethod
+    def _has_its_strata(cls, accuracy: dict[str, float]) -> dict[str, float]:
+        missing = [name for name in _STRATA if name not in accuracy]
+        if missing:
+            raise ValueError(f"it has no {missing[0]}")
+        return accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ def gate_row(
         ballots: the votes on those samples that are questions.
     """
     by_length: dict[int, list[AnsweredProblem]] = {}
-    by_stratum: dict[str, list[AnsweredProblem]] = {}
+    by_stratum: dict[str, list[AnsweredProblem]] = {name: [] for name in _STRATA}
     for problem in answered:
         length = _length(problem)
         by_length.setdefault(length, []).append(problem)
@@ -129,8 +139,7 @@ def gate_row(
 
 def gate_table(rows: Sequence[GateRow]) -> str:
     """Return the figures and verdicts of bases as a Markdown table, by seed."""
-    strata = ("2-3", "4-5", "6-7")
-    head = ["base", "step accuracy k<=6, k>6", *strata, ">= 8", "last k with majority >= .5"]
+    head = ["base", "step accuracy k<=6, k>6", *_STRATA, ">= 8", "last k with majority >= .5"]
     head += ["well-formed", "base Challenger in .25-.75", "in .25-.99", "verdict"]
     lines = [head, ["---"] * len(head)]
     for row in sorted(rows, key=lambda row: row.base):
@@ -139,7 +148,7 @@ def gate_table(rows: Sequence[GateRow]) -> str:
             [
                 str(row.base),
                 f"{_figure(row.steps_short, 4)} {_figure(row.steps_long, 4)}",
-                *(_figure(row.accuracy[name]) for name in strata),
+                *(_figure(row.accuracy[name]) for name in _STRATA),
                 _figure(row.accuracy_hopeless),
                 str(row.last_majority),
                 _figure(row.well_formed),

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,6 +36,9 @@ TESTS = (
 )
 
 
+_Seed = Annotated[int, Field(ge=0)]
+
+
 class _Shape(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -50,7 +53,7 @@ class Entry(_Shape):
     finished_runs: int = Field(ge=0)
     """The runs of the study that were finished by then."""
     arms: list[str]
-    bases: list[int]
+    bases: list[_Seed]
     compare: list[str]
     """Pairs `A:B`, beside each arm minus the first."""
 
@@ -62,7 +65,7 @@ class Plan(_Shape):
     conf: str
     overrides: list[str]
     """The `key.path=value` arguments that all arms have."""
-    seeds: list[int]
+    seeds: list[_Seed] = Field(min_length=1)
     primary: str
     tests: str
     entries: list[Entry] = Field(min_length=1)
@@ -130,8 +133,13 @@ def read_plan(root: Path) -> Plan:
     if plan.format != _FORMAT:
         raise UserError(f"{path} has format {plan.format}, this program reads {_FORMAT}")
     missing = [arm for arm in plan.arms if arm not in plan.settings]
-    if missing or not plan.arms:
-        raise damaged(path, f"it has no settings of {missing[0]}" if missing else "it has no arms")
+    if missing:
+        raise damaged(path, f"it has no settings of {missing[0]}")
+    for name, found in (("arms", plan.arms), ("bases", plan.bases), ("seeds", plan.seeds)):
+        if not found:
+            raise damaged(path, f"it has no {name}")
+        if len(set(found)) < len(found):
+            raise damaged(path, f"one of its {name} stands there twice")
     for entry in plan.entries:
         for pair in entry.compare:
             if not set(pair.split(":")) <= set(plan.arms) or pair.count(":") != 1:
@@ -222,6 +230,7 @@ def extend(
     before = {} if plan is None else plan.settings
     arms = [arm for arm in asked.arms if arm not in before]
     bases = [base for base in asked.bases if plan is None or base not in plan.bases]
+    _check_new_arms(arms, found)
     compare = _new_pairs(plan, asked.compare)
     if plan is not None and not (arms or bases or compare):
         return plan
@@ -291,6 +300,13 @@ def _check_same_settings(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> 
                 f"arm {arm} was planned with {key}={planned.get(key)}, and this command has "
                 f"{changed[key]}: a plan may grow, not change; set it back, or begin another study"
             )
+
+
+def _check_new_arms(arms: Sequence[str], found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to run the same thing twice under two names, such as `a+b` and `b+a`."""
+    for (one, of_one), (other, of_other) in combinations(found.items(), 2):
+        if of_one == of_other and other in arms:
+            raise UserError(f"arms {one} and {other} compute the same; leave one of them out")
 
 
 def _difference(found: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +69,8 @@ class Attempt:
         self.observer = SilentObserver()
         self._config, self._root = config, root
 
-    def go(self, kill_at: int | None = None) -> None:
-        """Run to the end, or until the `kill_at`-th write to the manifest."""
+    def go(self, kill_at: int | str | None = None) -> None:
+        """Run to the end, or until the `kill_at`-th write to the manifest, or that of a key."""
         with hold_run_dir(self._config, self._root):
             prepare_run_dir(self._config, self._root)
             run = Run(self._config, self._root, Path("/base"), StageClock(), self.observer)
@@ -81,12 +82,12 @@ class Attempt:
             asyncio.run(coevolve(self._config, cast, run))
 
 
-def _kill_after(run: Run, count: int) -> None:
-    finish, left = run.stored.manifest.finish, [count]
+def _kill_after(run: Run, kill_at: int | str) -> None:
+    finish, left = run.stored.manifest.finish, [kill_at if isinstance(kill_at, int) else math.inf]
 
     def finish_or_die(key: str, **details: bool) -> None:
         left[0] -= 1
-        if left[0] < 0:
+        if left[0] < 0 or key == kill_at:
             raise Killed
         finish(key, **details)
 

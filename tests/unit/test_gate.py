@@ -202,3 +202,19 @@ def test_the_command_prints_the_table_and_refuses_what_are_no_seeds(
 
 def test_the_gate_measures_all_reserved_problems():
     assert len(LadderTask().reserved()) == 60 * 11
+
+
+@pytest.mark.parametrize("change", [{"accuracy": {}}, {"steps_short": float("nan")}])
+def test_a_row_that_has_not_its_figures_is_damage_in_one_line(
+    change: dict, tmp_path: Path, measured: list[int], capsys
+):
+    command = [f"folder={tmp_path / 'gate'}", "gate=ladder", "bases=0"]
+    assert main(command) == 0
+    path = tmp_path / "gate/gate.json"
+    content = json.loads(path.read_text())
+    content["rows"][0].update(change)
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gate.json is damaged" in line

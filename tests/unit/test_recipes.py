@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +26,15 @@ from rzero_ray.method.selection import UNCONFIRMED, replayed
 from rzero_ray.phases.asking import NO_VOTES, Votes, vote_unless
 from rzero_ray.phases.checking import check_by_halves
 from rzero_ray.protocols import Cast
+from rzero_ray.run.directory import check_run_dir, check_source, prepare_run_dir
 from rzero_ray.run.parquet import read_records
+from rzero_ray.run.plan import ModelShape, element_bytes
+from rzero_ray.run.retention import plan_disk
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import ArithmeticTask, LadderTask
 from rzero_ray.types import Ballot, Candidate, CurriculumItem, UserError
 from tests.unit.fakes import FakeJudge, FakePolicy
-from tests.unit.test_coevolution import OVERRIDES, Attempt
+from tests.unit.test_coevolution import OVERRIDES, Attempt, Killed
 
 RECIPES = sorted(path.stem for path in Path("conf/recipe").glob("*.yaml"))
 
@@ -120,6 +125,20 @@ def test_a_memory_sees_copies_the_usual_and_crowded_kinds():
     assert recall([""], ["a"], str.split, skeleton)[0].nearest == 0.0
 
 
+def test_a_large_memory_is_compared_in_parts():
+    remembered = [f"{k} plus {k + 1}" for k in range(50)]
+    questions = [f"{k} plus {k + 1} minus" for k in range(200)]
+    together = recall(questions, remembered, str.split, str)
+    alone = [recall([q], remembered, str.split, str)[0] for q in questions]
+    assert [r.nearest for r in together] == pytest.approx([r.nearest for r in alone])
+    assert [r.typical for r in together] == pytest.approx([r.typical for r in alone])
+    tracemalloc.start()
+    recall(["a b"] * 2000, ["a c"] * 5000, str.split, str)  # 80 MB for all pairs
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000
+
+
 def test_novelty_takes_from_copies_and_gives_to_rare_kinds():
     assert subtract_similarity(1.0, Recall(1.0, 0.5, 1.0)) == pytest.approx(1 - 0.25 - 0.125)
     assert subtract_similarity(1.0, Recall(0.4, 0.2, 1.0)) == 1.0
@@ -199,6 +218,28 @@ def test_a_run_that_stops_before_its_average_writes_it_when_it_goes_on(tmp_path:
     assert len(going_on.observer.evaluations) == 2
 
 
+def test_what_votes_is_there_wherever_a_run_was_stopped(tmp_path: Path):
+    config = load_config([*OVERRIDES, "recipe=ema"])
+    stopped = Attempt(config, tmp_path)
+    with pytest.raises(Killed):
+        stopped.go(kill_at="iteration-02")
+    run = StoredRun(config, tmp_path, Path("/base"))
+    assert (tmp_path / "models/solver-average-iteration-02").is_dir()
+    assert run.voter().name == "solver-average-iteration-01" and run.voter().is_dir()
+    Attempt(config, tmp_path).go()
+    run = StoredRun(config, tmp_path, Path("/base"))
+    assert run.averages() == [run.voter()]
+
+
+def test_room_is_asked_for_two_averages():
+    shape = ModelShape(
+        num_parameters=1000, num_layers=1, hidden_size=8, vocab_size=8, kv_elements=8
+    )
+    without, config = (load_config(["conf=tiny", *more]) for more in ([], ["recipe=ema"]))
+    more = plan_disk(config, shape).models - plan_disk(without, shape).models
+    assert more == 2 * shape.num_parameters * element_bytes(config)
+
+
 @pytest.mark.parametrize(
     ("recipe", "second_start"),
     [("challenger_from_base", "base"), ("challenger_from_solver", "solver-iteration-01")],
@@ -239,6 +280,28 @@ def test_a_yoked_run_is_taught_anothers_questions_with_their_true_answers(tmp_pa
         )
         assert [i.question for i in ours] == [i.question for i in theirs]
         assert all(i.label == ArithmeticTask().solve(i.question) for i in ours)
+
+
+def test_a_yoked_run_needs_the_other_before_anything_is_started(tmp_path: Path):
+    config = load_config(["conf=tiny", "ablation=yoked"])
+    with pytest.raises(UserError, match="questions_of=rzero is no run directory"):
+        check_source(config)
+    Attempt(load_config(OVERRIDES), tmp_path).go()
+    check_source(replace(config, curriculum=replace(config.curriculum, questions_of=str(tmp_path))))
+
+
+@pytest.mark.parametrize(("before", "now"), [("", "/x"), ("/x", "")])
+def test_a_run_does_not_begin_or_cease_to_take_questions(before: str, now: str, tmp_path: Path):
+    config = load_config([*OVERRIDES, "challenger.frozen=true", "curriculum.labels=oracle"])
+    old, new, moved = (
+        replace(config, curriculum=replace(config.curriculum, questions_of=source))
+        for source in (before, now, "/moved")
+    )
+    prepare_run_dir(old, tmp_path)
+    with pytest.raises(UserError, match=r"curriculum.questions_of was"):
+        check_run_dir(new, tmp_path)
+    if before:
+        check_run_dir(moved, tmp_path)
 
 
 def _candidate(question: str, label: str, dropped: str | None = None) -> Candidate:

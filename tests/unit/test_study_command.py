@@ -295,3 +295,48 @@ def test_a_run_is_no_study(clusters: Clusters, tmp_path: Path, capsys):
     shutil.copytree(tmp_path / "study/runs/plain/base-0-seed-0", tmp_path / "run")
     assert main(_command(tmp_path / "run")) == 2
     assert "holds other files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["compare=plain:frozen_challenger"], "leave report=true out"),
+        (["bases=0..2"], "leave report=true out"),
+        (["conf=tiny", "challenger.num_steps=7"], "was planned with"),
+    ],
+)
+def test_a_report_is_of_the_plan(
+    clusters: Clusters, arguments: list[str], complaint: str, tmp_path: Path, capsys
+):
+    assert main(_command(tmp_path)) == 0
+    before = (tmp_path / "study.json").read_text()
+    capsys.readouterr()
+    assert main([f"folder={tmp_path}", "report=true", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line and (tmp_path / "study.json").read_text() == before
+
+
+def test_a_plan_that_is_a_link_to_nothing_is_damaged(tmp_path: Path, capsys):
+    (tmp_path / "plan.json").symlink_to("nowhere")
+    assert main(_command(tmp_path)) == 2
+    assert "plan.json is damaged" in capsys.readouterr().err
+
+
+def test_a_study_may_be_moved(clusters: Clusters, tmp_path: Path, capsys):
+    assert main(_command(tmp_path / "here", arms=("rzero", "yoked"))) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    capsys.readouterr()
+    assert main([f"folder={tmp_path / 'there'}"]) == 0
+    assert "4 runs are finished, 0 are to be made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["curriculum/step-001/candidates", "challenger/step-001/rollouts"])
+def test_votes_that_are_gone_are_not_taken_for_none(
+    clusters: Clusters, name: str, tmp_path: Path, capsys
+):
+    assert main(_command(tmp_path)) == 0
+    (tmp_path / f"runs/plain/base-0-seed-0/iteration-01/{name}.parquet").unlink()
+    capsys.readouterr()
+    assert main([f"folder={tmp_path}", "report=true"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "left out: plain base 0 seed 0" in line and "it is missing" in line

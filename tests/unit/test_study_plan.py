@@ -169,9 +169,7 @@ def test_an_arm_is_files_laid_over_the_experiment(tmp_path: Path):
     [
         ("frozen_chalenger", "arm frozen_chalenger; the nearest is frozen_challenger"),
         ("frozen_challenger+trutj", "unknown arm trutj in arm frozen_challenger.trutj; the near"),
-        ("", "unknown arm ; the nearest is"),
         ("../x", "unknown arm ../x; the nearest is"),
-        ("frozen_challenger+", "unknown arm  in arm"),
     ],
 )
 def test_an_unknown_arm_is_refused_with_the_nearest(arm: str, complaint: str):
@@ -195,3 +193,34 @@ def test_arms_that_need_other_actors_are_refused():
         other: Config = load_arm("plain", "tiny", [key])
         with pytest.raises(UserError, match=f"arms a and b cannot share .* with {key[:12]}"):
             check_same_actors({"a": plain, "b": other})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda plan: plan.update(seeds=[]),
+        lambda plan: plan.update(seeds=[-1]),
+        lambda plan: plan["entries"][0].update(bases=[]),
+        lambda plan: plan["entries"][0].update(bases=[0, 0]),
+        lambda plan: plan["entries"].append(plan["entries"][0]),
+    ],
+)
+def test_a_plan_of_no_runs_or_the_same_twice_is_damaged(plan: Plan, tmp_path: Path, damage):
+    content = plan.model_dump()
+    damage(content)
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is damaged"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("arm", ["ema+ema", "plain+ema", "ema+", "+ema", ""])
+def test_an_arm_names_different_files(arm: str):
+    with pytest.raises(UserError, match="between \\+ stand different names"):
+        load_arm(arm, "tiny", [])
+
+
+def test_one_thing_under_two_names_is_refused(plan: Plan):
+    with pytest.raises(UserError, match=r"arms ema\+floor and floor\+ema compute the same"):
+        _extend(None, **{**NEW, "arms": ["plain", "ema+floor", "floor+ema"]})
+    with pytest.raises(UserError, match="compute the same"):
+        _extend(plan, arms=[*NEW["arms"], "ema+floor", "floor+ema"])

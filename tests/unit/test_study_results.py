@@ -21,7 +21,8 @@ from rzero_ray.study.figures import RunFigures, read_figures
 from rzero_ray.study.plan import Comparison, Plan
 from rzero_ray.study.results import summarize
 from rzero_ray.study.tables import number, signed
-from rzero_ray.types import Candidate, ChallengerSample
+from rzero_ray.tasks.registry import ArithmeticTask
+from rzero_ray.types import Candidate, ChallengerSample, CurriculumItem, Verdict
 from tests.unit.builders import answered
 from tests.unit.studies import OVERRIDES, make_runs, study_configs
 
@@ -117,7 +118,9 @@ def test_an_arm_that_takes_questions_of_another_has_its_kept_ones(runs, tmp_path
     shutil.copytree(root, taken)
     for folder in taken.glob("iteration-*/curriculum"):
         shutil.rmtree(folder)
-    found = read_figures(place, replace(runs[1][place], run_dir=str(taken)))
+    config = runs[1][place]
+    curriculum = replace(config.curriculum, questions_of=str(root))
+    found = read_figures(place, replace(config, run_dir=str(taken), curriculum=curriculum))
     for row, theirs in zip(
         found.by_iteration[1:], _figures(runs, place).by_iteration[1:], strict=True
     ):
@@ -241,3 +244,19 @@ def write_plan_of(root: Path, configs: dict[Place, Config]) -> None:
     )
     configs_of_arms = {arm: load_arm(arm, "tiny", OVERRIDES) for arm in arms}
     write_plan(root, extend(None, asked, configs_of_arms, lambda: 0))
+
+
+def test_a_label_that_a_verifier_does_not_believe_is_not_counted(runs, tmp_path: Path):
+    place = Place("plain", 0, 0)
+    judged = tmp_path / "judged"
+    shutil.copytree(resolve_run_dir(runs[1][place]), judged)
+    items = read_records(judged / "iteration-01/curriculum.parquet", CurriculumItem)
+    verdicts = [
+        Verdict(question=item.question, label=item.label, num_judged=1, num_right=int(k == 0))
+        for k, item in enumerate(items)
+    ]
+    write_records(judged / "iteration-01/verdicts.parquet", verdicts, Verdict)
+    found = read_figures(place, replace(runs[1][place], run_dir=str(judged)))
+    truth = ArithmeticTask().solve(items[0].question)
+    assert found.by_iteration[1]["kept"] == 1 < len(items)
+    assert found.by_iteration[1]["labels"] == float(items[0].label == truth)

@@ -67,3 +67,12 @@ def test_no_spread_needs_two_and_any_spread_an_end():
     assert bases_needed(0.02, 0.0) == 2
     assert bases_needed(0.02, 1e6) == 10_000
     assert bases_needed(0.02, 1e-12) == 2
+
+
+def test_what_sums_round_to_is_no_difference():
+    """0.1 + 0.2 is not 0.3 to a machine: two arms that are equal must not differ for sure."""
+    rounding = mean_over_bases([0.1 + 0.2 - 0.3, 0.2 + 0.1 - 0.3])
+    assert (rounding.value, rounding.p) == (0.0, 1.0)
+    equal = mean_over_bases([0.1, 0.1, 0.1])
+    assert (equal.sd, equal.p) == (0.0, 0.0)
+    assert equal.low == equal.high == pytest.approx(0.1)

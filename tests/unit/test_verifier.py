@@ -161,3 +161,8 @@ def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(tmp_path: Path):
         assert read_records(root / "iteration-01/verdicts.parquet", Verdict) == expected
         kill_at += 1
     assert kill_at > 8
+
+
+def test_a_memory_too_small_to_teach_from_is_refused():
+    with pytest.raises(UserError, match=r"verifier.memory=7 must be"):
+        load_config(["conf=tiny", "recipe=verifier", "verifier.memory=7"])
