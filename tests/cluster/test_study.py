@@ -17,7 +17,7 @@ from rzero_ray.study.arms import PLAIN, load_arm
 from tests.cluster.conftest import REPOSITORY, run_driver
 from tests.faults.runs import SHORT
 
-pytestmark = [pytest.mark.cluster]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ARMS = (PLAIN, "frozen_challenger+ground_truth_labels")
 OVERRIDES = [*SHORT[1:], "num_iterations=1"]
