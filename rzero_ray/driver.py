@@ -73,7 +73,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
-from rzero_ray.tasks.registry import check_halves, check_labels, check_steps, make_task
+from rzero_ray.tasks.registry import check_task, make_task
 from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
 
 if TYPE_CHECKING:  # it imports Ray
@@ -141,9 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_and_run(arguments: list[str]) -> None:
     config = load_run([a for a in arguments if a != "--dry-run"])
-    check_labels(config)
-    check_halves(config)
-    check_steps(config)
+    check_task(config)
     check_source(config)
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
         load_labelled(config, make_task(config.task))

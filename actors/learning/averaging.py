@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rzero_ray.disk.errors import one_line_disk_errors
-from rzero_ray.disk.files import remove_folder
+from actors.learning.model_files import write_model
 
 
 def average_models(older: Path, newer: Path, decay: float, folder: Path) -> None:
@@ -22,13 +21,7 @@ def average_models(older: Path, newer: Path, decay: float, folder: Path) -> None
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), old.parameters(), strict=True):
             ours.copy_(torch.lerp(ours.float(), theirs.float(), decay))
-    partial = folder.with_name(f".{folder.name}.partial")
-    with one_line_disk_errors(folder):
-        remove_folder(partial, folder.parent)
-        model.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(newer).save_pretrained(partial)
-        remove_folder(folder, folder.parent)
-        partial.rename(folder)
+    write_model(folder, model, newer)
 
 
 def _load(folder: Path) -> PreTrainedModel:

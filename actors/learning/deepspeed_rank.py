@@ -28,7 +28,6 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
-from transformers import AutoTokenizer
 
 from actors.learning.checkpoint_files import (
     check_num_ranks,
@@ -38,6 +37,7 @@ from actors.learning.checkpoint_files import (
 )
 from actors.learning.deepspeed_config import deepspeed_config
 from actors.learning.device_states import DeviceStates, lent
+from actors.learning.model_files import write_model
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.policy_model import PolicyModel
 from actors.weights.buckets import layer_of
@@ -252,13 +252,8 @@ class DeepSpeedLearner:
         """
         state = {name: tensor.to("cpu", self._dtype) for name, tensor in self}
         if self._options.rank == 0:
-            partial = path.with_name(f".{path.name}.partial")
-            with one_line_disk_errors(path):
-                remove_folder(partial, path.parent)
-                self._deepspeed.module.causal_lm.save_pretrained(partial, state_dict=state)
-                AutoTokenizer.from_pretrained(self._initial_model).save_pretrained(partial)
-                remove_folder(path, path.parent)
-                partial.rename(path)
+            assert self._initial_model is not None, "start_phase() comes first"
+            write_model(path, self._deepspeed.module.causal_lm, self._initial_model, state)
         dist.barrier()
 
     def _release(self) -> None:

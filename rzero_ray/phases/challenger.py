@@ -140,12 +140,14 @@ class _Question:
 def _remembered(count: int, run: Run) -> list[str]:
     """Return the last `count` well-formed questions of the Challenger's finished steps."""
     found: list[str] = []
+    if count == 0:
+        return found
     for step in reversed(run.stored.sampled_steps("challenger")):
         if len(found) >= count:
             break
         rows = run.stored.read(f"{step.key}/rollouts", _Question)
         found = [row.question for row in rows if row.question is not None] + found
-    return found[len(found) - min(count, len(found)) :]
+    return found[-count:]
 
 
 def _posed(

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rzero_ray.answers.parsing import fault_in, parse_answer
 from rzero_ray.config.cluster import TINY_MODEL
 from rzero_ray.config.config import Config
-from rzero_ray.phases.learning import learn_step_by_step
+from rzero_ray.phases.learning import demonstrations, learn_step_by_step
 from rzero_ray.phases.metrics import imitation_metrics
 from rzero_ray.phases.solver import pick_items, train_solver
 from rzero_ray.protocols import Cast, Task
@@ -127,7 +125,7 @@ async def imitate_labelled(
         staleness=0,
         make=make,
         learn=cast.solver.imitate,
-        describe=lambda demonstrations, step: imitation_metrics(demonstrations),
+        describe=lambda batch, step: imitation_metrics(batch),
     )
 
 
@@ -143,16 +141,7 @@ async def _demonstrate(
         [(cast.task.solver_messages(p.question), p.solution) for p in batch]
     )
     longest = config.solver.sampling.max_tokens
-    return [
-        Rollout(
-            prompt_ids=prompt_ids,
-            token_ids=token_ids[:longest],
-            logprobs=np.zeros(min(len(token_ids), longest), dtype=np.float32),
-            advantage=1.0,
-            prompt_index=index,
-        )
-        for index, (prompt_ids, token_ids) in enumerate(pairs)
-    ]
+    return demonstrations((prompt_ids, token_ids[:longest]) for prompt_ids, token_ids in pairs)
 
 
 def _read_problem(row: object, where: str) -> LabelledProblem:

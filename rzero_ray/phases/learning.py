@@ -5,16 +5,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rzero_ray.phases.metrics import update_metrics
 from rzero_ray.protocols import Policy
 from rzero_ray.run.concurrency import made_ahead
 from rzero_ray.run.run import Run
-from rzero_ray.types import Role, Step, UpdateReport
+from rzero_ray.types import Role, Rollout, Step, UpdateReport
 
 Batch = TypeVar("Batch")
+
+
+def demonstrations(
+    tokenized: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]],
+) -> list[Rollout]:
+    """Return what `Policy.imitate` takes, of (prompt ids, answer ids): nobody sampled these."""
+    return [
+        Rollout(
+            prompt_ids=prompt_ids,
+            token_ids=token_ids,
+            logprobs=np.zeros(len(token_ids), dtype=np.float32),
+            advantage=1.0,
+            prompt_index=index,
+        )
+        for index, (prompt_ids, token_ids) in enumerate(tokenized)
+    ]
 
 
 async def learn_step_by_step(

@@ -12,14 +12,12 @@ import random
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import SamplingConfig
 from rzero_ray.method.verification import confirmed, majority_solutions, make_examples
 from rzero_ray.phases.asking import to_request
-from rzero_ray.phases.learning import learn_step_by_step
+from rzero_ray.phases.learning import demonstrations, learn_step_by_step
 from rzero_ray.phases.metrics import imitation_metrics
 from rzero_ray.phases.solver import pick_items
 from rzero_ray.protocols import Cast, Policy
@@ -101,16 +99,7 @@ async def _teach(
                 for example in batch
             ]
         )
-        return [
-            Rollout(
-                prompt_ids=prompt_ids,
-                token_ids=token_ids,
-                logprobs=np.zeros(len(token_ids), dtype=np.float32),
-                advantage=1.0,
-                prompt_index=index,
-            )
-            for index, (prompt_ids, token_ids) in enumerate(pairs)
-        ]
+        return demonstrations(pairs)
 
     await learn_step_by_step(
         verifier,
@@ -121,7 +110,7 @@ async def _teach(
         staleness=0,
         make=make,
         learn=verifier.imitate,
-        describe=lambda demonstrations, step: imitation_metrics(demonstrations),
+        describe=lambda batch, step: imitation_metrics(batch),
     )
 
 

@@ -34,7 +34,7 @@ from rzero_ray.study.runs import (
 )
 from rzero_ray.study.tables import Table, make_tables, to_markdown
 from rzero_ray.tasks.base_model import obtain_model
-from rzero_ray.tasks.registry import check_halves, check_labels, check_steps
+from rzero_ray.tasks.registry import check_task
 from rzero_ray.text.characters import printable
 from rzero_ray.types import RunError, UserError
 
@@ -157,9 +157,7 @@ def _load_arms(asked: Asked) -> dict[str, Config]:
     assert asked.arms and asked.conf
     arms = {arm: load_arm(arm, asked.conf, asked.overrides) for arm in asked.arms}
     for config in arms.values():
-        check_labels(config)
-        check_halves(config)
-        check_steps(config)
+        check_task(config)
     check_same_actors(arms)
     check_sources(arms)
     return arms

@@ -16,18 +16,17 @@ from rzero_ray.answers.parsing import parse_question
 from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.cluster import LADDER_MODEL
 from rzero_ray.config.config import Config, sampling_settings
-from rzero_ray.config.method import SamplingConfig
 from rzero_ray.disk.files import read_if_there, write_text_durably
 from rzero_ray.disk.folder import check_folder, held
 from rzero_ray.evaluation.answering import AnsweredProblem, answer_problem, problem_seed
+from rzero_ray.phases.asking import to_request
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_all, gather_limited
 from rzero_ray.run.seeds import derive_seed
 from rzero_ray.study.gate_figures import GateRow, gate_row
 from rzero_ray.tasks.base_model import obtain_model
-from rzero_ray.tasks.ladder import questions as ladder
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import Ballot, BenchmarkProblem, SampleRequest, Sampling, UserError
+from rzero_ray.types import Ballot, BenchmarkProblem, UserError
 
 NUM_VOTES: Final = 8
 """Answers that are sampled to each question."""
@@ -119,30 +118,28 @@ async def _vote_on_questions(config: Config, running: Any) -> list[Ballot]:
     """Have the base pose questions, and vote on those that are well formed."""
     task = make_task(config.task)
 
-    def request(messages: Any, count: int, config_of: SamplingConfig, *place: Any) -> SampleRequest:
-        sampling = Sampling(
-            temperature=config_of.temperature,
-            top_p=config_of.top_p,
-            top_k=config_of.top_k,
-            max_tokens=config_of.max_tokens,
-        )
-        seed = derive_seed(config.seed, "gate", *place)
-        return SampleRequest(
-            messages=messages, num_samples=count, seed=seed, sampling=sampling, reads_tokens=False
-        )
+    def seed_of(*place: str | int) -> int:
+        return derive_seed(config.seed, "gate", *place)
 
     async def vote(index: int, question: str) -> Ballot:
         messages = task.solver_messages(question)
+        seed, sampling = seed_of("votes", index), config.voting.sampling
         votes = await running.sample(
-            request(messages, NUM_VOTES, config.voting.sampling, "votes", index)
+            to_request(messages, NUM_VOTES, seed, sampling, reads_tokens=False)
         )
         return await running.judge.vote([vote.text for vote in votes])
 
     posed = await running.sample(
-        request(task.challenger_messages(), NUM_QUESTIONS, config.curriculum.sampling, "questions")
+        to_request(
+            task.challenger_messages(),
+            NUM_QUESTIONS,
+            seed_of("questions"),
+            config.curriculum.sampling,
+            reads_tokens=False,
+        )
     )
     parsed = (parse_question(completion.text) for completion in posed)
-    questions = [text for text in parsed if text is not None and ladder.parse(text) is not None]
+    questions = [text for text in parsed if text is not None and task.is_question(text)]
     return await gather_all(vote(index, text) for index, text in enumerate(questions))
 
 

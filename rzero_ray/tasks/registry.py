@@ -151,7 +151,7 @@ class LadderTask:
         return {}
 
     def reserved(self) -> tuple[Problem, ...]:
-        return ladder.heldout_problems(ladder.HELDOUT_DRAWN)
+        return _ladder_reserved()
 
 
 class MathTask:
@@ -218,6 +218,13 @@ def make_task(name: str) -> ArithmeticTask | LadderTask | MathTask:
     return {"arithmetic": ArithmeticTask, "ladder": LadderTask, "math": MathTask}[name]()
 
 
+def check_task(config: Config) -> None:
+    """Raise UserError where a configuration needs of its task what that has not."""
+    check_labels(config)
+    check_halves(config)
+    check_steps(config)
+
+
 def check_labels(config: Config) -> None:
     """Raise UserError when the curriculum's labels shall come from an oracle that is not there."""
     if config.curriculum.labels == "oracle" and not make_task(config.task).has_oracle:
@@ -265,6 +272,11 @@ def _arithmetic_heldout() -> tuple[Problem, ...]:
 @cache
 def _arithmetic_strata() -> Mapping[str, tuple[Problem, ...]]:
     return arithmetic.strata_problems()
+
+
+@cache
+def _ladder_reserved() -> tuple[Problem, ...]:
+    return ladder.heldout_problems(ladder.HELDOUT_DRAWN)
 
 
 @cache
