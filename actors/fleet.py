@@ -134,6 +134,7 @@ class Fleet:
             gradient_checkpointing=settings.gradient_checkpointing,
             # Between turns nothing of the learner may stay on the device.
             reference="cpu" if self._layout.takes_turns else settings.reference,
+            lora=settings.lora,
         )
         environment = {"OMP_NUM_THREADS": str(settings.threads_per_rank)}
         if on_cpu:

@@ -1,7 +1,8 @@
 """One rank of the learner: the only module that knows DeepSpeed's API.
 
 A rank holds the policy in training and, once the loss needs it, its frozen reference: the same
-policy at the start of the phase, or the base model (`loss.anchor`). All methods are collective:
+policy at the start of the phase, or the base model (`loss.anchor`). What is trained are all
+weights, or an adapter, without which the policy is its own reference. All methods are collective:
 every rank calls them, with the same arguments, in the same order. Shapes: N completion tokens of a
 micro-batch.
 """
@@ -37,9 +38,11 @@ from actors.learning.checkpoint_files import (
 )
 from actors.learning.deepspeed_config import deepspeed_config
 from actors.learning.device_states import DeviceStates, lent
+from actors.learning.lora import Adapter
 from actors.learning.model_files import write_model
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.policy_model import PolicyModel
+from actors.learning.trained import AllWeights, TrainedWeights
 from actors.weights.buckets import layer_of
 from rzero_ray.config.method import OptimizerConfig
 from rzero_ray.disk.errors import one_line_disk_errors
@@ -88,6 +91,7 @@ class DeepSpeedLearner:
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
         self._deepspeed: Any = None
         """DeepSpeed's own engine: the policy with its optimizer, in a phase."""
+        self._trained: TrainedWeights = AllWeights()
         self._reference: PolicyModel | None = None
         self._num_updates = 0
         self._initial_model: Path | None = None
@@ -105,10 +109,15 @@ class DeepSpeedLearner:
         self._initial_model = phase.initial_model
         self._anchor = phase.anchor or phase.initial_model
         model = PolicyModel.load(phase.initial_model, self._dtype, self._device)
+        if self._options.lora.rank:
+            self._trained = Adapter(model.causal_lm, self._options.lora, phase)
         if self._options.gradient_checkpointing:
             model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._deepspeed, *_ = deepspeed.initialize(
-            model=model, config=deepspeed_config(self._options, options.optimizer)
+            model=model,
+            model_parameters=trained,  # type: ignore[arg-type]  # DeepSpeed declares a module
+            config=deepspeed_config(self._options, options.optimizer),
         )
         self._deepspeed.checkpoint_engine = _CheckpointFiles()
         self._deepspeed.train()
@@ -176,18 +185,27 @@ class DeepSpeedLearner:
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Yield all weights under Hugging Face names, in layer order.
 
-        Partitioned weights (ZeRO stage 3) are gathered a decoder layer at a time, and yielded as
-        clones, which outlive the gathering. A tied output head is left out: it is the embedding.
+        An adapter is merged into what it is of. Partitioned weights (ZeRO stage 3) are gathered a
+        decoder layer at a time, and yielded as clones, which outlive the gathering. A tied output
+        head is left out: it is the embedding.
         """
         named = self._deepspeed.module.causal_lm.named_parameters()
         if self._options.zero_stage < 3:
-            yield from ((name, parameter.detach()) for name, parameter in named)
+            yield from self._published(named)
             return
         for _, layer in groupby(named, key=lambda item: layer_of(item[0])):
             group = list(layer)
             with deepspeed.zero.GatheredParameters([parameter for _, parameter in group]):
-                clones = [(name, parameter.detach().clone()) for name, parameter in group]
+                clones = [(name, tensor.clone()) for name, tensor in self._published(group)]
             yield from clones
+
+    def _published(
+        self, named: Iterable[tuple[str, torch.nn.Parameter]]
+    ) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in named:
+            published_name = self._trained.published_name(name)
+            if published_name is not None:
+                yield published_name, self._trained.published(name, parameter)
 
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the names and full shapes of what iteration yields, in its order.
@@ -195,8 +213,9 @@ class DeepSpeedLearner:
         A partitioned parameter (ZeRO stage 3) is empty here; DeepSpeed keeps its full shape.
         """
         return [
-            (name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+            (published_name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
             for name, parameter in self._deepspeed.module.causal_lm.named_parameters()
+            if (published_name := self._trained.published_name(name)) is not None
         ]
 
     def leave_device(self, *, keep_parameters: bool) -> None:
@@ -233,14 +252,19 @@ class DeepSpeedLearner:
                 path.parent.mkdir(parents=True, exist_ok=True)
             dist.barrier()
             self._deepspeed.save_checkpoint(
-                str(path.parent), tag=path.name, client_state={"num_updates": self._num_updates}
+                str(path.parent),
+                tag=path.name,
+                client_state={"num_updates": self._num_updates},
+                exclude_frozen_parameters=self._trained.leaves_frozen,
             )
 
     def _load_checkpoint(self, path: Path) -> None:
         """Go on from a checkpoint. Raises RunError where it is damaged, or holds code."""
         check_num_ranks(path, self._options.world_size)
         with of_this_model(path):
-            folder, state = self._deepspeed.load_checkpoint(str(path.parent), tag=path.name)
+            folder, state = self._deepspeed.load_checkpoint(
+                str(path.parent), tag=path.name, load_module_strict=not self._trained.leaves_frozen
+            )
             if folder is None:
                 raise RunError(f"{path} holds no checkpoint; restore it, or choose another run_dir")
             self._num_updates = int(state["num_updates"])
@@ -248,12 +272,25 @@ class DeepSpeedLearner:
     def save_model(self, path: Path) -> None:
         """Write the policy in Hugging Face format; `path` is replaced at the end.
 
-        Raises RunError where the disk refuses.
+        An adapter is merged into it, and lies in a folder of its own beside it. Raises RunError
+        where the disk refuses.
         """
         state = {name: tensor.to("cpu", self._dtype) for name, tensor in self}
+        named = self._trained.adapter_parameters()
+        gathered = deepspeed.zero.GatheredParameters(
+            list(named.values()), enabled=self._options.zero_stage == 3
+        )
+        with gathered:
+            adapter = {name: p.detach().to("cpu", copy=True) for name, p in named.items()}
         if self._options.rank == 0:
             assert self._initial_model is not None, "start_phase() comes first"
-            write_model(path, self._deepspeed.module.causal_lm, self._initial_model, state)
+            write_model(
+                path,
+                self._deepspeed.module.causal_lm,
+                self._initial_model,
+                state,
+                lambda folder: self._trained.write_adapter(folder, adapter),
+            )
         dist.barrier()
 
     def _release(self) -> None:
@@ -269,6 +306,7 @@ class DeepSpeedLearner:
                 vars(owner).clear()
             del old, owner, parameters
         self._deepspeed = self._reference = None
+        self._trained = AllWeights()
         gc.collect()  # DeepSpeed's hooks and the model refer to each other
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -337,21 +375,34 @@ class DeepSpeedLearner:
 
         They stay without where the old ones do as well: before the first update of a phase that is
         held to its own start the policy is its reference, and without a KL term nothing asks for
-        one. It is loaded when first needed.
+        one. Later a policy whose adapter is off is it, too. Another one is loaded when first
+        needed.
         """
-        is_reference = self._num_updates == 0 and self._anchor == self._initial_model
+        is_own_start = self._anchor == self._initial_model
+        is_reference = self._num_updates == 0 and is_own_start
         if is_reference or self._phase_options.loss.kl_coefficient == 0:
             return batches
+        as_at_the_start = self._trained.as_at_the_start() if is_own_start else None
+        if as_at_the_start is not None:
+            with as_at_the_start:
+                return self._scored_by(self._deepspeed, batches)
         home = self._device if self._options.reference == "device" else torch.device("cpu")
         if self._reference is None:
             assert self._anchor is not None
             self._reference = PolicyModel.load(self._anchor, self._dtype, home)
             self._reference.requires_grad_(False)
         with lent(self._reference, self._device):
-            scored = [(batch, self._scores(self._reference, batch)) for batch in batches]
+            return self._scored_by(self._reference, batches)
+
+    def _scored_by(
+        self, reference: torch.nn.Module, batches: list[list[MicroBatch]]
+    ) -> list[list[MicroBatch]]:
         return [
-            [replace(m, reference_logprobs_N=s) for m, s in zip(batch, scores, strict=True)]
-            for batch, scores in scored
+            [
+                replace(micro, reference_logprobs_N=scores_N)
+                for micro, scores_N in zip(batch, self._scores(reference, batch), strict=True)
+            ]
+            for batch in batches
         ]
 
 

@@ -6,10 +6,10 @@ load DeepSpeed and torch for that: it would cost seconds at each start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from rzero_ray.config.cluster import WeightBackend
+from rzero_ray.config.cluster import LoraConfig, WeightBackend
 from rzero_ray.config.method import (
     ChallengerConfig,
     LossConfig,
@@ -34,6 +34,7 @@ class LearnerOptions:
     weight_backend: WeightBackend
     gradient_checkpointing: bool = False
     reference: Literal["device", "cpu"] = "device"
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

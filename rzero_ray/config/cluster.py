@@ -15,7 +15,9 @@ from rzero_ray.config.rules import (
     between,
     count,
     gpus,
+    names,
     one_of,
+    positive,
 )
 
 TINY_MODEL = "tiny"
@@ -53,6 +55,18 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """An adapter that is trained in place of the model (LoRA, arXiv 2106.09685)."""
+
+    rank: Annotated[int, count(0, 1_024)] = 0
+    """Width of the adapter; 0 trains the whole model."""
+    alpha: Annotated[float, positive()] = 32.0
+    """The adapter's product counts alpha / rank times."""
+    targets: Annotated[str, names()] = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    """The linear layers of the decoder that get one, by the last part of their names."""
+
+
+@dataclass(frozen=True)
 class LearnerConfig:
     """The DeepSpeed ranks."""
 
@@ -69,6 +83,7 @@ class LearnerConfig:
     third more work, a fraction of the memory."""
     reference: Literal["device", "cpu"] = "device"
     """Where the KL term's frozen policy is kept; from `cpu` it visits the device once a step."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)

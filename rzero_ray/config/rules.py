@@ -116,6 +116,17 @@ def line() -> Rule:
     return Rule("one line of printable characters", str.isprintable)
 
 
+def names() -> Rule:
+    """Return the rule of names with commas between."""
+    return Rule(
+        "names with commas between, each once",
+        lambda value: (
+            all(name.isidentifier() for name in value.split(","))
+            and len(set(value.split(","))) == value.count(",") + 1
+        ),
+    )
+
+
 def run_name() -> Rule:
     """Return the rule of a name that becomes part of a folder's name."""
     return Rule(

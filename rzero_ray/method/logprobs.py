@@ -50,7 +50,7 @@ def score_and_lose(
 
     Gradients of hidden states and head are taken chunk by chunk while the chunk's logits are there,
     because the loss of a token needs no other token: nothing is computed twice, and nothing of size
-    N x V is kept for the backward pass.
+    N x V is kept for the backward pass. A frozen head gets no gradient, and no memory for one.
     """
     return _HeadLoss.apply(hidden_ND, head_VD, tokens_N, temperature, token_loss)  # type: ignore[return-value]
 
@@ -67,7 +67,8 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad_hidden_ND = torch.empty_like(hidden_ND)
         # In float32: one of many small terms would round away in bfloat16.
-        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32)
+        is_trained = ctx.needs_input_grad[1]
+        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if is_trained else None
         logprobs_N = hidden_ND.new_empty(len(tokens_N), dtype=torch.float32)
         entropies_N = torch.empty_like(logprobs_N)
         loss = logprobs_N.new_zeros(())
@@ -83,11 +84,15 @@ class _HeadLoss(torch.autograd.Function):
             grad_CV.scatter_add_(1, tokens_C[:, None], grad_C[:, None])
             grad_CV = grad_CV.to(hidden_ND.dtype)
             torch.mm(grad_CV, head_VD, out=grad_hidden_ND[rows])
+            if grad_head_VD is None:
+                continue
             if grad_head_VD.dtype == grad_CV.dtype:
                 grad_head_VD.addmm_(grad_CV.T, hidden_ND[rows])
             else:
                 grad_head_VD += grad_CV.T @ hidden_ND[rows]
-        ctx.save_for_backward(grad_hidden_ND, grad_head_VD.to(head_VD.dtype))
+        if grad_head_VD is not None:
+            grad_head_VD = grad_head_VD.to(head_VD.dtype)
+        ctx.save_for_backward(grad_hidden_ND, grad_head_VD)
         ctx.mark_non_differentiable(logprobs_N, entropies_N)
         return loss, logprobs_N, entropies_N
 
@@ -95,7 +100,8 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_head_VD = ctx.saved_tensors
         # In place: nothing else needs them, and the second is as large as the head.
-        return grad_hidden_ND.mul_(grads[0]), grad_head_VD.mul_(grads[0]), None, None, None
+        of_head = None if grad_head_VD is None else grad_head_VD.mul_(grads[0])
+        return grad_hidden_ND.mul_(grads[0]), of_head, None, None, None
 
 
 def _chunks(num_tokens: int, vocab_size: int) -> Iterator[slice]:

@@ -13,6 +13,7 @@ import pytest
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.tasks.base_model import obtain_model
+from tests.cluster.learner_ranks import plain_loop, ranks, rollouts, scored  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
