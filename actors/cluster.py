@@ -260,7 +260,7 @@ async def start_cluster(
         turns = SharedDevices(samplers, learner, config.deadline.sync)
     return Cluster(
         learner=learner,
-        pool=SamplerPool(samplers, config.deadline.sample),
+        pool=SamplerPool(samplers, config.deadline.sample, lends=config.sampler.lends),
         workers=workers,
         turns=turns,
         probes=probes,

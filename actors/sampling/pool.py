@@ -48,8 +48,12 @@ class PooledSampler:
 class SamplerPool:
     """Routes each request to the sampler of the role with the fewest outstanding tokens."""
 
-    def __init__(self, samplers: list[PooledSampler], deadline_s: float) -> None:
+    def __init__(
+        self, samplers: list[PooledSampler], deadline_s: float, *, lends: bool = True
+    ) -> None:
+        """With `lends` off only a role without engines of its own gets those of others."""
         self.samplers = samplers
+        self._lends = lends
         self._requests = RequestGatherer(deadline_s)
 
     def samplers_of(self, role: Role) -> list[PooledSampler]:
@@ -63,9 +67,10 @@ class SamplerPool:
         (`RoleSpec.lends_to`): while the Solver learns, nothing asks the Challenger.
         """
         self.send_home()
-        for sampler in self.samplers:
-            if training in _LENDS_TO[sampler.home]:
-                sampler.role = training
+        if self._lends or not self.samplers_of(training):
+            for sampler in self.samplers:
+                if training in _LENDS_TO[sampler.home]:
+                    sampler.role = training
         return self.samplers_of(training)
 
     def call_home(self, role: Role) -> list[PooledSampler]:

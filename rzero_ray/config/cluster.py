@@ -99,6 +99,9 @@ class SamplerConfig:
     gpus_per_engine: Annotated[float, gpus()] = 0.0
     threads_per_engine: Annotated[int, count(1, 1_024)] = 1
     """CPU threads of torch."""
+    lends: bool = True
+    """Whether engines that nothing asks sample for the role that learns. On shared GPUs there has
+    to be room for the weights of both engines beside the learner's."""
     max_num_seqs: Annotated[int, count(1, 1_000_000)] = 256
     """Sequences that one engine decodes at once."""
     kv_cache_gib: Annotated[float, between(0, 100_000)] = 0.0

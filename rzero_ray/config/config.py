@@ -37,6 +37,7 @@ from rzero_ray.config.method import (
 from rzero_ray.config.rules import (
     LARGEST_SEED,
     a_path,
+    above,
     at_least,
     between,
     count,
@@ -74,6 +75,8 @@ class Config:
     layout: Literal["auto", "disaggregated", "colocated"] = "auto"
     """Every engine and learner rank on devices of its own, or one of each on every GPU, in turns
     (`layout.py`). `auto` is disaggregated where the cluster has the GPUs that this config names."""
+    gpu_gib: Annotated[float, above(0, 100_000)] = 80.0
+    """Memory of one GPU, for the estimates of `--dry-run`, which need none."""
     shared_weights: bool = False
     """One model in both roles: each phase goes on from the model of the phase before, whichever
     role learned in it, and a curriculum is posed and voted on by the same model."""

@@ -7,7 +7,7 @@ number they rest on is a named constant below with its source, and `assumptions`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from rzero_ray.tasks.base_model import ModelSettings
 GIB = 2**30
 
 # Memory.
-GPU_BYTES = 80 * GIB
-"""Memory of the GPU that is planned for: an A100 or H100 with 80 GB."""
 MASTER_AND_MOMENTS_BYTES = 12
 """Adam per parameter: float32 master, momentum and variance (ZeRO, arXiv 1910.02054, section 3.1).
 In float32 without ZeRO there is no master, and this is 4 too many."""
@@ -34,7 +32,7 @@ LOGITS_BYTES = 12 * 2**25
 """Bytes of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in three float32 copies, however many
 tokens."""
 HEAD_GRADIENT_BYTES = 6
-"""Per weight of the output head while a micro-batch's loss is taken: float32, and 16 bits."""
+"""Per weight of a trained output head while a micro-batch's loss is taken: float32, and 16 bits."""
 CONTEXT_BYTES = 3 * GIB
 """Bytes of a shared GPU that are taken whoever has the turn: the CUDA contexts of three processes
 and the engines' captured graphs, which do not sleep. Reasoned, not measured."""
@@ -88,6 +86,8 @@ class ModelShape:
     vocab_size: int
     kv_elements: int
     """Keys and values of one token in all layers."""
+    linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """The linear layers of a decoder layer, with the widths that go in and come out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +174,17 @@ def model_shape(settings: Mapping[str, Any]) -> ModelShape | None:
     heads = settings["num_attention_heads"]
     head_dim = settings.get("head_dim") or hidden // heads
     kv_width = (settings.get("num_key_value_heads") or heads) * head_dim
-    attention = 2 * hidden * heads * head_dim + 2 * hidden * kv_width
+    linears = {
+        "q_proj": (hidden, heads * head_dim),
+        "k_proj": (hidden, kv_width),
+        "v_proj": (hidden, kv_width),
+        "o_proj": (heads * head_dim, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
     query_key_norms = 2 * head_dim if settings.get("model_type") == "qwen3" else 0
-    layer = attention + 3 * hidden * inner + 2 * hidden + query_key_norms
+    layer = sum(i * o for i, o in linears.values()) + 2 * hidden + query_key_norms
     embeddings = vocab * hidden * (1 if settings.get("tie_word_embeddings") else 2)
     return ModelShape(
         num_parameters=embeddings + layers * layer + hidden,
@@ -184,6 +192,7 @@ def model_shape(settings: Mapping[str, Any]) -> ModelShape | None:
         hidden_size=hidden,
         vocab_size=vocab,
         kv_elements=2 * layers * kv_width,
+        linears=linears,
     )
 
 
@@ -244,14 +253,19 @@ def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[Memor
 def gpu_bytes(config: Config, shape: ModelShape, layout: Layout) -> dict[str, int]:
     """Return the most that each role fills of its GPU; colocated, each turn of the one they share.
 
-    The weights pass from the learner's parameters into engines that are awake without KV caches,
-    which is less than either turn.
+    In between the weights pass from the learner's parameters into engines that are awake without
+    KV caches: both, where one lends itself to the role that learns.
     """
-    actors = {row.role: row.total for row in plan_memory(config, shape, layout)}
+    rows = plan_memory(config, shape, layout)
     if not layout.takes_turns:
-        return actors
-    learner = actors.pop("learner/rank")
-    turns = {"the learner's turn": learner, "the samplers' turn": sum(actors.values())}
+        return {row.role: row.total for row in rows}
+    *engines, learner = rows
+    awake = [engine.weights for engine in engines][: None if config.sampler.lends else 1]
+    turns = {
+        "the learner's turn": learner.total,
+        "the handover": learner.weights + sum(awake),
+        "the samplers' turn": sum(engine.total for engine in engines),
+    }
     return {turn: size + CONTEXT_BYTES for turn, size in turns.items()}
 
 
@@ -260,8 +274,27 @@ def host_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
     all of the learner's states in the samplers', and page-locked room for both at all times."""
     *engines, learner = plan_memory(config, shape, layout)
     states = learner.weights + learner.gradients + learner.optimizer
-    reference = shape.num_parameters * element_bytes(config)
+    reference = _reference_bytes(config, shape)
     return states + reference + sum(engine.weights for engine in engines)
+
+
+def num_trained(config: Config, shape: ModelShape) -> int:
+    """Return the parameters that a learner trains: all, or those of the adapter."""
+    lora = config.learner.lora
+    if not lora.rank:
+        return shape.num_parameters
+    widths = [sum(shape.linears.get(name, (0, 0))) for name in lora.targets.split(",")]
+    return lora.rank * shape.num_layers * sum(widths)
+
+
+def _reference_bytes(config: Config, shape: ModelShape) -> int:
+    """Return the size of the KL term's second model. A policy with an adapter has none, unless it
+    is held to the base model after the first iteration."""
+    held = [loss for loss in (config.challenger.loss, config.solver.loss) if loss.kl_coefficient]
+    is_own = config.learner.lora.rank and (
+        config.num_iterations == 1 or all(loss.anchor != "base" for loss in held)
+    )
+    return 0 if is_own or not held else shape.num_parameters * element_bytes(config)
 
 
 def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> MemoryPlan:
@@ -271,22 +304,24 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     device when there are no activations.
     """
     learner, size = config.learner, element_bytes(config)
-    whole = shape.num_parameters * size
+    whole, trained = shape.num_parameters * size, num_trained(config, shape)
+    reference = _reference_bytes(config, shape)
     stage, ranks = learner.zero_stage, layout.num_ranks
     layer = LAYER_ACTIVATION_FACTOR * shape.hidden_size * size // 2
     per_token = layer * shape.num_layers
     if learner.gradient_checkpointing:
         per_token = layer + shape.hidden_size * size * shape.num_layers
-    head = LOGITS_BYTES + HEAD_GRADIENT_BYTES * shape.vocab_size * shape.hidden_size
+    trained_head = 0 if learner.lora.rank else shape.vocab_size * shape.hidden_size
+    head = LOGITS_BYTES + HEAD_GRADIENT_BYTES * trained_head
     activations = learner.tokens_per_micro_batch * per_token + head
-    visitor = whole if learner.reference == "cpu" or layout.takes_turns else 0
+    visitor = reference if learner.reference == "cpu" or layout.takes_turns else 0
     return MemoryPlan(
         role="learner/rank",
         num_actors=ranks,
         weights=whole // (ranks if stage >= 3 else 1),
-        reference=0 if visitor else whole,
-        gradients=GRADIENT_BYTES * shape.num_parameters // (ranks if stage >= 2 else 1),
-        optimizer=MASTER_AND_MOMENTS_BYTES * shape.num_parameters // (ranks if stage >= 1 else 1),
+        reference=0 if visitor else reference,
+        gradients=GRADIENT_BYTES * trained // (ranks if stage >= 2 else 1),
+        optimizer=MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1),
         activations=max(activations, visitor),
     )
 
@@ -297,7 +332,7 @@ def _kv_cache(config: Config, shape: ModelShape, layout: Layout) -> int:
     if sampler.kv_cache_gib or not sampler.gpus_per_engine:
         return int(sampler.kv_cache_gib * GIB)
     weights = shape.num_parameters * element_bytes(config)
-    return max(0, int(layout.gpu_memory_utilization * GPU_BYTES) - weights)
+    return max(0, int(layout.gpu_memory_utilization * config.gpu_gib * GIB) - weights)
 
 
 def num_full_sequences(config: Config, shape: ModelShape, layout: Layout) -> int:
@@ -351,8 +386,8 @@ def assumptions(
         return [*lines, "time: not estimated on CPUs"]
     num_sequences = num_full_sequences(config, shape, layout)
     lines[0] += (
-        f"; GPUs of {GPU_BYTES // GIB} GiB are assumed, where an engine's KV cache then holds "
-        f"{num_sequences} sequences of {config.model.max_model_len} tokens; "
+        f"; GPUs of {config.gpu_gib:g} GiB are assumed (gpu_gib), where an engine's KV cache then "
+        f"holds {num_sequences} sequences of {config.model.max_model_len} tokens; "
         f"activations are {'recomputed' if config.learner.gradient_checkpointing else 'kept'}"
     )
     sizes = gpu_bytes(config, shape, layout)
@@ -362,11 +397,12 @@ def assumptions(
             f"memory of a shared GPU: {parts}, of which {CONTEXT_BYTES // GIB} GiB stay in both; "
             f"of the host, per GPU: {host_bytes(config, shape, layout) / GIB:.1f} GiB"
         )
-    too_large = [what for what, size in sizes.items() if size > GPU_BYTES]
+    too_large = [what for what, size in sizes.items() if size > config.gpu_gib * GIB]
     if too_large:
         lines.append(
-            f"memory: {' and '.join(too_large)} may not fit a GPU of {GPU_BYTES // GIB} GiB; lower "
-            "learner.tokens_per_micro_batch, raise learner.num_ranks or learner.zero_stage"
+            f"memory: {' and '.join(too_large)} may not fit a GPU of {config.gpu_gib:g} GiB; lower "
+            "learner.tokens_per_micro_batch, raise learner.num_ranks or learner.zero_stage, train "
+            "an adapter (learner.lora.rank), or set sampler.lends=false on shared GPUs"
         )
     hours = run_seconds(config, shape, layout, plan) / 3600
     lines.append(

@@ -13,7 +13,7 @@ from pathlib import Path
 from rzero_ray.config.cluster import KeepModelsConfig
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
-from rzero_ray.run.plan import GIB, MASTER_AND_MOMENTS_BYTES, ModelShape, element_bytes
+from rzero_ray.run.plan import GIB, MASTER_AND_MOMENTS_BYTES, ModelShape, element_bytes, num_trained
 from rzero_ray.run.rows import Row
 from rzero_ray.types import Role
 
@@ -76,7 +76,7 @@ def plan_disk(config: Config, shape: ModelShape) -> DiskPlan:
     num_best = int(keep.best and keep.every != 1 and older > 0)
     num_averages = 2 if config.voting.ema_decay else 0
     num_models = num_per_role * len(_learning_roles(config)) + num_best + num_averages
-    per_checkpoint = shape.num_parameters * (MASTER_AND_MOMENTS_BYTES + size)
+    per_checkpoint = num_trained(config, shape) * (MASTER_AND_MOMENTS_BYTES + size)
     return DiskPlan(
         models=num_models * shape.num_parameters * size,
         checkpoints=(config.checkpoint.keep + 1) * per_checkpoint,

@@ -234,7 +234,14 @@ def test_run_dir_of_a_submitted_job_outlives_the_unpacked_copy(monkeypatch: pyte
     assert resolve_run_dir(Config(run_dir="/x/y")) == Path("/x/y")
 
 
-EXPERIMENTS = ("qwen3_4b", "qwen3_8b", "octothinker_3b", "octothinker_8b")
+EXPERIMENTS = (
+    "qwen3_4b",
+    "qwen3_8b",
+    "qwen3_4b_lora",
+    "qwen3_8b_lora",
+    "octothinker_3b",
+    "octothinker_8b",
+)
 PRESETS = ("paper", "official_code", "recommended")
 
 

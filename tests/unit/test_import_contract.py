@@ -58,6 +58,7 @@ ALLOWED_IN = {
         "actors.weights.vllm_backend",
     ),
     "deepspeed": ("actors.learning.deepspeed_rank",),
+    "peft": ("actors.learning.lora",),
     "torch.distributed": ("actors.",),
     "transformers": (
         "rzero_ray.tasks.model_building",
@@ -228,6 +229,7 @@ def test_init_files_are_empty():
         ("actors.sampling.sampler", "import rzero_ray.driver"),
         ("actors.sampling.sampler", "from vllm import SamplingParams"),
         ("actors.sampling.vllm_engine", "import deepspeed"),
+        ("actors.learning.deepspeed_rank", "from peft import LoraConfig"),
     ],
 )
 def test_checker_finds(module: str, source: str):

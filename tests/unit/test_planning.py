@@ -14,7 +14,6 @@ from rzero_ray.method.logprobs import CHUNK_ELEMENTS
 from rzero_ray.run.plan import (
     CONTEXT_BYTES,
     GIB,
-    GPU_BYTES,
     KNOWN_MODELS,
     LENGTH_SHARE,
     LOGITS_BYTES,
@@ -27,6 +26,7 @@ from rzero_ray.run.plan import (
     host_bytes,
     model_shape,
     num_full_sequences,
+    num_trained,
     phase_seconds,
     plan_iteration,
     plan_memory,
@@ -150,7 +150,7 @@ def test_recomputed_activations_and_a_visiting_reference_need_less(config: Confi
 def test_an_engine_fills_its_gpu_unless_told_how_much(config: Config):
     challenger, solver, _ = _memory(config)
     assert (challenger.num_actors, solver.num_actors) == (1, 3)
-    assert challenger.total == solver.total == int(0.85 * GPU_BYTES)
+    assert challenger.total == solver.total == int(0.85 * 80 * GIB)
     told = replace(config, sampler=replace(config.sampler, kv_cache_gib=2.0))
     engine = _memory(told)[0]
     assert (engine.weights, engine.kv_cache) == (2e9, 2 * GIB)
@@ -202,12 +202,13 @@ def test_assumptions_are_stated_and_a_rank_that_is_too_large_is_named(config: Co
 def test_roles_that_share_a_gpu_fill_it_in_turns(config: Config):
     layout = resolve_layout(config, {"GPU": 1.0})
     challenger, solver, learner = plan_memory(config, BILLION, layout)
-    assert challenger.total == solver.total == int(0.425 * GPU_BYTES)
+    assert challenger.total == solver.total == int(0.425 * 80 * GIB)
     # One rank holds all of it: 2 + 4 + 12 GB; its reference only visits.
     assert (learner.num_actors, learner.reference, learner.optimizer) == (1, 0, 12e9)
     turns = gpu_bytes(config, BILLION, layout)
     assert turns["the learner's turn"] == learner.total + CONTEXT_BYTES
-    assert turns["the samplers' turn"] == 2 * int(0.425 * GPU_BYTES) + CONTEXT_BYTES
+    assert turns["the samplers' turn"] == 2 * int(0.425 * 80 * GIB) + CONTEXT_BYTES
+    assert turns["the handover"] == 3 * 2e9 + CONTEXT_BYTES
     # The learner's 18 GB, and the weights of the reference and of both engines.
     assert host_bytes(config, BILLION, layout) == 18e9 + 3 * 2e9
     plan = plan_iteration(config, make_task("math"))
@@ -216,6 +217,41 @@ def test_roles_that_share_a_gpu_fill_it_in_turns(config: Config):
     # Two engines of one GPU sample no faster than one.
     both = phase_plan("challenger", challenger=1_100 * 60, solver=1_100 * 100, trained=0)
     assert phase_seconds(config, BILLION, layout, both) == pytest.approx(LENGTH_SHARE * 160)
+
+
+def test_an_adapter_needs_its_own_optimizer_and_no_second_model():
+    """Of Qwen3-4B, by hand: 36 layers, rank 16 times the widths into and out of seven layers."""
+    config = load_config(["conf=qwen3_4b_lora"])
+    shape = find_shape(config.model.path, None)
+    assert shape is not None
+    layout = resolve_layout(config, {"GPU": 1.0})
+    widths = 2 * (2560 + 4096) + 2 * (2560 + 1024) + 3 * (2560 + 9728)
+    trained = config.learner.lora.rank * 36 * widths
+    assert num_trained(config, shape) == trained
+    learner = plan_memory(config, shape, layout)[-1]
+    assert (learner.reference, learner.gradients, learner.optimizer) == (
+        0,
+        4 * trained,
+        12 * trained,
+    )
+    turns = gpu_bytes(config, shape, layout)
+    assert turns["the handover"] == 2 * learner.weights + CONTEXT_BYTES
+    assert max(turns.values()) <= 24 * GIB
+    assert host_bytes(config, shape, layout) < 32 * GIB  # of 48, beside the processes themselves
+    assert plan_disk(config, shape).checkpoints == 3 * 14 * trained
+    # Held to the base model the phases after the first need it as a second model.
+    held = load_config(["conf=qwen3_4b_lora", "recipe=kl_to_base"])
+    learner = plan_memory(held, shape, layout)[-1]
+    assert learner.activations == shape.num_parameters * 2
+
+
+def test_the_larger_adapter_fits_one_gpu_of_80():
+    config = load_config(["conf=qwen3_8b_lora"])
+    shape = find_shape(config.model.path, None)
+    assert shape is not None
+    layout = resolve_layout(config, {"GPU": 1.0})
+    assert layout.takes_turns
+    assert max(gpu_bytes(config, shape, layout).values()) <= 80 * GIB
 
 
 @pytest.mark.parametrize(
