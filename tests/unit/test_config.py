@@ -234,19 +234,19 @@ def test_run_dir_of_a_submitted_job_outlives_the_unpacked_copy(monkeypatch: pyte
     assert resolve_run_dir(Config(run_dir="/x/y")) == Path("/x/y")
 
 
-EXPERIMENTS = (
-    "qwen3_4b",
-    "qwen3_8b",
-    "qwen3_4b_lora",
-    "qwen3_8b_lora",
-    "octothinker_3b",
-    "octothinker_8b",
-)
+EXPERIMENTS = ("qwen3_4b", "qwen3_8b", "octothinker_3b", "octothinker_8b")
 PRESETS = ("paper", "official_code", "recommended")
 
 
 def _keys(path: str) -> set[str]:
     return set(as_written(read_yaml(find_conf(path))))
+
+
+@pytest.mark.parametrize("experiment", ["qwen3_4b_lora", "qwen3_8b_lora"])
+def test_an_adapters_experiment_changes_the_learning_rate_alone(experiment: str):
+    presets = set.union(*(_keys(f"algorithm/{preset}") for preset in PRESETS))
+    rates = {f"{role}.optimizer.learning_rate" for role in ("challenger", "solver")}
+    assert _keys(experiment) & presets == rates
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
