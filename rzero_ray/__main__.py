@@ -48,6 +48,12 @@ def _study(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _preflight(arguments: Sequence[str]) -> int:
+    from rzero_ray.preflight.command import main
+
+    return main(arguments)
+
+
 def _report(arguments: Sequence[str]) -> int:
     from rzero_ray.run.report.command import main
 
@@ -56,6 +62,7 @@ def _report(arguments: Sequence[str]) -> int:
 
 COMMANDS = {
     "train": Command("run the co-evolution, or teach labelled data; resumes a run", _train),
+    "preflight": Command("rehearse a run: can its model start it, what does it take", _preflight),
     "evaluate": Command("measure models on benchmarks", _evaluate),
     "audit": Command("have an oracle judge the labels of a run", _audit),
     "compare": Command("compare R-Zero with learning from labels", _compare),

@@ -134,12 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         arguments,
         lambda: f"usage: {USAGE}\n\n{__doc__}",
-        _check_and_run,
+        check_and_run,
         "the same command resumes the run",
     )
 
 
-def _check_and_run(arguments: list[str]) -> None:
+def check_and_run(arguments: list[str]) -> None:
+    """Make, resume or plan the run that the arguments describe. Raises what `run_command` tells."""
     config = load_run([a for a in arguments if a != "--dry-run"])
     check_task(config)
     check_source(config)

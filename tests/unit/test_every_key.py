@@ -20,7 +20,7 @@ from rzero_ray.config.evaluation import EvaluationConfig, load_evaluation_config
 from rzero_ray.config.load import load_config
 from rzero_ray.config.rules import check_value, declared_keys
 from rzero_ray.config.sources import as_written, read_arguments
-from rzero_ray.driver import _check_and_run, _dry_run
+from rzero_ray.driver import _dry_run, check_and_run
 from rzero_ray.evaluation.compare import _split
 from rzero_ray.evaluation.labels.command import _parse
 from rzero_ray.run import directory
@@ -162,5 +162,5 @@ def test_what_can_be_meant_is_accepted():
 
 def test_a_plan_of_a_command_is_printed_to_its_end(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    _check_and_run(["conf=qwen3_8b", "num_iterations=10000", "--dry-run"])
+    check_and_run(["conf=qwen3_8b", "num_iterations=10000", "--dry-run"])
     assert "x 10000 and the base's evaluation" in capsys.readouterr().out

@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "rzero_ray.driver": (
         "types text disk config protocols answers tasks method run phases evaluation"
     ),
+    "rzero_ray.preflight": "types config method run tasks driver",
     "rzero_ray.study": (
         "types text disk config protocols answers tasks method run phases evaluation driver"
     ),
-    "rzero_ray.__main__": "config run evaluation driver study",
+    "rzero_ray.__main__": "config run evaluation driver preflight study",
     "actors": "types text disk config protocols tasks method",
 }
 """Of our packages, those (of `rzero_ray`) that each may import beside itself; between modules there

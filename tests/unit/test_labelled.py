@@ -8,7 +8,7 @@ import pytest
 
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.load import load_config
-from rzero_ray.driver import METHODS, _check_and_run, _check_labelled_texts
+from rzero_ray.driver import METHODS, _check_labelled_texts, check_and_run
 from rzero_ray.phases.labelled import load_labelled
 from rzero_ray.protocols import Cast
 from rzero_ray.run.clock import StageClock
@@ -222,9 +222,9 @@ def test_a_run_with_a_copy_needs_no_file_and_says_so(tmp_path, capsys):
     _learn(load_config([*arguments, f"run_dir={root}"]), root, first)
     assert not any("labelled.parquet" in note for note in first.notes)
     path.unlink()
-    _check_and_run([*arguments, f"run_dir={root}", "num_iterations=2", "--dry-run"])
+    check_and_run([*arguments, f"run_dir={root}", "num_iterations=2", "--dry-run"])
     again = load_config([*arguments, f"run_dir={root}", "num_iterations=2"])
     _learn(again, root, second)
     assert any("labelled.parquet, the run's copy" in note for note in second.notes)
     with pytest.raises(UserError, match="no such file"):
-        _check_and_run([*arguments, f"run_dir={tmp_path / 'other'}", "--dry-run"])
+        check_and_run([*arguments, f"run_dir={tmp_path / 'other'}", "--dry-run"])
