@@ -23,10 +23,10 @@ USAGE: Final = "rzero preflight conf=NAME [key.path=value ...]"
 HELP: Final = f"""usage: {USAGE}
 
 Makes one iteration of the run with one step a phase and 64 questions, on its own model and
-cluster, and says what the base model is like as a Challenger and as a Solver (well-formed questions,
-answered votes, agreement, share in the band, texts that are cut), and how many tokens and hours the
-whole run would take. It takes minutes. It is a run of its own, in runs/preflight-NAME-seedN or in
-run_dir=DIR.
+cluster, and says what the base model is like as a Challenger and as a Solver (well-formed
+questions, answered votes, agreement, share in the band, texts that are cut), and how many tokens
+and hours the whole run would take. It takes minutes. It is a run of its own, in
+runs/preflight-NAME-seedN or in run_dir=DIR.
 
 exit codes: 0 the loop can start, 1 it cannot (and why), 2 the command is wrong, 130 stopped
 """
