@@ -62,5 +62,5 @@ def _start_seconds(run: StoredRun) -> float:
     events = run.log.events()
     times = [event["time"] for event in events if event["event"] in ("start", "end")]
     rows: list[Any] = [*run.metrics(), *run.evaluations()]
-    worked = sum(row["seconds"].get("wall", 0.0) for row in rows)
+    worked = sum(row.get("seconds", {}).get("wall", 0.0) for row in rows)
     return max(0.0, times[-1] - times[0] - worked) if len(times) > 1 else 0.0
