@@ -37,11 +37,11 @@ def print_findings(config: Config, found: Findings) -> None:
         say(f"warning: {line}")
 
 
-def print_costs(costs: Sequence[Cost]) -> None:
-    """Print what the run would take, part by part."""
+def print_costs(costs: Sequence[Cost], growth: float) -> None:
+    """Print what the run would take, part by part, and with answers `growth` times as long."""
     table = Table(title="\nThe whole run, estimated", box=None, title_justify="left")
     for name in ("part", "times", "tokens", "seconds", "all tokens", "all hours"):
-        table.add_column(name, justify="left" if name == "part" else "right")
+        table.add_column(name, justify="left" if name == "part" else "right", no_wrap=True)
     for cost in costs:
         table.add_row(
             cost.part,
@@ -54,11 +54,12 @@ def print_costs(costs: Sequence[Cost]) -> None:
     tokens, seconds = totals(costs)
     rate = f"{tokens / seconds:,.0f} tokens/s" if seconds else ""
     table.add_row("all", "", rate, "", f"{tokens:,.0f}", f"{seconds / 3600:.3f}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(
-        "Lengths are those of the base model: where answers grow, so does the run.\n"
-        "Time is this machine's and this cluster's."
+        f"Rewarded answers are {growth:.2f} times as long as the base model's. Where the Solver "
+        f"learns to write such ones, the run takes\n{growth * tokens:,.0f} tokens and "
+        f"{growth * seconds / 3600:.3f} hours, on this cluster and as busy as it is now."
     )
 
 
