@@ -41,7 +41,7 @@ def estimate(config: Config, rehearsed: Config, run: StoredRun, start_s: float) 
     """
     iterations = config.num_iterations
     evaluations = run.evaluations()
-    costs = [Cost("start of engines and learner", 1, 0, start_s)]
+    costs = [Cost("start", 1, 0, start_s)]
     if evaluations:
         tokens = sum(row["tokens_sampled"] for row in evaluations) / len(evaluations)
         seconds = sum(row["seconds"]["wall"] for row in evaluations) / len(evaluations)

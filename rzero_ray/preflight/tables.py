@@ -40,7 +40,7 @@ def print_findings(config: Config, found: Findings) -> None:
 def print_costs(costs: Sequence[Cost], growth: float) -> None:
     """Print what the run would take, part by part, and with answers `growth` times as long."""
     table = Table(title="\nThe whole run, estimated", box=None, title_justify="left")
-    for name in ("part", "times", "tokens", "seconds", "all tokens", "all hours"):
+    for name in ("part", "times", "tokens", "seconds", "all tokens", "hours"):
         table.add_column(name, justify="left" if name == "part" else "right", no_wrap=True)
     for cost in costs:
         table.add_row(
@@ -52,8 +52,7 @@ def print_costs(costs: Sequence[Cost], growth: float) -> None:
             f"{cost.times * cost.seconds / 3600:.3f}",
         )
     tokens, seconds = totals(costs)
-    rate = f"{tokens / seconds:,.0f} tokens/s" if seconds else ""
-    table.add_row("all", "", rate, "", f"{tokens:,.0f}", f"{seconds / 3600:.3f}")
+    table.add_row("all", "", "", "", f"{tokens:,.0f}", f"{seconds / 3600:.3f}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(
