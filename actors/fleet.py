@@ -102,7 +102,8 @@ class Fleet:
             gpu_memory_utilization=self._layout.gpu_memory_utilization,
             enforce_eager=settings.enforce_eager,
             on_cpu=on_cpu,
-            in_process=runs_in_sampler(self._demand[name].cpus, self._demand[name].gpus),
+            in_process=runs_in_sampler(settings, self._demand[name].gpus),
+            tensor_parallel=settings.tensor_parallel,
             weight_backend=self._layout.weight_backend,
             takes_turns=self._layout.takes_turns,
         )
@@ -135,6 +136,7 @@ class Fleet:
             # Between turns nothing of the learner may stay on the device.
             reference="cpu" if self._layout.takes_turns else settings.reference,
             lora=settings.lora,
+            workers_per_engine=config.sampler.tensor_parallel,
         )
         environment = {"OMP_NUM_THREADS": str(settings.threads_per_rank)}
         if on_cpu:

@@ -30,6 +30,8 @@ MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
 torch and vLLM loaded."""
 MEMORY_OF_ONE_PROCESS = 2**30
 """The same where both are one process."""
+MEMORY_PER_WORKER = 2**30
+"""The same of each further worker of an engine that is cut into parts, measured: 865 MB."""
 MEMORY_PER_REWARD_WORKER = 2**28
 """Bytes of a reward worker and its child that compares formulas, measured: 92 and 57 MB."""
 MEMORY_PER_CLUSTERED_QUESTION = 2**14
@@ -80,13 +82,14 @@ def sampler_names(layout: Layout) -> list[tuple[Role, str]]:
     ]
 
 
-def runs_in_sampler(cpus: float, gpus: float) -> bool:
-    """Return whether an engine that is given these runs in its sampler's process (`vllm_thread`).
+def runs_in_sampler(sampler: SamplerConfig, gpus: float) -> bool:
+    """Return whether an engine on so many GPUs runs in its sampler's process (`vllm_thread`).
 
     A process of its own pays where it has a core of its own: then the sampler packs and sends
-    answers while vLLM works. On a GPU it does not hold up the device meanwhile.
+    answers while vLLM works. On a GPU it does not hold up the device meanwhile. An engine that is
+    cut into parts has processes of its own anyway.
     """
-    return gpus == 0 and cpus < 2
+    return gpus == 0 and sampler.cpus_per_engine < 2 and sampler.tensor_parallel == 1
 
 
 def bundles(needed: Sequence[Demand]) -> dict[str, dict[str, float]]:
@@ -116,9 +119,10 @@ def _place(layout: Layout, actor: str) -> str:
 def _engine_demands(sampler: SamplerConfig, layout: Layout) -> list[Demand]:
     memory = 0
     if sampler.gpus_per_engine == 0:
-        one = runs_in_sampler(sampler.cpus_per_engine, layout.gpus_per_engine)
+        one = runs_in_sampler(sampler, layout.gpus_per_engine)
         processes = MEMORY_OF_ONE_PROCESS if one else MEMORY_PER_CPU_ENGINE
-        memory = processes + int(sampler.kv_cache_gib * 2**30)
+        processes += (sampler.tensor_parallel - 1) * MEMORY_PER_WORKER
+        memory = processes + sampler.tensor_parallel * int(sampler.kv_cache_gib * 2**30)
     return [
         Demand(
             actor=name,

@@ -66,7 +66,7 @@ from rzero_ray.run.directory import (
 from rzero_ray.run.display import Display, make_display, print_plan
 from rzero_ray.run.inspection import check_files
 from rzero_ray.run.observers import Observers
-from rzero_ray.run.plan import assumptions, find_shape, plan_iteration, plan_memory
+from rzero_ray.run.plan import assumptions, check_shape, find_shape, plan_iteration, plan_memory
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
@@ -176,6 +176,8 @@ def _dry_run(config: Config) -> None:
     print(to_yaml(config))
     layout = cluster.choose_layout(config)
     shape = find_shape(config.model.path, find_model(config.model))
+    if shape is not None:
+        check_shape(config, shape)
     plan = plan_iteration(config, make_task(config.task))
     memory = [] if shape is None else plan_memory(config, shape, layout)
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
@@ -193,6 +195,8 @@ def _run(config: Config) -> None:
     if base_model is not None:
         check_model_files(base_model)
     shape = find_shape(config.model.path, base_model)
+    if shape is not None:
+        check_shape(config, shape)
     with hold_run_dir(config, root, None if shape is None else plan_disk(config, shape)):
         lost = check_files(config, root)
         complete = is_complete(config, root)

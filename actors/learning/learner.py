@@ -38,6 +38,7 @@ class Learner:
             dtype=options.dtype,
             bucket_bytes=weights.bucket_mib << 20,
             deadline_s=deadline_s,
+            workers_per_engine=options.workers_per_engine,
         )
 
     def __repr__(self) -> str:
@@ -112,6 +113,7 @@ def _make_transport(
     dtype: str,
     bucket_bytes: int,
     deadline_s: float,
+    workers_per_engine: int,
 ) -> WeightTransport:
     """Return a learner rank's end of a backend."""
     if backend == "object_store":
@@ -121,5 +123,6 @@ def _make_transport(
     # Imports vLLM, which a learner without GPUs does not need: it takes seconds.
     from actors.weights.vllm_trainers import CudaIpcTransport, NcclTransport
 
-    kinds = {"nccl": NcclTransport, "cuda_ipc": CudaIpcTransport}
-    return kinds[backend](rank, dtype, bucket_bytes, deadline_s)
+    if backend == "cuda_ipc":
+        return CudaIpcTransport(rank, dtype, bucket_bytes, deadline_s)
+    return NcclTransport(rank, dtype, bucket_bytes, deadline_s, workers_per_engine)

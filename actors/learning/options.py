@@ -34,6 +34,8 @@ class LearnerOptions:
     weight_backend: WeightBackend
     gradient_checkpointing: bool = False
     reference: Literal["device", "cpu"] = "device"
+    workers_per_engine: int = 1
+    """Parts of an engine (`sampler.tensor_parallel`), each of which takes weights by itself."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 

@@ -30,5 +30,7 @@ class EngineOptions:
     in_process: bool
     """Whether vLLM runs in its sampler's process, not in one beside it (`actors.placement`)."""
     weight_backend: WeightBackend
+    tensor_parallel: int = 1
+    """Worker processes over which the model is cut."""
     takes_turns: bool = False
     """Whether it gives its memory back between its turns (`actors.turns`)."""

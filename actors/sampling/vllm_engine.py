@@ -222,7 +222,8 @@ def _arguments(options: EngineOptions) -> AsyncEngineArgs:
         logprobs_mode="processed_logprobs",
         # Hugging Face's generation config would add its own temperature and top_p.
         generation_config="vllm",
-        distributed_executor_backend="uni",
+        tensor_parallel_size=options.tensor_parallel,
+        distributed_executor_backend="uni" if options.tensor_parallel == 1 else "mp",
         weight_transfer_config=WeightTransferConfig(backend=_VLLM_BACKENDS[options.weight_backend]),
         worker_extension_cls="actors.weights.vllm_backend.WorkerExtension",
         disable_log_stats=True,

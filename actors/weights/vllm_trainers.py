@@ -44,20 +44,25 @@ class SamplerClient:
     `finish_weight_update` lets it go on.
     """
 
-    def __init__(self, samplers: Sequence[ActorHandle], deadline_s: float) -> None:
+    def __init__(
+        self, samplers: Sequence[ActorHandle], deadline_s: float, workers_per_engine: int = 1
+    ) -> None:
         self._samplers = list(samplers)
         self._deadline_s = deadline_s
+        self._workers_per_engine = workers_per_engine
         self.version: Weights | None = None
         """What is sent next; the samplers record it for every token that they then sample."""
         self.seconds_paused = 0.0
         """The longest time that a sampler stood still."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Connect every engine; with NCCL each is a rank of its own, after the sender's 0."""
+        """Connect every engine; with NCCL each of its workers is a rank, after the sender's 0."""
         self._all(
             "to connect for weights",
             [
-                sampler.connect_weights.remote(_of_engine(init_info, index))
+                sampler.connect_weights.remote(
+                    _of_engine(init_info, index * self._workers_per_engine)
+                )
                 for index, sampler in enumerate(self._samplers)
             ],
         )
@@ -111,8 +116,16 @@ class VllmSource(VllmWeightSource):
 class _VllmTransport(WeightTransport):
     """What both backends share: a trainer, made anew when the samplers change."""
 
-    def __init__(self, rank: int, dtype: str, bucket_bytes: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        rank: int,
+        dtype: str,
+        bucket_bytes: int,
+        deadline_s: float,
+        workers_per_engine: int = 1,
+    ) -> None:
         self._rank = rank
+        self._workers_per_engine = workers_per_engine
         self._bucket_bytes = bucket_bytes
         self._deadline_s = deadline_s
         self._dtype: torch.dtype = getattr(torch, dtype)
@@ -159,7 +172,7 @@ class _VllmTransport(WeightTransport):
     def _join(
         self, samplers: Sequence[ActorHandle]
     ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
-        client = SamplerClient(samplers, self._deadline_s)
+        client = SamplerClient(samplers, self._deadline_s, self._workers_per_engine)
         trainer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(), client=client, source=self._source
         )
@@ -181,7 +194,7 @@ class NcclTransport(_VllmTransport):
             rank=self._rank,
             master_address=ray.util.get_node_ip_address(),
             master_port=free_port(),
-            world_size=1 + len(self._samplers),
+            world_size=1 + len(self._samplers) * self._workers_per_engine,
             packed=True,
             packed_buffer_size_bytes=self._bucket_bytes,
         )
@@ -220,8 +233,9 @@ class CudaIpcTransport(_VllmTransport):
         )
 
 
-def _of_engine(init_info: dict[str, Any], index: int) -> dict[str, Any]:
-    """Return the init info of one engine: engines are ranks of one group, in their order."""
+def _of_engine(init_info: dict[str, Any], num_before: int) -> dict[str, Any]:
+    """Return the init info of one engine: workers are ranks of one group, in their order, and
+    `num_before` are those of the engines before it."""
     if "rank_offset" not in init_info:
         return init_info
-    return init_info | {"rank_offset": init_info["rank_offset"] + index}
+    return init_info | {"rank_offset": init_info["rank_offset"] + num_before}

@@ -109,6 +109,12 @@ def _check_groups(config: Config) -> None:
 def _check_layout(config: Config) -> None:
     """What is wrong whatever the cluster has; `layout.resolve_layout` checks the rest."""
     learner, sampler = config.learner, config.sampler
+    if sampler.tensor_parallel > 1 and sampler.gpus_per_engine not in (0, 1):
+        raise UserError(
+            f"sampler.tensor_parallel={sampler.tensor_parallel} takes a whole GPU for each part of "
+            f"an engine, but sampler.gpus_per_engine={sampler.gpus_per_engine:g}; set it to 1, or "
+            "to 0 for CPUs"
+        )
     if sampler.num_challenger < 1:
         raise UserError("sampler.num_challenger=0: each role needs an engine; set it to 1 or more")
     if config.layout == "colocated" and (learner.gpus_per_rank > 0) != (

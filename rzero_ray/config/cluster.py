@@ -97,6 +97,10 @@ class SamplerConfig:
     meanwhile."""
     cpus_per_engine: Annotated[float, between(0, 1_024)] = 1.0
     gpus_per_engine: Annotated[float, gpus()] = 0.0
+    """GPUs of one engine, of each of its parts with `tensor_parallel`."""
+    tensor_parallel: Annotated[int, count(1, 64)] = 1
+    """Parts into which an engine's weights are cut: so many GPUs each engine takes, or processes on
+    a CPU. The model's attention heads must divide by it."""
     threads_per_engine: Annotated[int, count(1, 1_024)] = 1
     """CPU threads of torch."""
     lends: bool = True
@@ -105,7 +109,7 @@ class SamplerConfig:
     max_num_seqs: Annotated[int, count(1, 1_000_000)] = 256
     """Sequences that one engine decodes at once."""
     kv_cache_gib: Annotated[float, between(0, 100_000)] = 0.0
-    """Size of the KV cache; 0 lets vLLM fill the GPU."""
+    """Size of the KV cache, of each part with `tensor_parallel`; 0 lets vLLM fill the GPU."""
     gpu_memory_utilization: Annotated[float, above(0, 1)] = 0.85
     enforce_eager: bool = False
 

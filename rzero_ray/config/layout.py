@@ -101,7 +101,7 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
         kind="disaggregated",
         num_engines={r.name: n for r in ROLES if (n := r.engines(config.sampler))},
         num_ranks=config.learner.num_ranks,
-        gpus_per_engine=config.sampler.gpus_per_engine,
+        gpus_per_engine=config.sampler.gpus_per_engine * config.sampler.tensor_parallel,
         gpus_per_rank=config.learner.gpus_per_rank,
         gpu_memory_utilization=config.sampler.gpu_memory_utilization,
         weight_backend=backend_of(config, "disaggregated"),
@@ -121,7 +121,7 @@ def engines_alone(sampler: SamplerConfig) -> Layout:
         kind="disaggregated",
         num_engines={"solver": sampler.num_solver},
         num_ranks=0,
-        gpus_per_engine=sampler.gpus_per_engine,
+        gpus_per_engine=sampler.gpus_per_engine * sampler.tensor_parallel,
         gpus_per_rank=0.0,
         gpu_memory_utilization=sampler.gpu_memory_utilization,
         weight_backend="object_store",
@@ -139,6 +139,12 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
             f"pipeline.staleness={config.pipeline.staleness} overlaps sampling and learning, which "
             f"take turns when colocated (layout={config.layout}: {reason}); set "
             "pipeline.staleness=0, or layout=disaggregated on enough GPUs"
+        )
+    if config.sampler.tensor_parallel > 1:
+        raise UserError(
+            f"sampler.tensor_parallel={config.sampler.tensor_parallel} cuts an engine over GPUs, "
+            f"which a colocated one shares with a rank (layout={config.layout}: {reason}); set it "
+            "to 1, or layout=disaggregated on enough GPUs"
         )
     places, share = config.learner.num_ranks, 0.0
     if uses_gpus(config):
@@ -158,8 +164,8 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
 def _wanted_gpus(config: Config) -> float:
     """Return the GPUs that the roles take on their own."""
     sampler, learner = config.sampler, config.learner
-    num_engines = sum(role.engines(config.sampler) for role in ROLES)
-    return num_engines * sampler.gpus_per_engine + learner.num_ranks * learner.gpus_per_rank
+    num_parts = sampler.tensor_parallel * sum(role.engines(config.sampler) for role in ROLES)
+    return num_parts * sampler.gpus_per_engine + learner.num_ranks * learner.gpus_per_rank
 
 
 def uses_gpus(config: Config) -> bool:

@@ -16,6 +16,7 @@ from rzero_ray.config.layout import Layout
 from rzero_ray.disk.files import damaged, read_json
 from rzero_ray.protocols import Task
 from rzero_ray.tasks.base_model import ModelSettings
+from rzero_ray.types import UserError
 
 GIB = 2**30
 
@@ -86,6 +87,8 @@ class ModelShape:
     vocab_size: int
     kv_elements: int
     """Keys and values of one token in all layers."""
+    num_heads: int = 0
+    """Attention heads; 0 where they are not known."""
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """The linear layers of a decoder layer, with the widths that go in and come out."""
 
@@ -192,6 +195,7 @@ def model_shape(settings: Mapping[str, Any]) -> ModelShape | None:
         hidden_size=hidden,
         vocab_size=vocab,
         kv_elements=2 * layers * kv_width,
+        num_heads=heads,
         linears=linears,
     )
 
@@ -237,10 +241,20 @@ def find_shape(name: str, folder: Path | None) -> ModelShape | None:
     return None if settings is None else model_shape(settings)
 
 
+def check_shape(config: Config, shape: ModelShape) -> None:
+    """Raise UserError where engines cannot hold the model as they are configured."""
+    parts = config.sampler.tensor_parallel
+    if shape.num_heads % parts:
+        raise UserError(
+            f"sampler.tensor_parallel={parts} does not divide the {shape.num_heads} attention "
+            f"heads of model.path={config.model.path}; choose a number that does"
+        )
+
+
 def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[MemoryPlan]:
     """Return what one engine of each role and one learner rank hold, each in its turn."""
     kv_cache = _kv_cache(config, shape, layout)
-    weights = shape.num_parameters * element_bytes(config)
+    weights = shape.num_parameters * element_bytes(config) // config.sampler.tensor_parallel
     return [
         *(
             MemoryPlan(role=f"{role}/sampler", num_actors=count, weights=weights, kv_cache=kv_cache)
@@ -331,14 +345,14 @@ def _kv_cache(config: Config, shape: ModelShape, layout: Layout) -> int:
     sampler = config.sampler
     if sampler.kv_cache_gib or not sampler.gpus_per_engine:
         return int(sampler.kv_cache_gib * GIB)
-    weights = shape.num_parameters * element_bytes(config)
+    weights = shape.num_parameters * element_bytes(config) // sampler.tensor_parallel
     return max(0, int(layout.gpu_memory_utilization * config.gpu_gib * GIB) - weights)
 
 
 def num_full_sequences(config: Config, shape: ModelShape, layout: Layout) -> int:
     """Return how many sequences of `model.max_model_len` tokens fit an engine's KV cache."""
     per_sequence = config.model.max_model_len * shape.kv_elements * element_bytes(config)
-    return _kv_cache(config, shape, layout) // per_sequence
+    return config.sampler.tensor_parallel * _kv_cache(config, shape, layout) // per_sequence
 
 
 def element_bytes(config: Config) -> int:

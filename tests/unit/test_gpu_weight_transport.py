@@ -57,6 +57,22 @@ def test_independent_engines_are_different_ranks_of_one_group():
     assert _of_engine({"packed": True}, 2) == {"packed": True}  # CUDA IPC has no ranks
 
 
+def test_each_worker_of_an_engine_is_a_rank():
+    joined: list[dict[str, Any]] = []
+
+    def connect(info: dict[str, Any]) -> None:
+        joined.append(info)
+
+    engines: list[Any] = [
+        SimpleNamespace(connect_weights=SimpleNamespace(remote=connect)) for _ in range(3)
+    ]
+    client = SamplerClient(engines, 5.0, workers_per_engine=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "get", lambda refs, timeout: refs)
+        client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    assert [info["rank_offset"] for info in joined] == [1, 3, 5]
+
+
 class _Remote:
     def __init__(self, log: list, name: str) -> None:
         self._log, self._name = log, name

@@ -197,6 +197,7 @@ def test_a_third_role_is_a_row(monkeypatch: pytest.MonkeyPatch):
         (["conf=tiny"], True, 1.25),
         (["conf=tiny", "sampler.cpus_per_engine=1.5"], True, 1.25),
         (["conf=tiny", "sampler.cpus_per_engine=2"], False, 1.75),
+        (["conf=tiny", "sampler.tensor_parallel=2"], False, 3.0),
         (FOUR_B, False, 0),
         ([*FOUR_B, "sampler.cpus_per_engine=1"], False, 0),  # it shall not hold up its GPU
     ],
@@ -206,5 +207,17 @@ def test_an_engine_without_a_core_to_spare_is_one_process(
 ):
     config = load_config(arguments)
     engine = demands(config, disaggregated(config))[0]
-    assert runs_in_sampler(engine.cpus, engine.gpus) is in_sampler
+    assert runs_in_sampler(config.sampler, engine.gpus) is in_sampler
     assert engine.memory == gib * 2**30
+
+
+def test_an_engine_over_several_gpus_takes_them_whole():
+    config = load_config([*FOUR_B, "sampler.tensor_parallel=2"])
+    layout = resolve_layout(config, {"GPU": 16.0})
+    assert (layout.kind, layout.gpus_per_engine) == ("disaggregated", 2)
+    engines = [demand for demand in demands(config, layout) if "sampler" in demand.actor]
+    assert [engine.gpus for engine in engines] == [2, 2, 2, 2]  # 8, and 4 learner ranks
+    with pytest.raises(UserError, match=r"sampler\.tensor_parallel=2 cuts an engine over GPUs"):
+        resolve_layout(config, {"GPU": 8.0})
+    with pytest.raises(UserError, match="takes a whole GPU for each part"):
+        load_config([*FOUR_B, "sampler.tensor_parallel=2", "sampler.gpus_per_engine=0.5"])

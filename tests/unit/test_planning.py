@@ -21,6 +21,7 @@ from rzero_ray.run.plan import (
     ModelShape,
     PhasePlan,
     assumptions,
+    check_shape,
     find_shape,
     gpu_bytes,
     host_bytes,
@@ -243,6 +244,21 @@ def test_an_adapter_needs_its_own_optimizer_and_no_second_model():
     held = load_config(["conf=qwen3_4b_lora", "recipe=kl_to_base"])
     learner = plan_memory(held, shape, layout)[-1]
     assert learner.activations == shape.num_parameters * 2
+
+
+def test_an_engine_that_is_cut_holds_a_part_of_the_weights_on_each_gpu(config: Config):
+    cut = replace(config, sampler=replace(config.sampler, tensor_parallel=4))
+    whole_engine, cut_engine = (plan_memory(c, BILLION, disaggregated(c))[0] for c in (config, cut))
+    assert cut_engine.weights == whole_engine.weights // 4
+    assert cut_engine.total == whole_engine.total  # the cache takes what is left of each GPU
+    layouts = [disaggregated(c) for c in (config, cut)]
+    few, many = (
+        num_full_sequences(c, BILLION, layout)
+        for c, layout in zip((config, cut), layouts, strict=True)
+    )
+    assert many > 4 * few
+    with pytest.raises(UserError, match="tensor_parallel=4 does not divide the 6 attention heads"):
+        check_shape(cut, replace(BILLION, num_heads=6))
 
 
 def test_the_larger_adapter_fits_one_gpu_of_80():
