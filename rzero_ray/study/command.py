@@ -20,7 +20,7 @@ from rzero_ray.disk.files import write_text_durably
 from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.driver import join_cluster
 from rzero_ray.study.arms import Place, check_same_actors, check_sources, load_arm, run_config
-from rzero_ray.study.figures import LAST, RunFigures, read_figures
+from rzero_ray.study.figures import LAST, RunFigures, read_figures, with_all_shares
 from rzero_ray.study.page import make_page
 from rzero_ray.study.plan import FILE, Asked, Plan, extend, read_plan, resolve, write_plan
 from rzero_ray.study.results import summarize
@@ -251,7 +251,7 @@ def _read_runs(finished: Mapping[Place, Config]) -> tuple[list[RunFigures], list
             runs.append(read_figures(place, config))
         except UserError as error:
             unreadable.append(Failure(place, str(error)))
-    return runs, unreadable
+    return with_all_shares(runs), unreadable
 
 
 def _show(root: Path, tables: Sequence[Table], missing: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ Only the columns that are counted are read of each file, never whole rollouts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ SERIES = {
     "half_b": "mean@k, half B",
     "labels": "kept questions with the right label",
     "kept": "kept questions",
+    "share": "share of the kept questions",
     "well_formed": "well-formed candidates",
     "distinct": "distinct among the well-formed candidates",
     "skeletons": "skeletons among the well-formed candidates",
@@ -58,7 +59,7 @@ SERIES = {
     "votes_curriculum": "votes for the curriculum",
     "updates": "updates of the Solver",
 }
-"""The figures of an iteration, each with what it is."""
+"""The figures of an iteration, each with what it is; `share` is told by stratum alone."""
 COUNTS = ("kept", "skeletons", "votes_challenger", "votes_curriculum", "updates")
 SUMMED = ("votes_challenger", "votes_curriculum", "updates")
 
@@ -225,13 +226,29 @@ def _believed(run: StoredRun, iteration: int) -> set[str] | None:
 
 
 def _kept(kept: Sequence[tuple[str, bool]], task: Task) -> dict[str, float]:
-    """Return the figures of kept questions, each with whether its label is right."""
-    if not (kept and task.has_oracle):
-        return {"kept": len(kept)}
-    right = np.array([float(is_right) for _, is_right in kept])
+    """Return the figures of kept questions, each with whether its label is right.
+
+    A question without an answer has a wrong label, and the share of its stratum says how many these
+    are.
+    """
     strata = np.array([task.stratum(question) for question, _ in kept])
-    return {
-        "kept": len(kept),
-        "labels": float(right.mean()),
-        **_by_stratum("labels", right, strata),
-    }
+    shares = {f"share/{of}": float(np.mean(strata == of)) for of in np.unique(strata) if of}
+    figures = {"kept": len(kept), **shares}
+    if not (kept and task.has_oracle):
+        return figures
+    right = np.array([float(is_right) for _, is_right in kept])
+    return {**figures, "labels": float(right.mean()), **_by_stratum("labels", right, strata)}
+
+
+def with_all_shares(runs: Sequence[RunFigures]) -> list[RunFigures]:
+    """Return the runs with a share of 0, wherever questions are kept, for each stratum of which
+    another iteration or run keeps some: a mean of shares must not leave those out."""
+    names = {n for run in runs for row in run.by_iteration for n in row if n.startswith("share/")}
+    none = dict.fromkeys(sorted(names), 0.0)
+    return [
+        replace(
+            run,
+            by_iteration=[{**none, **row} if row.get("kept") else row for row in run.by_iteration],
+        )
+        for run in runs
+    ]

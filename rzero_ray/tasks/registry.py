@@ -128,9 +128,14 @@ class LadderTask:
         return f"{parsed.family}:{len(parsed.operations)}"
 
     def stratum(self, question: str) -> str:
-        """A range of numbers of operations, such as ``4-5``; empty where it is no question."""
+        """A range of numbers of operations, such as ``4-5``, or ``coin`` for a question that has no
+        answer; empty where it is no question."""
         parsed = ladder.parse(question)
-        return "" if parsed is None else ladder.stratum(len(parsed.operations))
+        if parsed is None:
+            return ""
+        return (
+            ladder.COIN if parsed.family == ladder.COIN else ladder.stratum(len(parsed.operations))
+        )
 
     def verifier_messages(self, question: str, solution: str) -> tuple[Message, ...]:
         return _worked_out(question, solution)
