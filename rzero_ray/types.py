@@ -31,8 +31,8 @@ RewardRule = Literal[
     "pasodoble",
 ]
 """What a question earns; see `rewards.CHALLENGER_REWARDS`."""
-SolverRewardRule = Literal["paper", "official"]
-"""What an answer earns; see `rewards.SOLVER_REWARDS`."""
+SolverRewardRule = Literal["paper", "official", "restrain"]
+"""What an answer earns; see `credit.SOLVER_CREDITS`."""
 ShareRule = Literal["answered", "all"]
 """What the majority is a share of; see `voting.MAJORITY_SHARES`."""
 TieRule = Literal["drop", "text"]

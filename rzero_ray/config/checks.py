@@ -80,6 +80,13 @@ def _check_recipe(config: Config) -> None:
             f"challenger.start_from={challenger.start_from} and shared_weights contradict each "
             "other: both roles are one model; set one of them back"
         )
+    if config.solver.reward == "restrain" and (
+        curriculum.labels == "oracle" or config.method != "coevolution"
+    ):
+        raise UserError(
+            f"solver.reward=restrain reads no labels, which curriculum.labels={curriculum.labels} "
+            f"and method={config.method} give; set solver.reward=paper"
+        )
     if curriculum.questions_of and curriculum.labels != "oracle":
         raise UserError(
             "curriculum.questions_of takes another run's questions with their true answers; set "
