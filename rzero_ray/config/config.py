@@ -101,6 +101,11 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
 
 
+def has_verifier(config: Config) -> bool:
+    """Say whether a verifier confirms a run's labels; true ones need no confirmation."""
+    return config.verifier.negatives != "none" and config.curriculum.labels != "oracle"
+
+
 def probe_bound(config: Config) -> float:
     """Return the largest log-probability difference, in nats, that a weight sync may show."""
     by_dtype = {"float32": 1e-3, "bfloat16": 0.05}

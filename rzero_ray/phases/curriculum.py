@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import Config, has_verifier
 from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.selection import (
     TOO_LONG,
@@ -147,7 +147,7 @@ async def sample_candidates(
             parse=QUESTION_PARSERS[_question_format(config)],
             vote=vote,
             learns=False,
-            keeps_texts=config.verifier.negatives != "none",
+            keeps_texts=has_verifier(config),
         )
 
     count = min(settings.candidates_per_step, settings.num_candidates - already)

@@ -60,7 +60,7 @@ async def measure_gate(config: Config, bases: Sequence[int], folder: Path) -> li
             f"the gate is about task=ladder and model.path={' or '.join(known)}, not "
             f"task={config.task} and model.path={config.model.path}"
         )
-    check_folder(folder, "folder", lambda names: names == {_FILE})
+    check_folder(folder, "folder", lambda names: _FILE in names)
     with held(folder, "folder", _ROOM):
         rows = _read_rows(folder, config)
         for base in bases:

@@ -22,7 +22,7 @@ from rzero_ray.study.plan import Comparison, Plan
 from rzero_ray.study.results import summarize
 from rzero_ray.study.tables import make_tables, number, signed
 from rzero_ray.tasks.registry import ArithmeticTask
-from rzero_ray.types import Candidate, ChallengerSample, CurriculumItem, Verdict
+from rzero_ray.types import Candidate, ChallengerSample, CurriculumItem, UserError, Verdict
 from tests.unit.builders import answered
 from tests.unit.studies import OVERRIDES, make_runs, study_configs
 
@@ -138,6 +138,22 @@ def test_an_arm_that_takes_questions_of_another_has_its_kept_ones(runs, tmp_path
         assert (row["kept"], row["labels"]) == (theirs["kept"], theirs["labels"])
         assert "votes_curriculum" not in row and "distinct" not in row
     assert found.totals["votes_curriculum"] == 0
+
+
+@pytest.mark.parametrize("lines", [0, 3])
+def test_a_finished_run_whose_log_lacks_steps_is_left_out(runs, lines: int, tmp_path: Path):
+    """Its updates and its hours would count as none."""
+    place = Place("plain", 0, 0)
+    copy = tmp_path / "run"
+    shutil.copytree(resolve_run_dir(runs[1][place]), copy)
+    log = copy / "metrics.jsonl"
+    kept = log.read_text().splitlines(keepends=True)[:lines]
+    log.unlink()
+    if kept:
+        log.write_text("".join(kept))
+    with pytest.raises(UserError, match=r"metrics\.jsonl .*no line of iteration-") as caught:
+        read_figures(place, replace(runs[1][place], run_dir=str(copy)))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_share_of_questions_without_an_answer_is_told_and_their_labels_are_wrong(
