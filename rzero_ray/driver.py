@@ -18,6 +18,7 @@ Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wron
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
@@ -308,9 +309,14 @@ def current_models(run: Run) -> dict[Role, Path]:
 
 def keep_imports() -> None:
     """Keep the collector off what was imported, which stays to the end: a collection that goes
-    through it takes .2 s each time, in which nobody is answered."""
+    through it takes .2 s each time, in which nobody is answered.
+
+    At the end it is collected like everything else: libraries such as Triton print pages of what
+    they then find left.
+    """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 if __name__ == "__main__":
