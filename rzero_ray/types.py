@@ -96,6 +96,19 @@ class Sampling:
     """-1 is off."""
     max_tokens: int
     """Longest completion, in tokens."""
+    vocabulary: Vocabulary | None = None
+    """The tokens that may be drawn; None is all of them. Log-probabilities are of these alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """A part of a model's tokens, chosen by chance (`method.vocabulary`)."""
+
+    keep: float
+    """The probability of a token to be in it."""
+    seed: int
+    always: tuple[str, ...]
+    """Texts whose tokens are in it whatever chance says, as are those that end an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,9 @@ class ChallengerConfig:
     start_from: Literal["own", "base", "solver"] = "own"
     """The model that the Challenger's phase of an iteration starts from: its own of the iteration
     before (R-Zero), the base model, or the current Solver (Prism)."""
+    vocabulary_keep: Annotated[float, above(0, 1)] = 1.0
+    """Share of the tokens that the Challenger may write in a step, others in each, also in the
+    curriculum's (`method.vocabulary`); 1 is all."""
     repetition_rule: RepetitionRule = "symmetric"
     """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch,
     `skeleton` counts the questions of one form and compares no words (`Task.skeleton`)."""

@@ -29,6 +29,7 @@ from rzero_ray.phases.asking import (
     GatherAttempts,
     pose_and_vote,
     step_seeds,
+    vocabulary_of,
     vote_in_full,
     vote_unless,
     vote_until_decided,
@@ -148,6 +149,7 @@ async def sample_candidates(
             vote=vote,
             learns=False,
             keeps_texts=has_verifier(config),
+            vocabulary=vocabulary_of(config, step),
         )
 
     count = min(settings.candidates_per_step, settings.num_candidates - already)
