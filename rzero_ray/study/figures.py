@@ -17,10 +17,9 @@ from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.disk.files import damaged
 from rzero_ray.method.verification import confirmed
 from rzero_ray.protocols import Task
-from rzero_ray.run.manifest import PHASES
 from rzero_ray.run.parquet import read_columns
 from rzero_ray.run.rows import phase_rows
-from rzero_ray.run.stored import StoredRun, row_key
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.study.arms import Place
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import CurriculumItem, Verdict, iteration_key
@@ -118,11 +117,9 @@ def read_figures(place: Place, config: Config) -> RunFigures:
 def _check_log(run: StoredRun) -> None:
     """Raise DamagedFileError unless the log has a line of each step: without it, updates and hours
     of a run that took them would count as none."""
-    logged = {row_key(row) for row in run.metrics()}
-    for phase in PHASES:
-        for step in run.manifest.steps(phase):
-            if step.key not in logged:
-                raise damaged(run.root / "metrics.jsonl", f"it has no line of {step.key}")
+    lost = run.steps_without_row()
+    if lost:
+        raise damaged(run.root / "metrics.jsonl", f"it has no line of {lost[0]}")
 
 
 def _headline(by_iteration: Sequence[Mapping[str, float]]) -> dict[str, float]:
