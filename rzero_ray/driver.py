@@ -10,6 +10,7 @@ One iteration, and who takes part in it:
     average_solver     where an average of Solvers votes: it takes in the new one
     evaluate           Solver answers held-out problems
     monitor_drift      what has changed since the base model, and whether a person should look
+    keep_or_go_back    where a signal without labels is watched: whether the new models stand
 
 Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong, 3 the budget
 (max_hours, max_tokens) is spent, 130 stopped.
@@ -50,6 +51,7 @@ from rzero_ray.phases.labelled import (
     labelled_texts,
     load_labelled,
 )
+from rzero_ray.phases.rollback import keep_or_go_back
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.phases.verifier import verify_labels
 from rzero_ray.protocols import Cast, Task
@@ -95,6 +97,7 @@ async def coevolve(config: Config, cast: Cast, run: Run) -> None:
         await average_solver(config, iteration, cast, run)
         accuracy = await evaluate(config, iteration, cast, run)
         await monitor_drift(config, iteration, cast, run)
+        await keep_or_go_back(config, iteration, cast, run)
         run.finish_iteration(iteration, accuracy)
 
 

@@ -602,6 +602,22 @@ class Step:
         return f"{iteration_key(self.iteration)}/{self.phase}/step-{self.index:03d}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The row of `iteration-NN/standing.parquet`: whether the models of an iteration stand."""
+
+    iteration: int
+    signal: float
+    """What was measured (`method.rollback`)."""
+    good: int
+    """The iteration whose models the next one starts from: this one where they stand."""
+
+
+def standing_key(iteration: int) -> str:
+    """Return the key of an iteration's `Standing`."""
+    return f"{iteration_key(iteration)}/standing"
+
+
 def iteration_key(iteration: int) -> str:
     """Return the folder of an iteration inside the run directory, and its name in the manifest."""
     return f"iteration-{iteration:02d}"

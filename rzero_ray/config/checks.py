@@ -22,6 +22,11 @@ def check_config(config: Config) -> None:
             "challenger.frozen and shared_weights contradict each other: a shared model learns as "
             "the Solver; set one of them to false"
         )
+    if config.rollback_fall < 1.0 and config.shared_weights:
+        raise UserError(
+            f"rollback_fall={config.rollback_fall} and shared_weights contradict each other: there "
+            "is no model of a role to go back to; set rollback_fall=1"
+        )
     _check_recipe(config)
     _check_layout(config)
     for role, loss in (("challenger", config.challenger.loss), ("solver", config.solver.loss)):

@@ -228,6 +228,16 @@ def check_task(config: Config) -> None:
     check_labels(config)
     check_halves(config)
     check_steps(config)
+    check_prompts(config)
+
+
+def check_prompts(config: Config) -> None:
+    """Raise UserError where the agreement on held-out prompts is watched and there are none."""
+    if config.rollback_fall < 1.0 and not make_task(config.task).heldout():
+        raise UserError(
+            f"rollback_fall={config.rollback_fall} watches the answers to held-out prompts, which "
+            f"task={config.task} has not; set rollback_fall=1"
+        )
 
 
 def check_labels(config: Config) -> None:
