@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from rzero_ray.types import (
     Step,
     SyncReport,
     UpdateReport,
+    Vocabulary,
     Weights,
 )
 
@@ -77,9 +79,22 @@ class ClusterPolicy:
         await self._load(phase, samplers)
         await self._publish(phase.version(phase.num_finished_steps), samplers)
 
-    async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
+    async def update(
+        self, rollouts: Sequence[Rollout], step: Step, vocabulary: Vocabulary | None = None
+    ) -> UpdateReport:
         """See `protocols.Policy`."""
-        return await self._learn(self._learner.update, rollouts, step)
+        learn = self._learner.update
+        if vocabulary is not None:
+            learn = partial(learn, allowed_tokens=await self._allowed_tokens(vocabulary))
+        return await self._learn(learn, rollouts, step)
+
+    async def _allowed_tokens(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
+        sampler = self._pool.samplers_of(self._role)[0]
+        return await within(
+            self._config.deadline.sample,
+            f"{sampler.name} to say which tokens are allowed",
+            sampler.actor.allowed_tokens.remote(vocabulary),
+        )
 
     async def imitate(self, demonstrations: Sequence[Rollout], step: Step) -> UpdateReport:
         """See `protocols.Policy`."""

@@ -10,6 +10,7 @@ One iteration, and who takes part in it:
     average_solver     where an average of Solvers votes: it takes in the new one
     evaluate           Solver answers held-out problems
     monitor_drift      what has changed since the base model, and whether a person should look
+    keep_or_go_back    where a signal without labels is watched: whether the new models stand
 
 Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wrong, 3 the budget
 (max_hours, max_tokens) is spent, 130 stopped.
@@ -18,6 +19,7 @@ Exit codes: 0 done, 1 the run failed, 2 the command or the configuration is wron
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
@@ -49,6 +51,7 @@ from rzero_ray.phases.labelled import (
     labelled_texts,
     load_labelled,
 )
+from rzero_ray.phases.rollback import keep_or_go_back
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.phases.verifier import verify_labels
 from rzero_ray.protocols import Cast, Task
@@ -94,6 +97,7 @@ async def coevolve(config: Config, cast: Cast, run: Run) -> None:
         await average_solver(config, iteration, cast, run)
         accuracy = await evaluate(config, iteration, cast, run)
         await monitor_drift(config, iteration, cast, run)
+        await keep_or_go_back(config, iteration, cast, run)
         run.finish_iteration(iteration, accuracy)
 
 
@@ -313,9 +317,14 @@ def current_models(run: Run) -> dict[Role, Path]:
 
 def keep_imports() -> None:
     """Keep the collector off what was imported, which stays to the end: a collection that goes
-    through it takes .2 s each time, in which nobody is answered."""
+    through it takes .2 s each time, in which nobody is answered.
+
+    At the end it is collected like everything else: libraries such as Triton print pages of what
+    they then find left.
+    """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from rzero_ray.types import (
     SampleRequest,
     Step,
     UpdateReport,
+    Vocabulary,
     VotingRule,
 )
 
@@ -53,9 +54,15 @@ class Policy(Sampler, Protocol):
         reference, weights from `phase.checkpoint` where there is one, engines in step with them."""
         ...
 
-    async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
+    async def update(
+        self, rollouts: Sequence[Rollout], step: Step, vocabulary: Vocabulary | None = None
+    ) -> UpdateReport:
         """Learn from one step's rollouts, publish the new weights into the engines and verify
-        them there, and save `step.checkpoint` where one is wanted."""
+        them there, and save `step.checkpoint` where one is wanted.
+
+        `vocabulary` is what the rollouts were drawn from, where it was a part of all tokens:
+        log-probabilities are then of that part.
+        """
         ...
 
     async def tokenize(

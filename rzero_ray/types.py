@@ -31,8 +31,8 @@ RewardRule = Literal[
     "pasodoble",
 ]
 """What a question earns; see `rewards.CHALLENGER_REWARDS`."""
-SolverRewardRule = Literal["paper", "official"]
-"""What an answer earns; see `rewards.SOLVER_REWARDS`."""
+SolverRewardRule = Literal["paper", "official", "restrain"]
+"""What an answer earns; see `credit.SOLVER_CREDITS`."""
 ShareRule = Literal["answered", "all"]
 """What the majority is a share of; see `voting.MAJORITY_SHARES`."""
 TieRule = Literal["drop", "text"]
@@ -96,6 +96,19 @@ class Sampling:
     """-1 is off."""
     max_tokens: int
     """Longest completion, in tokens."""
+    vocabulary: Vocabulary | None = None
+    """The tokens that may be drawn; None is all of them. Log-probabilities are of these alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """A part of a model's tokens, chosen by chance (`method.vocabulary`)."""
+
+    keep: float
+    """The probability of a token to be in it."""
+    seed: int
+    always: tuple[str, ...]
+    """Texts whose tokens are in it whatever chance says, as are those that end an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -587,6 +600,22 @@ class Step:
     def key(self) -> str:
         """Path of the step inside the run directory, and its name in the manifest."""
         return f"{iteration_key(self.iteration)}/{self.phase}/step-{self.index:03d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The row of `iteration-NN/standing.parquet`: whether the models of an iteration stand."""
+
+    iteration: int
+    signal: float
+    """What was measured (`method.rollback`)."""
+    good: int
+    """The iteration whose models the next one starts from: this one where they stand."""
+
+
+def standing_key(iteration: int) -> str:
+    """Return the key of an iteration's `Standing`."""
+    return f"{iteration_key(iteration)}/standing"
 
 
 def iteration_key(iteration: int) -> str:

@@ -94,6 +94,8 @@ class DeepSpeedLearner:
         self._trained: TrainedWeights = AllWeights()
         self._reference: PolicyModel | None = None
         self._num_updates = 0
+        self._allowed_A: Tensor | None = None
+        """[A] the tokens that the step's rollouts were drawn from; None for all."""
         self._initial_model: Path | None = None
         self._anchor: Path | None = None
         """The folder of the reference."""
@@ -125,9 +127,20 @@ class DeepSpeedLearner:
         if phase.checkpoint is not None:
             self._load_checkpoint(phase.checkpoint)
 
-    def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
-        """Take one optimizer step per mini-batch; the report is the same on every rank."""
+    def update(
+        self, rollouts: Sequence[Rollout], allowed_tokens: NDArray[np.int32] | None = None
+    ) -> LearningReport:
+        """Take one optimizer step per mini-batch; the report is the same on every rank.
+
+        Where rollouts were drawn from `allowed_tokens` alone, so are all log-probabilities: of the
+        policy, of the one before the step and of the reference.
+        """
         options = self._phase_options
+        self._allowed_A = (
+            None
+            if allowed_tokens is None
+            else torch.from_numpy(allowed_tokens.astype(np.int64)).to(self._device)
+        )
         batches = self._micro_batches(rollouts)
         # The first step is taken by the very policy that the old log-probabilities are of.
         batches[1:] = [self._with_old_scores(micros) for micros in batches[1:]]
@@ -138,6 +151,7 @@ class DeepSpeedLearner:
 
     def imitate(self, demonstrations: Sequence[Rollout]) -> LearningReport:
         """Do as `update` does, with the cross-entropy of the demonstrations as the loss."""
+        self._allowed_A = None
         losses = (
             [ImitationLosses(micro) for micro in micros]
             for batch in self._micro_batches(demonstrations)
@@ -337,6 +351,7 @@ class DeepSpeedLearner:
                 micro.positions_N,
                 micro.tokens_N,
                 temperature=self._phase_options.temperature,
+                allowed_A=self._allowed_A,
                 token_loss=lambda logprobs, rows, of=of_tokens: of.sums(logprobs, rows).loss,
             )
             # DeepSpeed averages gradients over ranks; the loss is the sum over them.
@@ -359,6 +374,7 @@ class DeepSpeedLearner:
                 micro.positions_N,
                 micro.tokens_N,
                 temperature=self._phase_options.temperature,
+                allowed_A=self._allowed_A,
             )[0]
             for micro in batch
         ]

@@ -52,13 +52,15 @@ class LearnerGroup:
             [rank.start_phase.remote(phase, options) for rank in self.ranks],
         )
 
-    async def update(self, rollouts: Sequence[Rollout]) -> LearningReport:
-        """Learn from one step's rollouts."""
+    async def update(
+        self, rollouts: Sequence[Rollout], allowed_tokens: NDArray[np.int32] | None = None
+    ) -> LearningReport:
+        """Learn from one step's rollouts, which were drawn from `allowed_tokens`."""
         shared = await asyncio.to_thread(_share, rollouts)
         reports = await self._all_ranks(
             "to update",
             self._deadlines.update,
-            [rank.update.remote(shared) for rank in self.ranks],
+            [rank.update.remote(shared, allowed_tokens) for rank in self.ranks],
         )
         return reports[0]
 

@@ -60,9 +60,11 @@ class Learner:
         """Take up a role."""
         self._ready().start_phase(phase, options)
 
-    def update(self, rollouts: PackedRollouts) -> LearningReport:
-        """Learn from one step's rollouts."""
-        return self._ready().update(unpack_rollouts(rollouts))
+    def update(
+        self, rollouts: PackedRollouts, allowed_tokens: NDArray[np.int32] | None = None
+    ) -> LearningReport:
+        """Learn from one step's rollouts, which were drawn from `allowed_tokens`."""
+        return self._ready().update(unpack_rollouts(rollouts), allowed_tokens)
 
     def imitate(self, demonstrations: PackedRollouts) -> LearningReport:
         """Learn from one step's demonstrations."""

@@ -41,8 +41,11 @@ class PolicyModel(nn.Module):
         tokens_N: Tensor,
         temperature: float,
         token_loss: TokenLoss | None = None,
+        allowed_A: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Return (logprobs_N, entropies_N), or (loss, logprobs_N, entropies_N) with `token_loss`.
+
+        `allowed_A` are the tokens of which the distribution is, None for all.
 
         `positions_N` counts through the flattened `inputs_BT`; the token predicted there is the one
         of `tokens_N`. Sequences are padded on the right with any token: no position attends to a
@@ -51,7 +54,7 @@ class PolicyModel(nn.Module):
         decoder: Any = self.causal_lm.base_model
         hidden_BTD = decoder(input_ids=inputs_BT, use_cache=False).last_hidden_state
         hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N)
-        return self.causal_lm.lm_head(hidden_ND, tokens_N, temperature, token_loss)
+        return self.causal_lm.lm_head(hidden_ND, tokens_N, temperature, token_loss, allowed_A)
 
 
 class _Head(nn.Module):
@@ -67,7 +70,8 @@ class _Head(nn.Module):
         tokens_N: Tensor,
         temperature: float,
         token_loss: TokenLoss | None,
+        allowed_A: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if token_loss is None:
-            return score_tokens(hidden_ND, self.weight, tokens_N, temperature)
-        return score_and_lose(hidden_ND, self.weight, tokens_N, temperature, token_loss)
+            return score_tokens(hidden_ND, self.weight, tokens_N, temperature, allowed_A)
+        return score_and_lose(hidden_ND, self.weight, tokens_N, temperature, token_loss, allowed_A)

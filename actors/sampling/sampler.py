@@ -17,7 +17,15 @@ from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import FinishedRequests, PackedCompletions, pack
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
-from rzero_ray.types import Message, RunError, SampleRequest, TooLongError, UserError, Weights
+from rzero_ray.types import (
+    Message,
+    RunError,
+    SampleRequest,
+    TooLongError,
+    UserError,
+    Vocabulary,
+    Weights,
+)
 
 
 class Sampler:
@@ -129,6 +137,10 @@ class Sampler:
             )
             for messages, answer in exchanges
         ]
+
+    async def allowed_tokens(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
+        """Return the ids of a vocabulary, in order."""
+        return self._tokenizer.allowed_tokens(vocabulary)
 
     async def score(
         self, sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]

@@ -25,8 +25,9 @@ from actors.sampling.template import (
     TemplateFacts,
     probe_template,
 )
+from rzero_ray.method.vocabulary import allowed_tokens
 from rzero_ray.text.characters import well_formed
-from rzero_ray.types import Completion, Message, UserError, Weights
+from rzero_ray.types import Completion, Message, UserError, Vocabulary, Weights
 
 _ROLE_LINES = re.compile(r"^(?:system|user|assistant):", re.MULTILINE)
 """Where a turn begins in a prompt of `role: content` lines."""
@@ -82,6 +83,8 @@ class ChatTokenizer:
         self._hidden -= {i for i, token in added.items() if token.content in _THINK_TAGS}
         self._num_trailing = _num_trailing(backend)
         self.stop_token_ids = self._stop_token_ids(configured)
+        self._last_vocabulary: tuple[Vocabulary, NDArray[np.int32]] | None = None
+        """One step's requests have one."""
         self._next_turn = self._find_next_turn()
         self._check_aliases()
 
@@ -125,6 +128,16 @@ class ChatTokenizer:
             f"{opening}{text}{before}", f"{opening}{safe}{before}", add_special_tokens=False
         )
         return [*ids, *end]
+
+    def allowed_tokens(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
+        """Return the ids of a vocabulary, in order (`method.vocabulary`)."""
+        if self._last_vocabulary is None or self._last_vocabulary[0] != vocabulary:
+            protected = set(self.stop_token_ids)
+            for text in vocabulary.always:
+                protected.update(self._encode(text, text, add_special_tokens=False))
+            ids = allowed_tokens(len(self._tokenizer), protected, vocabulary)
+            self._last_vocabulary = vocabulary, ids
+        return self._last_vocabulary[1]
 
     def decode_all(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of completions, without special tokens.

@@ -5,6 +5,7 @@ Where vLLM runs is the matter of `vllm_process` and `vllm_thread`, which both im
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,10 +23,15 @@ from actors.sampling.tokenization import ChatTokenizer
 from actors.sampling.vllm_process import VllmProcess
 from actors.sampling.vllm_thread import VllmThread
 from actors.weights.vllm_backend import BACKEND
-from rzero_ray.types import Completion, SampleRequest, Weights
+from rzero_ray.types import Completion, RunError, SampleRequest, Weights
 
 _CPU_BATCHED_TOKENS = 4096
 """Tokens of one engine step on a CPU."""
+
+_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+_MOST_ALLOWED = 1024
+"""Ids in `SamplingParams.allowed_token_ids` above which vLLM's newer runner, which it takes on GPUs
+unless told otherwise, fails with all requests."""
 
 _VLLM_BACKENDS = {"object_store": BACKEND, "nccl": "nccl", "cuda_ipc": "ipc"}
 """vLLM's name of each value of `EngineOptions.weight_backend`."""
@@ -80,6 +86,7 @@ class VllmEngine:
 
     def __init__(self, options: EngineOptions) -> None:
         arguments = _arguments(options)
+        self._on_cpu = options.on_cpu
         self._vllm: Vllm = VllmThread(arguments) if options.in_process else VllmProcess(arguments)
         self._published: dict[str, Weights] = {}
         """What was published into the engine, by the name that vLLM knows it by."""
@@ -105,6 +112,7 @@ class VllmEngine:
             top_k=request.sampling.top_k,
             max_tokens=request.sampling.max_tokens,
             stop_token_ids=list(tokenizer.stop_token_ids),
+            allowed_token_ids=self._allowed(request, tokenizer),
             # They are up to a third of what a token of a small model costs.
             logprobs=0 if request.reads_tokens else None,
             flat_logprobs=True,  # lists of numbers, not a dictionary and an object per token
@@ -115,6 +123,23 @@ class VllmEngine:
         outputs = sorted(final.outputs, key=lambda output: output.index)
         prompt = np.asarray(prompt_ids, dtype=np.int32)
         return [self._completion(prompt, output, tokenizer) for output in outputs]
+
+    def _allowed(self, request: SampleRequest, tokenizer: ChatTokenizer) -> list[int] | None:
+        """Return the ids that may be drawn, None where these are all.
+
+        Raises RunError for more than vLLM's engine on GPUs would survive.
+        """
+        vocabulary = request.sampling.vocabulary
+        if vocabulary is None:
+            return None
+        allowed = tokenizer.allowed_tokens(vocabulary).tolist()
+        is_limited = not self._on_cpu and os.environ.get(_RUNNER) != "0"
+        if is_limited and len(allowed) > _MOST_ALLOWED:
+            raise RunError(
+                f"challenger.vocabulary_keep={vocabulary.keep} leaves {len(allowed)} tokens, and "
+                f"vLLM's newer runner takes {_MOST_ALLOWED}; start Ray with {_RUNNER}=0"
+            )
+        return allowed
 
     async def prompt_logprobs(self, prompt_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return [len - 1] log-probabilities of each prompt token after the first."""

@@ -22,6 +22,11 @@ def check_config(config: Config) -> None:
             "challenger.frozen and shared_weights contradict each other: a shared model learns as "
             "the Solver; set one of them to false"
         )
+    if config.rollback_fall < 1.0 and config.shared_weights:
+        raise UserError(
+            f"rollback_fall={config.rollback_fall} and shared_weights contradict each other: there "
+            "is no model of a role to go back to; set rollback_fall=1"
+        )
     _check_recipe(config)
     _check_layout(config)
     for role, loss in (("challenger", config.challenger.loss), ("solver", config.solver.loss)):
@@ -79,6 +84,13 @@ def _check_recipe(config: Config) -> None:
         raise UserError(
             f"challenger.start_from={challenger.start_from} and shared_weights contradict each "
             "other: both roles are one model; set one of them back"
+        )
+    if config.solver.reward == "restrain" and (
+        curriculum.labels == "oracle" or config.method != "coevolution"
+    ):
+        raise UserError(
+            f"solver.reward=restrain reads no labels, which curriculum.labels={curriculum.labels} "
+            f"and method={config.method} give; set solver.reward=paper"
         )
     if curriculum.questions_of and curriculum.labels != "oracle":
         raise UserError(

@@ -26,7 +26,14 @@ TINY_MODEL = "tiny"
 LADDER_MODEL = "ladder"
 """The value of `model.path` that stands for the built-in base model of `task=ladder`."""
 
-BUILT_IN_MODELS = {TINY_MODEL: "arithmetic", LADDER_MODEL: "ladder"}
+LADDER_COINS_MODEL = "ladder_coins"
+"""The same of a base model that also asks questions without an answer, the coins of that task."""
+
+BUILT_IN_MODELS = {
+    TINY_MODEL: "arithmetic",
+    LADDER_MODEL: "ladder",
+    LADDER_COINS_MODEL: "ladder",
+}
 """{value of `model.path` that stands for a built-in base model: the one task that it knows}."""
 
 
@@ -42,7 +49,7 @@ class ModelConfig:
 
     path: Annotated[str, a_path()] = TINY_MODEL
     """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or a built-in model,
-    `tiny` or `ladder`."""
+    `tiny`, `ladder` or `ladder_coins`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of weights and activations in the engines and in the learner's forward pass; the
     optimizer's master copy is float32."""

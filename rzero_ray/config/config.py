@@ -37,6 +37,7 @@ from rzero_ray.config.method import (
 from rzero_ray.config.rules import (
     LARGEST_SEED,
     a_path,
+    a_share,
     above,
     at_least,
     between,
@@ -80,6 +81,10 @@ class Config:
     shared_weights: bool = False
     """One model in both roles: each phase goes on from the model of the phase before, whichever
     role learned in it, and a curriculum is posed and voted on by the same model."""
+    rollback_fall: Annotated[float, a_share()] = 1.0
+    """How far the agreement of the Solver's answers to the held-out prompts, whose references are
+    not looked at, may fall below the highest so far. Beyond it the next iteration starts from the
+    models of the last one that did not fall (`phases.rollback`); 1 never goes back."""
     model: ModelConfig = field(default_factory=ModelConfig)
     challenger: ChallengerConfig = field(default_factory=ChallengerConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
@@ -102,6 +107,11 @@ class Config:
 def to_yaml(config: Any) -> str:
     """Return a resolved configuration as YAML; its loader reads it back unchanged."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def has_verifier(config: Config) -> bool:
+    """Say whether a verifier confirms a run's labels; true ones need no confirmation."""
+    return config.verifier.negatives != "none" and config.curriculum.labels != "oracle"
 
 
 def probe_bound(config: Config) -> float:

@@ -51,7 +51,8 @@ class EvaluationConfig:
     """One evaluation: one or two models on a suite of benchmarks."""
 
     model: Annotated[str, optional_path()] = ""
-    """A Hugging Face model folder, a hub name, or a built-in model, `tiny` or `ladder`."""
+    """A Hugging Face model folder, a hub name, or a built-in model, `tiny`, `ladder` or
+    `ladder_coins`."""
     base: Annotated[str, optional_path()] = ""
     """A second model, measured by the same code; differences are model minus the base."""
     suite: Annotated[str, a_path()] = "math"
@@ -104,22 +105,16 @@ class EvaluationConfig:
 def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
     """Read `conf=NAME|PATH` and `key.path=value` arguments.
 
-    Without `conf=`, a built-in model and the task that it knows get the file of its name in
-    `conf/evaluation/`. Raises UserError, in one line, for an unknown conf or key and for a bad
-    value.
+    Without `conf=`, a built-in model and the task that it knows get the file in `conf/evaluation/`
+    that is named after the first model of that task. Raises UserError, in one line, for an unknown
+    conf or key and for a bad value.
     """
     conf, overrides = split_arguments(arguments)
     given = read_arguments(overrides, EvaluationConfig)
     named = as_written(given)
     if conf is None:
-        conf = next(
-            (
-                model
-                for model, task in BUILT_IN_MODELS.items()
-                if named.get("model") == model or named.get("task") == task
-            ),
-            None,
-        )
+        known = BUILT_IN_MODELS.get(named.get("model", ""), named.get("task"))
+        conf = next((model for model, task in BUILT_IN_MODELS.items() if task == known), None)
     if conf is None:
         file = OmegaConf.create()
     else:

@@ -126,6 +126,9 @@ class ChallengerConfig:
     start_from: Literal["own", "base", "solver"] = "own"
     """The model that the Challenger's phase of an iteration starts from: its own of the iteration
     before (R-Zero), the base model, or the current Solver (Prism)."""
+    vocabulary_keep: Annotated[float, above(0, 1)] = 1.0
+    """Share of the tokens that the Challenger may write in a step, others in each, also in the
+    curriculum's (`method.vocabulary`); 1 is all."""
     repetition_rule: RepetitionRule = "symmetric"
     """`repetition.REPETITION_RULES`; `official` also counts malformed questions in the batch,
     `skeleton` counts the questions of one form and compares no words (`Task.skeleton`)."""
@@ -216,7 +219,15 @@ class SolverConfig:
     normalize_std: bool = True
     """Divide centred rewards by their standard deviation (GRPO), or only centre (Dr. GRPO)."""
     reward: SolverRewardRule = "paper"
-    """`rewards.SOLVER_REWARDS`."""
+    """What an answer earns (`credit.SOLVER_CREDITS`): being the label, or under `restrain` a share
+    of it for every answer, by how many of the same question's give it."""
+    vote_spread: Annotated[float, between(0.01, 100)] = 0.5
+    """Of `reward=restrain`: the spread of the weights over answers. The smaller, the more the
+    largest answer has."""
+    vote_floor: Annotated[float, a_share()] = 0.25
+    """The same: where the largest answer has a smaller share of a question's, all are punished."""
+    vote_penalty: Annotated[float, at_least(0)] = 1.0
+    """The same: what is then taken from the advantages, which lie around 0 with a spread of 1."""
     sampling: RolloutSamplingConfig = field(default_factory=RolloutSamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)

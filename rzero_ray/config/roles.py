@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rzero_ray.config.cluster import SamplerConfig
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import Config, has_verifier
 from rzero_ray.config.method import ChallengerConfig, SolverConfig, VerifierConfig
 from rzero_ray.types import Role
 
@@ -46,7 +46,7 @@ ROLES = (
         engines=lambda sampler: sampler.num_verifier,
         learns=lambda config: config.verifier,
         is_policy=False,
-        takes_part=lambda config: config.verifier.negatives != "none",
+        takes_part=has_verifier,
     ),
     RoleSpec(
         name="solver",

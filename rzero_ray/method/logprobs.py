@@ -4,7 +4,9 @@ The logits of a micro-batch, tokens x vocabulary, are what a learner's memory go
 float32 for 2,000 tokens of Qwen3's vocabulary, several times over with their gradient. Here only a
 chunk of them exists at a time, and only of positions whose next token is learned from.
 
-Shapes: N chosen tokens, C of a chunk, D hidden size, V vocabulary.
+Where only some tokens may be drawn, the others have no probability.
+
+Shapes: N chosen tokens, C of a chunk, D hidden size, V vocabulary, A tokens that may be drawn.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,19 +24,29 @@ TokenLoss = Callable[[Tensor, slice], Tensor]
 The loss of a token may depend on its own log-probability alone, not on another token's."""
 
 
+_IMPOSSIBLE = -1e30
+"""The logit of a token that may not be drawn: its probability is 0, and so is their product, which
+minus infinity would make no number."""
+
+
 @torch.no_grad()
 def score_tokens(
-    hidden_ND: Tensor, head_VD: Tensor, tokens_N: Tensor, temperature: float
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    tokens_N: Tensor,
+    temperature: float,
+    allowed_A: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return [N] log-probability of each token and [N] entropy, nats.
 
-    Of softmax(hidden @ head.T / temperature), in float32 whatever the type of the weights, so that
-    they compare with the sampler's.
+    Of softmax(hidden @ head.T / temperature) over the tokens `allowed_A`, None for all, in float32
+    whatever the type of the weights, so that they compare with the sampler's.
     """
     logprobs_N = hidden_ND.new_empty(len(tokens_N), dtype=torch.float32)
     entropies_N = torch.empty_like(logprobs_N)
+    forbidden_V = _forbidden(allowed_A, len(head_VD))
     for rows in _chunks(len(tokens_N), len(head_VD)):
-        logits_CV = _logits(hidden_ND[rows], head_VD, temperature)
+        logits_CV = _logits(hidden_ND[rows], head_VD, temperature, forbidden_V)
         logprobs_N[rows], entropies_N[rows], _ = _read(logits_CV, tokens_N[rows])
     return logprobs_N, entropies_N
 
@@ -45,6 +57,7 @@ def score_and_lose(
     tokens_N: Tensor,
     temperature: float,
     token_loss: TokenLoss,
+    allowed_A: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, and what `score_tokens` returns, which carry no gradient.
 
@@ -52,7 +65,8 @@ def score_and_lose(
     because the loss of a token needs no other token: nothing is computed twice, and nothing of size
     N x V is kept for the backward pass. A frozen head gets no gradient, and no memory for one.
     """
-    return _HeadLoss.apply(hidden_ND, head_VD, tokens_N, temperature, token_loss)  # type: ignore[return-value]
+    forbidden_V = _forbidden(allowed_A, len(head_VD))
+    return _HeadLoss.apply(hidden_ND, head_VD, tokens_N, temperature, token_loss, forbidden_V)  # type: ignore[return-value]
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -64,6 +78,7 @@ class _HeadLoss(torch.autograd.Function):
         tokens_N: Tensor,
         temperature: float,
         token_loss: TokenLoss,
+        forbidden_V: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad_hidden_ND = torch.empty_like(hidden_ND)
         # In float32: one of many small terms would round away in bfloat16.
@@ -74,7 +89,7 @@ class _HeadLoss(torch.autograd.Function):
         loss = logprobs_N.new_zeros(())
         for rows in _chunks(len(tokens_N), len(head_VD)):
             tokens_C = tokens_N[rows]
-            logits_CV = _logits(hidden_ND[rows], head_VD, temperature)
+            logits_CV = _logits(hidden_ND[rows], head_VD, temperature, forbidden_V)
             logprobs_N[rows], entropies_N[rows], probabilities_CV = _read(logits_CV, tokens_C)
             part, grad_C = _value_and_gradient(token_loss, logprobs_N[rows], rows)
             loss += part
@@ -101,7 +116,7 @@ class _HeadLoss(torch.autograd.Function):
         grad_hidden_ND, grad_head_VD = ctx.saved_tensors
         # In place: nothing else needs them, and the second is as large as the head.
         of_head = None if grad_head_VD is None else grad_head_VD.mul_(grads[0])
-        return grad_hidden_ND.mul_(grads[0]), of_head, None, None, None
+        return grad_hidden_ND.mul_(grads[0]), of_head, None, None, None, None
 
 
 def _chunks(num_tokens: int, vocab_size: int) -> Iterator[slice]:
@@ -110,9 +125,22 @@ def _chunks(num_tokens: int, vocab_size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, num_tokens))
 
 
-def _logits(hidden_CD: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
+def _forbidden(allowed_A: Tensor | None, vocab_size: int) -> Tensor | None:
+    """Return [V] whether a token may not be drawn; None where all may."""
+    if allowed_A is None:
+        return None
+    forbidden_V = torch.ones(vocab_size, dtype=torch.bool, device=allowed_A.device)
+    forbidden_V[allowed_A] = False
+    return forbidden_V
+
+
+def _logits(
+    hidden_CD: Tensor, head_VD: Tensor, temperature: float, forbidden_V: Tensor | None
+) -> Tensor:
     logits_CV = (hidden_CD @ head_VD.T).float()
-    return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
+    if temperature != 1.0:
+        logits_CV.div_(temperature)
+    return logits_CV if forbidden_V is None else logits_CV.masked_fill_(forbidden_V, _IMPOSSIBLE)
 
 
 def _read(logits_CV: Tensor, tokens_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -187,4 +187,4 @@ SOLVER_REWARDS: dict[SolverRewardRule, Callable[[str | None, str, str], float]] 
     "paper": solver_reward,
     "official": solver_reward_official,
 }
-"""The reward of each value of `solver.reward`."""
+"""The reward of each value of `solver.reward` that pays an answer by itself (`credit` has all)."""

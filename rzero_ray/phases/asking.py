@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from rzero_ray.answers.parsing import parse_question, parse_strict_question
+from rzero_ray.config.config import Config
 from rzero_ray.config.method import SamplingConfig, VotingConfig
 from rzero_ray.method.early_stopping import NEXT_VOTES, NO_VOTE_YET
 from rzero_ray.method.selection import Band
+from rzero_ray.method.vocabulary import FORMAT_TEXTS
 from rzero_ray.protocols import Cast
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.seeds import derive_seed
@@ -29,7 +31,9 @@ from rzero_ray.types import (
     SampleRequest,
     Sampling,
     SolverSample,
+    Step,
     TooLongError,
+    Vocabulary,
     Weights,
     WeightVersion,
 )
@@ -74,16 +78,23 @@ async def pose_and_vote(
     vote: TakeVotes,
     learns: bool,
     keeps_texts: bool = False,
+    vocabulary: Vocabulary | None = None,
 ) -> list[Attempt]:
     """Sample [G] questions from a step's Challenger prompt number `prompt`, and the votes on each
     well-formed one.
 
-    `learns` says whether the Challenger learns from these questions, and so reads their tokens,
-    `keeps_texts` whether somebody reads the texts of the votes.
+    `vocabulary` is what the questions are drawn from, None all tokens. `learns` says whether the
+    Challenger learns from these questions, and so reads their tokens, `keeps_texts` whether
+    somebody reads the texts of the votes.
     `seed_of()` is the seed of the questions, `seed_of(g, "votes")` that of the votes on number g.
     """
     request = to_request(
-        cast.task.challenger_messages(), num_questions, seed_of(), sampling, reads_tokens=learns
+        cast.task.challenger_messages(),
+        num_questions,
+        seed_of(),
+        sampling,
+        reads_tokens=learns,
+        vocabulary=vocabulary,
     )
 
     async def attempt(index: int, completion: Completion) -> Attempt:
@@ -183,6 +194,7 @@ def to_request(
     seed: int,
     config: SamplingConfig,
     reads_tokens: bool = True,
+    vocabulary: Vocabulary | None = None,
 ) -> SampleRequest:
     """Return a request with a role's sampling settings."""
     sampling = Sampling(
@@ -190,6 +202,7 @@ def to_request(
         top_p=config.top_p,
         top_k=config.top_k,
         max_tokens=config.max_tokens,
+        vocabulary=vocabulary,
     )
     return SampleRequest(
         messages=messages,
@@ -197,6 +210,17 @@ def to_request(
         seed=seed,
         sampling=sampling,
         reads_tokens=reads_tokens,
+    )
+
+
+def vocabulary_of(config: Config, step: Step) -> Vocabulary | None:
+    """Return the tokens that the Challenger may write in a step; None where these are all."""
+    if config.challenger.vocabulary_keep == 1.0:
+        return None
+    return Vocabulary(
+        keep=config.challenger.vocabulary_keep,
+        seed=derive_seed(config.seed, step.key, "vocabulary"),
+        always=FORMAT_TEXTS,
     )
 
 

@@ -27,6 +27,7 @@ from rzero_ray.phases.asking import (
     pose_and_vote,
     step_seeds,
     to_rollout,
+    vocabulary_of,
     vote_in_full,
 )
 from rzero_ray.phases.learning import learn_step_by_step
@@ -53,7 +54,8 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
         return await run.once(f"{step.key}/rollouts", ChallengerSample, sample)
 
     async def learn(samples: list[ChallengerSample], step: Step) -> UpdateReport:
-        return await cast.challenger.update([to_rollout(s) for s in samples], step)
+        rollouts = [to_rollout(sample) for sample in samples]
+        return await cast.challenger.update(rollouts, step, vocabulary_of(config, step))
 
     def describe(samples: list[ChallengerSample], step: Step) -> dict[str, float]:
         return challenger_metrics(samples, cast.task) | staleness(samples, step)
@@ -90,6 +92,7 @@ async def sample_challenger(
             parse=QUESTION_PARSERS[settings.question_format],
             learns=True,
             vote=vote_in_full(cast, config.voting, settings.num_votes),
+            vocabulary=vocabulary_of(config, step),
         )
 
     attempts_PG = await gather(settings.num_prompts, pose)

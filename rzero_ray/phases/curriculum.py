@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import Config, has_verifier
 from rzero_ray.config.method import CurriculumConfig
 from rzero_ray.method.selection import (
     TOO_LONG,
@@ -29,6 +29,7 @@ from rzero_ray.phases.asking import (
     GatherAttempts,
     pose_and_vote,
     step_seeds,
+    vocabulary_of,
     vote_in_full,
     vote_unless,
     vote_until_decided,
@@ -147,7 +148,8 @@ async def sample_candidates(
             parse=QUESTION_PARSERS[_question_format(config)],
             vote=vote,
             learns=False,
-            keeps_texts=config.verifier.negatives != "none",
+            keeps_texts=has_verifier(config),
+            vocabulary=vocabulary_of(config, step),
         )
 
     count = min(settings.candidates_per_step, settings.num_candidates - already)

@@ -124,7 +124,11 @@ def _label_accuracy(
 ) -> dict[str, float]:
     """Return {name: share of labels that are the exact answer}; nothing where no oracle exists.
 
-    A question that has no answer at all counts as labelled wrongly.
+    A question that has no answer at all counts as labelled wrongly: whatever the Solver is taught
+    of it is not true. So does one without a label.
     """
-    right = [s.question is not None and task.solve(s.question) == s.label for s in labelled]
+    right = [
+        s.question is not None and s.label is not None and task.solve(s.question) == s.label
+        for s in labelled
+    ]
     return {name: mean(right)} if task.has_oracle and right else {}

@@ -12,13 +12,8 @@ from typing import TypeVar
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import SolverConfig
-from rzero_ray.method.advantages import (
-    advantages_per_prompt,
-    center_group,
-    check_advantages,
-    normalize_group,
-)
-from rzero_ray.method.rewards import SOLVER_REWARDS
+from rzero_ray.method.advantages import center_group, check_advantages, normalize_group
+from rzero_ray.method.credit import READS_CAMPS, SOLVER_CREDITS, AnsweredGroup
 from rzero_ray.phases.asking import to_request, to_rollout, weight_num_steps, weight_version
 from rzero_ray.phases.learning import learn_step_by_step
 from rzero_ray.phases.metrics import solver_metrics, staleness
@@ -64,19 +59,14 @@ async def sample_solver(
 ) -> list[SolverSample]:
     """Sample one step's answers to curriculum questions, grade and compare them."""
     batch_P = pick_items(items, config.solver.num_prompts, step, config.seed)
-    groups_PG = await gather_all(
+    answered_P = await gather_all(
         _answer_and_grade(config.solver, cast, item, derive_seed(config.seed, step.key, prompt))
         for prompt, item in enumerate(batch_P)
     )
-    reward = SOLVER_REWARDS[config.solver.reward]
-    rewards_PG = [
-        [reward(answer, item.label, completion.text) for completion, answer in group]
-        for item, group in zip(batch_P, groups_PG, strict=True)
-    ]
-    advantages_PG = advantages_per_prompt(
-        rewards_PG, normalize_group if config.solver.normalize_std else center_group
-    )
-    check_advantages(advantages_PG, step)
+    credit = SOLVER_CREDITS[config.solver.reward]
+    compare = normalize_group if config.solver.normalize_std else center_group
+    credits_P = [credit(group, config.solver, compare) for _, group in answered_P]
+    check_advantages([advantages for _, advantages in credits_P], step)
     return [
         SolverSample(
             prompt_index=prompt,
@@ -89,11 +79,15 @@ async def sample_solver(
             weight_version=weight_version(completion),
             weight_num_steps=weight_num_steps(completion),
             answer=answer,
-            reward=rewards_PG[prompt][g],
-            advantage=advantages_PG[prompt][g],
+            reward=reward,
+            advantage=advantage,
         )
-        for prompt, group in enumerate(groups_PG)
-        for g, (completion, answer) in enumerate(group)
+        for prompt, ((completions, group), (rewards, advantages)) in enumerate(
+            zip(answered_P, credits_P, strict=True)
+        )
+        for completion, answer, reward, advantage in zip(
+            completions, group.answers, rewards, advantages, strict=True
+        )
     ]
 
 
@@ -114,10 +108,27 @@ def pick_items(items: Sequence[Item], count: int, step: Step, seed: int) -> list
 
 async def _answer_and_grade(
     settings: SolverConfig, cast: Cast, item: CurriculumItem, seed: int
-) -> list[tuple[Completion, str | None]]:
-    """Return [G] completions, each with its graded answer (`Judge.grade`)."""
+) -> tuple[list[Completion], AnsweredGroup]:
+    """Return [G] completions, and their answers as they are rewarded."""
     messages = cast.task.solver_messages(item.question)
     request = to_request(messages, settings.samples_per_prompt, seed, settings.sampling)
     completions = await cast.solver.sample(request)
-    answers = await cast.judge.grade([completion.text for completion in completions], item.label)
-    return list(zip(completions, answers, strict=True))
+    texts = [completion.text for completion in completions]
+    answers = await cast.judge.grade(texts, item.label)
+    camps = await _camps(cast, texts) if settings.reward in READS_CAMPS else ()
+    group = AnsweredGroup(label=item.label, answers=answers, texts=texts, camps=camps)
+    return completions, group
+
+
+async def _camps(cast: Cast, texts: Sequence[str]) -> list[int | None]:
+    """Return the number of the distinct answer that each response holds, the most frequent first;
+    None where it holds none. Of several answers that it equals it counts for the first."""
+    camps: list[int | None] = [None] * len(texts)
+    ballot = await cast.judge.vote(texts)
+    for number, (answer, _) in enumerate(ballot.clusters):
+        graded = await cast.judge.grade(texts, answer)
+        camps = [
+            number if camp is None and found == answer else camp
+            for camp, found in zip(camps, graded, strict=True)
+        ]
+    return camps

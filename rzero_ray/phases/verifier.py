@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from rzero_ray.answers.parsing import parse_answer
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import Config, has_verifier
 from rzero_ray.config.method import SamplingConfig
 from rzero_ray.method.verification import confirmed, majority_solutions, make_examples
 from rzero_ray.phases.asking import to_request
@@ -45,35 +45,47 @@ async def verify_labels(
 ) -> list[CurriculumItem]:
     """Return the items whose labels the verifier confirms, after teaching it; all of them in a run
     without one, and while there are too few examples to teach it."""
-    if config.verifier.negatives == "none":
+    if not has_verifier(config):
         return items
     verifier = cast.verifier
     assert verifier is not None, "a run with a verifier has its policy"
-    examples = await _examples(config, iteration, cast, run)
+    candidates = await asyncio.to_thread(_candidates, iteration, run)
+    examples = await _examples(config, iteration, candidates, cast, run)
     if len(examples) < _FEWEST_EXAMPLES:
         run.note(f"iteration {iteration}: {len(examples)} examples are too few for a verifier")
         return items
     await _teach(config, iteration, cast, verifier, examples, run)
-    judge = partial(_judge, config, iteration, cast, verifier, items, run)
+    solutions = {
+        c.question: majority_solutions(c)[: config.verifier.max_judged]
+        for c in candidates
+        if c.dropped is None
+    }
+    judge = partial(_judge, config, cast, verifier, items, solutions, run)
     verdicts = await run.once(f"{iteration_key(iteration)}/verdicts", Verdict, judge)
     right = confirmed(verdicts)
     run.note(f"iteration {iteration}: the verifier confirms {len(right)} of {len(items)} labels")
     return [item for item in items if item.question in right]
 
 
-async def _examples(config: Config, iteration: int, cast: Cast, run: Run) -> list[VerifierExample]:
-    """Return the last examples, of this iteration and those before."""
+async def _examples(
+    config: Config, iteration: int, candidates: Sequence[Candidate], cast: Cast, run: Run
+) -> list[VerifierExample]:
+    """Return the last examples: those that earlier iterations have stored, and those that this
+    one's candidates make."""
 
-    async def make(of: int) -> list[VerifierExample]:
-        candidates = await asyncio.to_thread(_candidates, of, run)
-        rng = random.Random(derive_seed(config.seed, of, "examples"))
+    async def make() -> list[VerifierExample]:
+        rng = random.Random(derive_seed(config.seed, iteration, "examples"))
         return make_examples(candidates, config.verifier.negatives, cast.task.spoil, rng)
 
     examples: list[VerifierExample] = []
-    for of in range(1, iteration + 1):
-        key = f"{iteration_key(of)}/verifier-examples"
-        examples += await run.once(key, VerifierExample, partial(make, of))
+    for of in range(1, iteration):
+        examples += await asyncio.to_thread(run.stored.read, _examples_key(of), VerifierExample)
+    examples += await run.once(_examples_key(iteration), VerifierExample, make)
     return examples[-config.verifier.memory :]
+
+
+def _examples_key(iteration: int) -> str:
+    return f"{iteration_key(iteration)}/verifier-examples"
 
 
 def _candidates(iteration: int, run: Run) -> list[Candidate]:
@@ -116,21 +128,19 @@ async def _teach(
 
 async def _judge(
     config: Config,
-    iteration: int,
     cast: Cast,
     verifier: Policy,
     items: Sequence[CurriculumItem],
+    solutions: Mapping[str | None, Sequence[str]],
     run: Run,
 ) -> list[Verdict]:
-    """Have the solutions behind each item's label judged."""
+    """Have the solutions behind each item's label judged; `solutions` has them by question."""
     await verifier.hold(run.stored.current_model("verifier"))
-    found = await asyncio.to_thread(_candidates, iteration, run)
-    by_question = {c.question: c for c in found if c.dropped is None}
 
     async def judge(item: CurriculumItem) -> Verdict:
-        solutions = majority_solutions(by_question[item.question])[: config.verifier.max_judged]
         verdicts = await gather_all(
-            _is_right(config, cast, verifier, item.question, solution) for solution in solutions
+            _is_right(config, cast, verifier, item.question, solution)
+            for solution in solutions[item.question]
         )
         return Verdict(
             question=item.question,

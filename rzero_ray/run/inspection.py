@@ -27,6 +27,7 @@ from rzero_ray.types import (
     CurriculumItem,
     LabelledProblem,
     SolverSample,
+    Standing,
     iteration_key,
 )
 
@@ -36,6 +37,7 @@ _KINDS: dict[str, type] = {
     "labelled.parquet": LabelledProblem,
     "iteration-*/curriculum.parquet": CurriculumItem,
     "iteration-*/base-logprobs.parquet": BaseScore,
+    "iteration-*/standing.parquet": Standing,
     "iteration-*/audit-*.parquet": AuditedLabel,
     "iteration-*/curriculum/step-*/candidates.parquet": Candidate,
     "iteration-*/challenger/step-*/rollouts.parquet": ChallengerSample,

@@ -75,7 +75,8 @@ def plan_disk(config: Config, shape: ModelShape) -> DiskPlan:
     num_per_role = config.num_iterations - older + (older // keep.every if keep.every else 0)
     num_best = int(keep.best and keep.every != 1 and older > 0)
     num_averages = 2 if config.voting.ema_decay else 0
-    num_models = num_per_role * len(_learning_roles(config)) + num_best + num_averages
+    num_good = 2 if config.rollback_fall < 1.0 else 0
+    num_models = num_per_role * len(_learning_roles(config)) + num_best + num_averages + num_good
     per_checkpoint = num_trained(config, shape) * (MASTER_AND_MOMENTS_BYTES + size)
     return DiskPlan(
         models=num_models * shape.num_parameters * size,

@@ -219,8 +219,10 @@ class Run:
         learned: dict[Role, list[int]] = {
             role.name: stored.manifest.learned(role.name) for role in ROLES
         }
+        current = {stored.current_model(role.name) for role in ROLES}
         for role, iteration in unneeded_models(learned, best, self._checkpoints.keep_models):
-            self._remove(stored.model_path(role, iteration))
+            if stored.model_path(role, iteration) not in current:
+                self._remove(stored.model_path(role, iteration))
         for average in stored.averages():
             if average != stored.voter():
                 self._remove(average)

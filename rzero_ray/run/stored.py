@@ -17,7 +17,7 @@ from rzero_ray.run.log import RunLog
 from rzero_ray.run.manifest import PHASES, Manifest, number_in
 from rzero_ray.run.parquet import num_rows, read_columns, read_records
 from rzero_ray.run.rows import EvaluationRow, Row, phase_rows
-from rzero_ray.types import PhaseName, Role, Step, iteration_key
+from rzero_ray.types import PhaseName, Role, Standing, Step, iteration_key, standing_key
 
 R = TypeVar("R")
 
@@ -96,11 +96,35 @@ class StoredRun:
         what its engines sample from while nothing is learned.
 
         It is the role's last finished policy; with shared weights, that of whichever role learned
-        last; before, the base model.
+        last; before, the base model. After an iteration whose models do not stand
+        (`rollback_fall`) it is the last one that does.
         """
         learners: tuple[Role, ...] = tuple(spec.name for spec in ROLES if spec.is_policy)
         last = self.manifest.last_learned(learners if self.config.shared_weights else (role,))
-        return self.base_model if last is None else self.model_path(*last)
+        if last is None:
+            return self.base_model
+        learned_by, iteration = last
+        if role in learners:
+            iteration = self._gone_back(role, iteration)
+        return self.model_path(learned_by, iteration)
+
+    def _gone_back(self, role: Role, last: int) -> int:
+        """Return the iteration whose policy a role has that has learned last in `last`; 0 is the
+        base model."""
+        standings = self.standings(self.config.num_iterations)
+        if not standings or standings[-1].iteration < last:
+            return last
+        good = standings[-1].good
+        return max((of for of in self.manifest.learned(role) if of <= good), default=0)
+
+    def standings(self, until: int) -> list[Standing]:
+        """Return the standings of the finished iterations up to `until`, the base model's first;
+        nothing in a run that never goes back."""
+        if self.config.rollback_fall == 1.0:
+            return []
+        keys = [standing_key(of) for of in range(until + 1) if iteration_key(of) in self.manifest]
+        there = [key for key in keys if (self.root / f"{key}.parquet").exists()]
+        return [standing for key in there for standing in self.read(key, Standing)]
 
     def initial_model(self, role: Role) -> Path:
         """Return the folder of the policy from which the role's next phase starts: the one it has,

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rzero_ray.disk.files import write_text_durably
 from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.driver import join_cluster
 from rzero_ray.study.arms import Place, check_same_actors, check_sources, load_arm, run_config
-from rzero_ray.study.figures import LAST, RunFigures, read_figures
+from rzero_ray.study.figures import LAST, RunFigures, read_figures, with_all_shares
 from rzero_ray.study.page import make_page
 from rzero_ray.study.plan import FILE, Asked, Plan, extend, read_plan, resolve, write_plan
 from rzero_ray.study.results import summarize
@@ -88,7 +88,7 @@ def _study(arguments: list[str]) -> None:
     if own.gate:
         _measure_gate(own, passed, root)
         return
-    check_folder(root, "folder", lambda names: _is_study(root, names))
+    check_folder(root, "folder", lambda names: FILE in names)  # and whatever lies beside it
     check_no_folders(root, [FILE, *_WRITTEN])
     before = read_plan(root) if os.path.lexists(root / FILE) else None
     asked = resolve(_asked(own, passed), before)
@@ -131,11 +131,6 @@ def _measure_gate(own: StudyArguments, passed: Sequence[tuple[str, str]], root: 
         raise UserError("gate= needs bases=0,1,..., the seeds of the base models to measure")
     config = load_config([f"conf={own.gate}", *(f"{key}={value}" for key, value in passed)])
     print(gate_table(asyncio.run(measure_gate(config, read_numbers(own.bases), root))))
-
-
-def _is_study(root: Path, names: Set[str]) -> bool:
-    """Return whether a folder's files are those of a study."""
-    return FILE in names and names <= {FILE, "runs", *_WRITTEN}
 
 
 def _asked(own: StudyArguments, passed: Sequence[tuple[str, str]]) -> Asked:
@@ -251,7 +246,7 @@ def _read_runs(finished: Mapping[Place, Config]) -> tuple[list[RunFigures], list
             runs.append(read_figures(place, config))
         except UserError as error:
             unreadable.append(Failure(place, str(error)))
-    return runs, unreadable
+    return with_all_shares(runs), unreadable
 
 
 def _show(root: Path, tables: Sequence[Table], missing: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ Only the columns that are counted are read of each file, never whole rollouts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.config.config import Config, resolve_run_dir
+from rzero_ray.disk.files import damaged
 from rzero_ray.method.verification import confirmed
 from rzero_ray.protocols import Task
 from rzero_ray.run.parquet import read_columns
@@ -49,6 +50,7 @@ SERIES = {
     "half_b": "mean@k, half B",
     "labels": "kept questions with the right label",
     "kept": "kept questions",
+    "share": "share of the kept questions",
     "well_formed": "well-formed candidates",
     "distinct": "distinct among the well-formed candidates",
     "skeletons": "skeletons among the well-formed candidates",
@@ -58,7 +60,7 @@ SERIES = {
     "votes_curriculum": "votes for the curriculum",
     "updates": "updates of the Solver",
 }
-"""The figures of an iteration, each with what it is."""
+"""The figures of an iteration, each with what it is; `share` is told by stratum alone."""
 COUNTS = ("kept", "skeletons", "votes_challenger", "votes_curriculum", "updates")
 SUMMED = ("votes_challenger", "votes_curriculum", "updates")
 
@@ -95,6 +97,7 @@ class _Votes:
 def read_figures(place: Place, config: Config) -> RunFigures:
     """Return the figures of a finished run. Raises UserError for a damaged file."""
     run = StoredRun(config, resolve_run_dir(config), Path(config.model.path))
+    _check_log(run)
     task = make_task(config.task)
     by_iteration = [
         {
@@ -109,6 +112,14 @@ def read_figures(place: Place, config: Config) -> RunFigures:
     for name in SUMMED:
         totals[name] = sum(row.get(name, 0.0) for row in by_iteration)
     return RunFigures(place=place, by_iteration=by_iteration, totals=totals)
+
+
+def _check_log(run: StoredRun) -> None:
+    """Raise DamagedFileError unless the log has a line of each step: without it, updates and hours
+    of a run that took them would count as none."""
+    lost = run.steps_without_row()
+    if lost:
+        raise damaged(run.root / "metrics.jsonl", f"it has no line of {lost[0]}")
 
 
 def _headline(by_iteration: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -225,13 +236,29 @@ def _believed(run: StoredRun, iteration: int) -> set[str] | None:
 
 
 def _kept(kept: Sequence[tuple[str, bool]], task: Task) -> dict[str, float]:
-    """Return the figures of kept questions, each with whether its label is right."""
-    if not (kept and task.has_oracle):
-        return {"kept": len(kept)}
-    right = np.array([float(is_right) for _, is_right in kept])
+    """Return the figures of kept questions, each with whether its label is right.
+
+    A question without an answer has a wrong label, and the share of its stratum says how many these
+    are.
+    """
     strata = np.array([task.stratum(question) for question, _ in kept])
-    return {
-        "kept": len(kept),
-        "labels": float(right.mean()),
-        **_by_stratum("labels", right, strata),
-    }
+    shares = {f"share/{of}": float(np.mean(strata == of)) for of in np.unique(strata) if of}
+    figures = {"kept": len(kept), **shares}
+    if not (kept and task.has_oracle):
+        return figures
+    right = np.array([float(is_right) for _, is_right in kept])
+    return {**figures, "labels": float(right.mean()), **_by_stratum("labels", right, strata)}
+
+
+def with_all_shares(runs: Sequence[RunFigures]) -> list[RunFigures]:
+    """Return the runs with a share of 0, wherever questions are kept, for each stratum of which
+    another iteration or run keeps some: a mean of shares must not leave those out."""
+    names = {n for run in runs for row in run.by_iteration for n in row if n.startswith("share/")}
+    none = dict.fromkeys(sorted(names), 0.0)
+    return [
+        replace(
+            run,
+            by_iteration=[{**none, **row} if row.get("kept") else row for row in run.by_iteration],
+        )
+        for run in runs
+    ]

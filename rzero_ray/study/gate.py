@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from rzero_ray.answers.parsing import parse_question
 from rzero_ray.config.audits import EvalConfig
-from rzero_ray.config.cluster import LADDER_MODEL
+from rzero_ray.config.cluster import BUILT_IN_MODELS
 from rzero_ray.config.config import Config, sampling_settings
 from rzero_ray.disk.files import read_if_there, write_text_durably
 from rzero_ray.disk.folder import check_folder, held
@@ -54,12 +54,13 @@ async def measure_gate(config: Config, bases: Sequence[int], folder: Path) -> li
 
     Raises UserError where the task is another, or the folder holds something else.
     """
-    if (config.task, config.model.path) != ("ladder", LADDER_MODEL):
+    if BUILT_IN_MODELS.get(config.model.path) != "ladder":
+        known = [name for name, task in BUILT_IN_MODELS.items() if task == "ladder"]
         raise UserError(
-            f"the gate is about task=ladder and model.path={LADDER_MODEL}, not "
+            f"the gate is about task=ladder and model.path={' or '.join(known)}, not "
             f"task={config.task} and model.path={config.model.path}"
         )
-    check_folder(folder, "folder", lambda names: names == {_FILE})
+    check_folder(folder, "folder", lambda names: _FILE in names)
     with held(folder, "folder", _ROOM):
         rows = _read_rows(folder, config)
         for base in bases:

@@ -83,13 +83,18 @@ class Plan(_Shape):
         return [base for entry in self.entries for base in entry.bases]
 
     def comparisons(self) -> list[Comparison]:
-        """Return what is compared, in the order in which it was planned."""
+        """Return what is compared, in the order in which it was planned.
+
+        B minus A beside A minus B is the same comparison: it stands once, for Holm's adjustment
+        counts how many there are.
+        """
         first, found = self.arms[0], dict[tuple[str, str], Comparison]()
         for entry in self.entries:
             pairs = [(arm, first) for arm in entry.arms if arm != first]
             pairs += [split_pair(pair) for pair in entry.compare]
             for left, right in pairs:
-                found.setdefault((left, right), Comparison(left, right, entry.finished_runs))
+                if (right, left) not in found:
+                    found.setdefault((left, right), Comparison(left, right, entry.finished_runs))
         return list(found.values())
 
     def places(self) -> list[Place]:
@@ -283,8 +288,15 @@ def program() -> str:
 
 
 def _new_pairs(plan: Plan | None, pairs: Sequence[str]) -> list[str]:
-    planned = [] if plan is None else [f"{c.left}:{c.right}" for c in plan.comparisons()]
-    return [pair for pair in dict.fromkeys(pairs) if pair not in planned]
+    """Return the pairs that the plan does not have, in either order, each once."""
+    planned = set() if plan is None else {frozenset((c.left, c.right)) for c in plan.comparisons()}
+    new: list[str] = []
+    for pair in pairs:
+        arms = frozenset(split_pair(pair))
+        if arms not in planned:
+            new.append(pair)
+            planned.add(arms)
+    return new
 
 
 def _check_same_settings(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> None:

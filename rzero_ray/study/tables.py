@@ -178,7 +178,7 @@ def _other_comparisons(result: StudyResult) -> list[Table]:
 def _at_the_end(result: StudyResult) -> list[Table]:
     """Return the figures by stratum over the last iterations."""
     tables = []
-    for name in ("mean", "greedy", "labels"):
+    for name in ("mean", "greedy", "labels", "share"):
         strata = _strata(result, name)
         if not strata:
             continue

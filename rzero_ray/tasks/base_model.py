@@ -8,7 +8,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
-from rzero_ray.config.cluster import BUILT_IN_MODELS, LADDER_MODEL, TINY_MODEL, ModelConfig
+from rzero_ray.config.cluster import (
+    BUILT_IN_MODELS,
+    LADDER_COINS_MODEL,
+    LADDER_MODEL,
+    TINY_MODEL,
+    ModelConfig,
+)
 from rzero_ray.disk.files import damaged, open_regular, read_if_there, read_json
 from rzero_ray.tasks import tiny_recipe
 from rzero_ray.tasks.ladder import recipe as ladder_recipe
@@ -45,10 +51,10 @@ def find_model(model: ModelConfig) -> Path | None:
             )
         return folder.resolve()
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        built_in = " or ".join(f"`{name}`" for name in BUILT_IN_MODELS)
+        built_in = ", ".join(f"`{name}`" for name in BUILT_IN_MODELS)
         raise UserError(
             f"model.path={path}: no such folder; give a folder with a model in Hugging Face "
-            f"format, a hub name such as Qwen/Qwen3-4B-Base, or {built_in}{_kept(folder)}"
+            f"format, a hub name such as Qwen/Qwen3-4B-Base, or one of {built_in}{_kept(folder)}"
         )
     return _in_hub_cache(path)
 
@@ -110,7 +116,15 @@ def _obtain_tiny(cache: Path, seed: int) -> Path:
 
 
 def _obtain_ladder(cache: Path, seed: int) -> Path:
-    recipe = ladder_recipe.LadderRecipe(seed=seed)
+    return _obtain_ladder_base(cache, ladder_recipe.LadderRecipe(seed=seed))
+
+
+def _obtain_ladder_with_coins(cache: Path, seed: int) -> Path:
+    recipe = ladder_recipe.with_coins(ladder_recipe.LadderRecipe(seed=seed))
+    return _obtain_ladder_base(cache, recipe)
+
+
+def _obtain_ladder_base(cache: Path, recipe: ladder_recipe.LadderRecipe) -> Path:
     folder = ladder_recipe.base_model_folder(cache, recipe)
     if folder.is_dir():
         return folder
@@ -119,7 +133,11 @@ def _obtain_ladder(cache: Path, seed: int) -> Path:
     return ensure_base_model(cache, recipe)
 
 
-_OBTAIN = {TINY_MODEL: _obtain_tiny, LADDER_MODEL: _obtain_ladder}
+_OBTAIN = {
+    TINY_MODEL: _obtain_tiny,
+    LADDER_MODEL: _obtain_ladder,
+    LADDER_COINS_MODEL: _obtain_ladder_with_coins,
+}
 """{built-in model: returns the folder of its base with a seed, after building what a cache
 lacks}."""
 

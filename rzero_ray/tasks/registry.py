@@ -128,9 +128,14 @@ class LadderTask:
         return f"{parsed.family}:{len(parsed.operations)}"
 
     def stratum(self, question: str) -> str:
-        """A range of numbers of operations, such as ``4-5``; empty where it is no question."""
+        """A range of numbers of operations, such as ``4-5``, or ``coin`` for a question that has no
+        answer; empty where it is no question."""
         parsed = ladder.parse(question)
-        return "" if parsed is None else ladder.stratum(len(parsed.operations))
+        if parsed is None:
+            return ""
+        return (
+            ladder.COIN if parsed.family == ladder.COIN else ladder.stratum(len(parsed.operations))
+        )
 
     def verifier_messages(self, question: str, solution: str) -> tuple[Message, ...]:
         return _worked_out(question, solution)
@@ -223,6 +228,16 @@ def check_task(config: Config) -> None:
     check_labels(config)
     check_halves(config)
     check_steps(config)
+    check_prompts(config)
+
+
+def check_prompts(config: Config) -> None:
+    """Raise UserError where the agreement on held-out prompts is watched and there are none."""
+    if config.rollback_fall < 1.0 and not make_task(config.task).heldout():
+        raise UserError(
+            f"rollback_fall={config.rollback_fall} watches the answers to held-out prompts, which "
+            f"task={config.task} has not; set rollback_fall=1"
+        )
 
 
 def check_labels(config: Config) -> None:

@@ -40,6 +40,7 @@ from rzero_ray.types import (
     SyncReport,
     TransferReport,
     UpdateReport,
+    Vocabulary,
     WeightVersion,
 )
 
@@ -191,7 +192,9 @@ class FakePolicy:
     async def finish_phase(self, phase: Phase) -> None:
         self._pool.send_home()
 
-    async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
+    async def update(
+        self, rollouts: Sequence[Rollout], step: Step, vocabulary: Vocabulary | None = None
+    ) -> UpdateReport:
         await asyncio.to_thread(lambda: pickle.dumps(pack_rollouts(rollouts), 5))
         figures: dict[str, Any] = dict.fromkeys(LearningReport.__dataclass_fields__, 0.1)
         transfer = TransferReport(num_bytes=0, num_engines=1, seconds=0, seconds_engines_paused=0)

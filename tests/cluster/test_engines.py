@@ -25,8 +25,16 @@ from actors.sampling.options import EngineOptions
 from actors.sampling.tokenization import ChatTokenizer
 from actors.weights.object_store import cut_buckets
 from actors.weights.staging import StagingArea
+from rzero_ray.method.vocabulary import FORMAT_TEXTS
 from rzero_ray.tasks.registry import ArithmeticTask
-from rzero_ray.types import Completion, RunError, SampleRequest, Sampling, WeightVersion
+from rzero_ray.types import (
+    Completion,
+    RunError,
+    SampleRequest,
+    Sampling,
+    Vocabulary,
+    WeightVersion,
+)
 from tests.faults.runs import shared_memory
 
 pytestmark = pytest.mark.slow  # each engine is in a child of its own, which imports vLLM
@@ -303,3 +311,62 @@ def test_an_error_of_a_step_reaches_all_who_wait_and_who_ask_later(base_model: P
         assert error.startswith("vLLM failed (ZeroDivisionError: a bug of vLLM); its traceback is")
         assert "\n" not in error
     assert seconds < 10
+
+
+def _draw_from_some(model: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
+    """Sample questions from two vocabularies; return by how much the learner's log-probabilities
+    of them differ where it is told the vocabulary, where it is not, and whether all tokens are
+    allowed ones."""
+    from actors.learning.policy_model import PolicyModel
+
+    tokenizer = ChatTokenizer(str(model))
+    engine = _engine(model, in_process=True)
+    policy = PolicyModel.load(model, torch.float32, torch.device("cpu"))
+    requests = [
+        SampleRequest(
+            messages=TASK.challenger_messages(),
+            num_samples=16,
+            seed=100 * seed,
+            sampling=Sampling(
+                temperature=0.7,
+                top_p=1.0,
+                top_k=-1,
+                max_tokens=32,
+                vocabulary=Vocabulary(keep=0.7, seed=seed, always=FORMAT_TEXTS),
+            ),
+        )
+        for seed in (1, 2)
+    ]
+
+    async def draw() -> list[list[Completion]]:
+        return await asyncio.gather(  # in one batch of the engine
+            *(engine.generate(tokenizer.render(r.messages), r, tokenizer) for r in requests)
+        )
+
+    try:
+        answered = asyncio.run(draw())
+    finally:
+        engine.shutdown()
+    told, untold, are_allowed = [], [], True
+    for request, completions in zip(requests, answered, strict=True):
+        assert request.sampling.vocabulary is not None
+        ids = tokenizer.allowed_tokens(request.sampling.vocabulary)
+        allowed_A = torch.from_numpy(ids.astype(np.int64))
+        for completion in completions:
+            are_allowed &= bool(np.isin(completion.token_ids, ids).all())
+            whole = np.concatenate([completion.prompt_ids, completion.token_ids]).astype(np.int64)
+            positions = torch.arange(len(completion.prompt_ids) - 1, len(whole) - 1)
+            inputs, tokens = torch.from_numpy(whole[None, :-1]), torch.from_numpy(whole)
+            for differences, allowed in ((told, allowed_A), (untold, None)):
+                scores, entropies = policy(
+                    inputs, positions, tokens[positions + 1], 0.7, allowed_A=allowed
+                )
+                assert torch.isfinite(entropies).all()
+                differences.append(np.abs(scores.numpy() - completion.logprobs))
+    return np.concatenate(told), np.concatenate(untold), are_allowed
+
+
+def test_engine_and_learner_have_the_same_log_probabilities_of_some_tokens_alone(base_model: Path):
+    told, untold, are_allowed = in_child(_draw_from_some, base_model)
+    assert are_allowed
+    assert told.max() < 1e-3 < 0.05 < untold.max()

@@ -1,15 +1,28 @@
-"""Recipes on real engines: a verifier that borrows the Challenger's, and an average that votes."""
+"""Recipes on real engines: a verifier that borrows the Challenger's, an average that votes, and a
+Challenger that may not write all tokens."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from transformers import AutoTokenizer
 
+from actors.sampling.tokenization import ChatTokenizer
+from rzero_ray.config.load import load_config
+from rzero_ray.phases.asking import vocabulary_of
 from rzero_ray.run.parquet import read_records
-from rzero_ray.types import Candidate, CurriculumItem, Verdict, VerifierExample
+from rzero_ray.types import (
+    Candidate,
+    ChallengerSample,
+    CurriculumItem,
+    Step,
+    Verdict,
+    VerifierExample,
+)
 from tests.cluster.conftest import run_driver
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -25,7 +38,7 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recipes") / "run"
     arguments = [
         "conf=tiny",
-        "recipe=structure_verifier,ema",
+        "recipe=structure_verifier,ema,vocabulary_dropout",
         f"model.path={base_model}",
         f"run_dir={root}",
         f"num_iterations={len(ITERATIONS)}",
@@ -70,3 +83,25 @@ def test_the_average_takes_in_each_solver(run: Path, base_model: Path):
             weights, DECAY * before + (1 - DECAY) * second[name], rtol=0, atol=1e-6
         )
     assert any(np.abs(second[name] - first[name]).max() > 1e-4 for name in average)
+
+
+def test_sampler_and_learner_agree_on_the_tokens_that_a_step_allows(run: Path, base_model: Path):
+    """A learner that took all tokens would be off by the log of the share that is forbidden."""
+    config = load_config(["conf=tiny", "recipe=vocabulary_dropout"])
+    tokenizer = ChatTokenizer(str(base_model))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["phase"] == "challenger"]
+    assert len(rows) == len(ITERATIONS)
+    for row in rows:
+        assert row["logprob_difference_max"] < 1e-3
+        step = Step(iteration=row["iteration"], phase="challenger", index=row["step"])
+        vocabulary = vocabulary_of(config, step)
+        assert vocabulary is not None
+        allowed = tokenizer.allowed_tokens(vocabulary)
+        samples = read_records(run / f"{step.key}/rollouts.parquet", ChallengerSample)
+        drawn = np.unique(np.concatenate([sample.token_ids for sample in samples]))
+        assert np.isin(drawn, allowed).all() and len(allowed) < tokenizer_size(base_model)
+
+
+def tokenizer_size(model: Path) -> int:
+    return len(AutoTokenizer.from_pretrained(model))

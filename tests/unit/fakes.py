@@ -36,6 +36,7 @@ from rzero_ray.types import (
     TooLongError,
     TransferReport,
     UpdateReport,
+    Vocabulary,
     VotingRule,
     WeightVersion,
 )
@@ -49,6 +50,8 @@ class FakePolicy:
         self.skill = skill
         self.requests: list[SampleRequest] = []
         self.updates: list[tuple[str, list[Rollout]]] = []
+        self.vocabularies: list[Vocabulary | None] = []
+        """What each update was told that its rollouts were drawn from."""
         self.phases: list[Phase] = []
         self.borrows_from: FakePolicy | None = None
         """Whose engines it has during its phases of learning."""
@@ -90,7 +93,10 @@ class FakePolicy:
         if self.borrows_from is not None:
             self.borrows_from.weights = None
 
-    async def update(self, rollouts: Sequence[Rollout], step: Step) -> UpdateReport:
+    async def update(
+        self, rollouts: Sequence[Rollout], step: Step, vocabulary: Vocabulary | None = None
+    ) -> UpdateReport:
+        self.vocabularies.append(vocabulary)
         await asyncio.sleep(0.005)  # what is sampled ahead gets its turn
         self.updates.append((step.key, list(rollouts)))
         self._num_steps = step.index

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from rzero_ray.evaluation.labels import command as audit_command
 from rzero_ray.protocols import Cast
 from rzero_ray.run.report import command as report_command
 from rzero_ray.run.report import drawing, plots
-from rzero_ray.types import Phase, Rollout, Step, UpdateReport
+from rzero_ray.types import Phase, Rollout, Step, UpdateReport, Vocabulary
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 from tests.unit.test_coevolution import Attempt, Killed, SmallTask
 
@@ -58,10 +58,12 @@ OVERRIDES = [
 class Writer(FakePolicy):
     """A fake that leaves the files of a learner."""
 
-    async def update(self, rollouts: list[Rollout], step: Step) -> UpdateReport:
+    async def update(
+        self, rollouts: Sequence[Rollout], step: Step, vocabulary: Vocabulary | None = None
+    ) -> UpdateReport:
         if step.checkpoint is not None:
             shutil.rmtree(step.checkpoint, ignore_errors=True)
-        report = await super().update(rollouts, step)
+        report = await super().update(rollouts, step, vocabulary)
         if step.checkpoint is not None:
             (step.checkpoint / "mp_rank_00_model_states.pt").write_bytes(b"state")
         return report

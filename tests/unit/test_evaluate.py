@@ -82,7 +82,9 @@ def test_the_tiny_model_gets_the_settings_of_a_cpu_and_others_those_of_one_gpu()
     )
     ladder = load_evaluation_config(["task=ladder", "model=m/solver"])
     assert (ladder.max_model_len, ladder.sampler.gpus_per_engine) == (96, 0)
-    assert load_evaluation_config(["model=ladder"]).task == "ladder"
+    for model in ("ladder", "ladder_coins"):
+        config = load_evaluation_config([f"model={model}"])
+        assert (config.task, config.max_model_len) == ("ladder", 96)
     real = load_evaluation_config(["model=Qwen/Qwen3-4B-Base"])
     assert (real.task, real.sampler.gpus_per_engine, real.sampler.num_solver) == ("math", 1.0, 1)
     of_cluster = sampling_settings(real, real.model)

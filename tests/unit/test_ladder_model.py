@@ -17,7 +17,12 @@ from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.ladder import pretraining, questions
 from rzero_ray.tasks.ladder.corpus import documents
 from rzero_ray.tasks.ladder.pretraining import build_tokenizer, ensure_base_model
-from rzero_ray.tasks.ladder.recipe import LadderRecipe, base_model_folder
+from rzero_ray.tasks.ladder.recipe import (
+    COIN_SHARE,
+    LadderRecipe,
+    base_model_folder,
+    with_coins,
+)
 from rzero_ray.tasks.ladder.tuning import is_on_target, steer, validation_questions
 from rzero_ray.tasks.registry import LadderTask, held_out_forms
 from rzero_ray.types import UserError
@@ -125,6 +130,35 @@ def test_every_field_of_the_recipe_is_part_of_the_folders_name():
         Path("cache"), LadderRecipe()
     )
     assert len({base_model_folder(Path("cache"), other) for other in others}) == len(others)
+
+
+def test_a_base_with_coins_has_them_in_all_stages_and_differs_in_nothing_else():
+    coins = with_coins(LadderRecipe(seed=3))
+    stages = (coins.first, coins.second, coins.tuning)
+    assert [stage.mixture.coin_share for stage in stages] == [COIN_SHARE] * 3
+    without = [
+        dataclasses.replace(stage, mixture=dataclasses.replace(stage.mixture, coin_share=0.0))
+        for stage in stages
+    ]
+    plain = LadderRecipe(seed=3)
+    assert without == [plain.first, plain.second, plain.tuning]
+    assert (
+        dataclasses.replace(coins, first=plain.first, second=plain.second, tuning=plain.tuning)
+        == plain
+    )
+
+
+def test_the_experiment_with_coins_is_the_laboratory_on_another_base(tmp_path: Path):
+    plain, coins = (load_config([f"conf={conf}"]) for conf in ("ladder", "ladder,ladder_coins"))
+    folder = base_model_folder(tmp_path, with_coins(LadderRecipe(seed=3)))
+    assert folder != base_model_folder(tmp_path, LadderRecipe(seed=3))
+    folder.mkdir()
+    there = dataclasses.replace(coins.model, base_seed=3, cache_dir=str(tmp_path))
+    assert obtain_model(there) == folder
+    model = dataclasses.replace(coins.model, path="ladder")
+    assert dataclasses.replace(coins, name="ladder", run_dir=plain.run_dir, model=model) == plain
+    with pytest.raises(UserError, match="knows only task=ladder, not math"):
+        load_config(["conf=ladder_coins"])
 
 
 def test_impossible_recipes_are_refused():

@@ -183,6 +183,7 @@ def test_a_mixture_of_impossible_shares_is_refused():
     [
         (TASK, "triple: 7[3v+1][3v+4]", "triple:2", "2-3"),
         (TASK, "mix:7[+1]", "mix:1", "1"),
+        (TASK, "coin:7[?1][?2]", "coin:2", "coin"),
         (TASK, "addsub:0" + "[+1]" * 13, "addsub:13", "13+"),
         (TASK, "addsub:7[3v+12]", "#[#v+#]", ""),
         (ArithmeticTask(), " 12+7-3", "#+#-#", "3 operands"),

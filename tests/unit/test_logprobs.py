@@ -67,6 +67,28 @@ def test_loss_and_gradients_in_chunks_are_those_of_all_logits_at_once(chunk_elem
         torch.testing.assert_close(gradient, value, rtol=1e-4, atol=1e-4)
 
 
+def test_of_some_tokens_alone_the_others_have_no_probability_and_no_gradient(chunk_elements):
+    hidden, head, tokens = _tensors()
+    allowed = torch.unique(tokens)
+    assert len(allowed) < len(head)
+    places = torch.searchsorted(allowed, tokens)
+    whole = _expected(hidden, head[allowed], places, 0.7)
+    expected_loss = _token_loss(whole, slice(None))
+    expected = torch.autograd.grad(expected_loss, (hidden, head))
+    loss, scores, entropies = score_and_lose(hidden, head, tokens, 0.7, _token_loss, allowed)
+    gradients = torch.autograd.grad(loss, (hidden, head))
+    torch.testing.assert_close(scores, whole.detach(), rtol=0, atol=1e-5)
+    alone = score_tokens(hidden, head, tokens, 0.7, allowed)
+    torch.testing.assert_close((scores, entropies), alone, rtol=0, atol=0)
+    few = score_tokens(hidden, head[allowed], places, 0.7)
+    torch.testing.assert_close(entropies, few[1], rtol=1e-4, atol=1e-5)
+    for gradient, value in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, value, rtol=1e-4, atol=1e-4)
+    forbidden = torch.ones(len(head), dtype=torch.bool)
+    forbidden[allowed] = False
+    assert gradients[1][forbidden].abs().max() == 0
+
+
 def test_bfloat16_weights_are_scored_in_float32_and_get_bfloat16_gradients(chunk_elements):
     hidden, head, tokens = _tensors(torch.bfloat16)
     loss, scores, _ = score_and_lose(hidden, head, tokens, 1.0, _token_loss)

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from rzero_ray.evaluation.statistics import bootstrap_interval
-from rzero_ray.phases.metrics import staleness
+from rzero_ray.phases.metrics import curriculum_metrics, staleness
 from rzero_ray.run import clock as clock_module
 from rzero_ray.run.clock import NO_STAGE, StageClock
 from rzero_ray.run.seeds import derive_seed
-from rzero_ray.types import Step
+from rzero_ray.tasks.registry import LadderTask
+from rzero_ray.types import Candidate, Step
 
 
 def test_stage_clock_counts_the_union_of_overlapping_blocks(monkeypatch: pytest.MonkeyPatch):
@@ -72,3 +73,20 @@ def test_seeds_are_stable_distinct_and_leave_room_for_the_sample_index():
 def test_staleness_counts_steps_and_is_left_out_where_rows_do_not_tell(had, expected):
     samples: list[Any] = [SimpleNamespace(weight_num_steps=steps) for steps in had]
     assert staleness(samples, Step(iteration=1, phase="solver", index=5)) == expected
+
+
+@pytest.mark.parametrize("label", ["89", None])
+def test_a_question_without_an_answer_has_a_wrong_label_whatever_the_votes_say(label: str | None):
+    coin = Candidate(
+        text="",
+        question="coin:7[?1][?2]",
+        answers=(label,) * 4,
+        label=label,
+        num_agree=4,
+        num_votes=4,
+        num_tokens=1,
+        dropped=None,
+        truth=None,
+    )
+    found = curriculum_metrics([coin], LadderTask(), 4)
+    assert (found["label_accuracy"], found["label_accuracy_all"]) == (0.0, 0.0)

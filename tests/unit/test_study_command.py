@@ -290,6 +290,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_a_study_may_hold_files_that_are_not_its_own(clusters: Clusters, tmp_path: Path):
+    assert main(_command(tmp_path, arms=("plain",))) == 0
+    (tmp_path / "notes.md").write_text("mine")
+    assert main([f"folder={tmp_path}"]) == 0
+    assert main([f"folder={tmp_path}", "report=true"]) == 0
+    assert (tmp_path / "notes.md").read_text() == "mine"
+
+
 def test_a_run_is_no_study(clusters: Clusters, tmp_path: Path, capsys):
     assert main(_command(tmp_path / "study", arms=("plain",))) == 0
     shutil.copytree(tmp_path / "study/runs/plain/base-0-seed-0", tmp_path / "run")

@@ -61,6 +61,19 @@ def test_the_same_command_and_the_folder_alone_change_nothing(plan: Plan):
     assert _extend(plan, 3, overrides=["sampler.cpus_per_engine=0.25"]) is plan
 
 
+def test_a_pair_in_both_orders_is_one_comparison(plan: Plan):
+    assert _extend(plan, 3, compare=["plain:frozen_challenger"]) is plan
+    arms = [*NEW["arms"], "frozen_challenger+ground_truth_labels"]
+    pair = f"{arms[2]}:{arms[1]}"
+    grown = _extend(plan, 0, arms=arms, compare=[pair, f"{arms[1]}:{arms[2]}"])
+    assert grown.entries[-1].compare == [pair]
+    assert _extend(grown, 4, compare=[f"{arms[1]}:{arms[2]}"]) is grown
+    last = grown.entries[-1]
+    both = last.model_copy(update={"compare": [pair, f"{arms[1]}:{arms[2]}"]})
+    older = grown.model_copy(update={"entries": [*grown.entries[:-1], both]})
+    assert older.comparisons() == grown.comparisons() and len(grown.comparisons()) == 3
+
+
 def test_arms_bases_and_comparisons_may_be_added_and_say_when(plan: Plan):
     arms = [*NEW["arms"], "frozen_challenger+ground_truth_labels"]
     pair = f"{arms[2]}:{arms[1]}"

@@ -17,16 +17,27 @@ from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.study.arms import Place
 from rzero_ray.study.command import main
-from rzero_ray.study.figures import RunFigures, read_figures
+from rzero_ray.study.figures import RunFigures, read_figures, with_all_shares
 from rzero_ray.study.plan import Comparison, Plan
 from rzero_ray.study.results import summarize
-from rzero_ray.study.tables import number, signed
+from rzero_ray.study.tables import make_tables, number, signed
 from rzero_ray.tasks.registry import ArithmeticTask
-from rzero_ray.types import Candidate, ChallengerSample, CurriculumItem, Verdict
+from rzero_ray.types import Candidate, ChallengerSample, CurriculumItem, UserError, Verdict
 from tests.unit.builders import answered
 from tests.unit.studies import OVERRIDES, make_runs, study_configs
 
 ARMS = ("plain", "frozen_challenger")
+CANDIDATE = Candidate(
+    text="",
+    question=None,
+    answers=("1",) * 4,
+    label=None,
+    num_agree=4,
+    num_votes=4,
+    num_tokens=1,
+    dropped=None,
+    truth=None,
+)
 
 
 def _answers(rights: list[int], questions: list[str]) -> list[AnsweredProblem]:
@@ -127,6 +138,65 @@ def test_an_arm_that_takes_questions_of_another_has_its_kept_ones(runs, tmp_path
         assert (row["kept"], row["labels"]) == (theirs["kept"], theirs["labels"])
         assert "votes_curriculum" not in row and "distinct" not in row
     assert found.totals["votes_curriculum"] == 0
+
+
+@pytest.mark.parametrize("lines", [0, 3])
+def test_a_finished_run_whose_log_lacks_steps_is_left_out(runs, lines: int, tmp_path: Path):
+    """Its updates and its hours would count as none."""
+    place = Place("plain", 0, 0)
+    copy = tmp_path / "run"
+    shutil.copytree(resolve_run_dir(runs[1][place]), copy)
+    log = copy / "metrics.jsonl"
+    kept = log.read_text().splitlines(keepends=True)[:lines]
+    log.unlink()
+    if kept:
+        log.write_text("".join(kept))
+    with pytest.raises(UserError, match=r"metrics\.jsonl .*no line of iteration-") as caught:
+        read_figures(place, replace(runs[1][place], run_dir=str(copy)))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_share_of_questions_without_an_answer_is_told_and_their_labels_are_wrong(
+    runs, tmp_path: Path
+):
+    place = Place("plain", 0, 0)
+    copy = tmp_path / "coins"
+    shutil.copytree(resolve_run_dir(runs[1][place]), copy)
+    posed = [
+        ("coin:7[?1][?2]", "89", None),
+        ("coin:1[?1]", "12", None),
+        ("addsub:7[+1]", "78", "78"),
+    ]
+    candidates = [
+        replace(CANDIDATE, text=q, question=q, label=label, truth=truth)
+        for q, label, truth in posed
+    ]
+    path = copy / "iteration-01/curriculum/step-001/candidates.parquet"
+    write_records(path, [*candidates, replace(candidates[2], dropped="easy")], Candidate)
+    found = read_figures(place, replace(runs[1][place], run_dir=str(copy), task="ladder"))
+    row = found.by_iteration[1]
+    assert row["kept"] == 3 and row["labels"] == pytest.approx(1 / 3)
+    assert (row["labels/coin"], row["labels/1"]) == (0.0, 1.0)
+    assert (row["share/coin"], row["share/1"]) == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_a_stratum_that_nobody_keeps_counts_as_none_where_others_keep_it():
+    kept = {"kept": 4.0, "share/4-5": 1.0}
+    runs = [
+        RunFigures(place=Place("plain", base, 0), by_iteration=[{"mean": 0.1}, row], totals={})
+        for base, row in enumerate(
+            [{"kept": 4.0, "share/coin": 0.5, "share/4-5": 0.5}, kept, {"kept": 0.0}]
+        )
+    ]
+    filled = with_all_shares(runs)
+    assert [run.by_iteration[1].get("share/coin") for run in filled] == [0.5, 0.0, None]
+    assert [run.by_iteration[0] for run in filled] == [{"mean": 0.1}] * 3
+    result = summarize(_plan(["plain"], [0, 1, 2], [0], []), filled, last=3)
+    coins = result.arms[0].series["share/coin"]
+    assert coins[0] is None and coins[1] is not None
+    assert (coins[1].num, coins[1].value) == (2, 0.25)
+    titles = [table.title for table in make_tables(_plan(["plain"], [0, 1, 2], [0], []), result)]
+    assert "share of the kept questions, stratum coin, by iteration" in titles
 
 
 # Means and comparisons.

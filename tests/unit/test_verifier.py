@@ -9,7 +9,9 @@ import pytest
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.load import load_config
 from rzero_ray.method.verification import confirmed, majority_solutions, make_examples
+from rzero_ray.phases import verifier
 from rzero_ray.run.parquet import read_records
+from rzero_ray.run.run import Run
 from rzero_ray.tasks import arithmetic
 from rzero_ray.tasks.ladder import solutions
 from rzero_ray.tasks.registry import ArithmeticTask, LadderTask, MathTask, check_steps
@@ -136,6 +138,28 @@ class CurriculumItemOfStep:
     """The column of a Solver's rollouts that says which question was taught."""
 
     question: str
+
+
+def test_candidates_are_read_once_an_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They come with the texts of all votes."""
+    read: list[int] = []
+    whole = verifier._candidates
+
+    def once(iteration: int, run: Run) -> list[Candidate]:
+        read.append(iteration)
+        return whole(iteration, run)
+
+    monkeypatch.setattr(verifier, "_candidates", once)
+    Attempt(load_config([*OVERRIDES, *SETTINGS, "recipe=verifier"]), tmp_path).go()
+    assert read == [1, 2]
+
+
+def test_true_labels_are_not_judged(tmp_path: Path):
+    arguments = [*OVERRIDES, *SETTINGS, "recipe=verifier", "ablation=ground_truth_labels"]
+    attempt = Attempt(load_config(arguments), tmp_path)
+    attempt.go()
+    assert not attempt.verifier.requests and not attempt.verifier.phases
+    assert not list(tmp_path.glob("iteration-*/verdicts.parquet"))
 
 
 def test_a_run_without_a_verifier_asks_and_teaches_none(tmp_path: Path):

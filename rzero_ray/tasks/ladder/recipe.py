@@ -16,6 +16,9 @@ from rzero_ray.tasks.recipes import recipe_folder
 # Part of the cache key: raise it when code outside the recipe changes what a recipe produces.
 _FORMAT_VERSION: Final = 1
 
+COIN_SHARE: Final = 1 / 12
+"""Share of coins among the questions of a base model `with_coins`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -146,6 +149,20 @@ class LadderRecipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0.0 <= self.school_share <= 1.0:
             raise ValueError(f"school_share must be within 0 and 1, got {self.school_share}")
+
+
+def with_coins(recipe: LadderRecipe) -> LadderRecipe:
+    """Return the recipe with `COIN_SHARE` of the questions of all its documents coins."""
+
+    def mixed(stage: Stage | Tuning) -> Mixture:
+        return replace(stage.mixture, coin_share=COIN_SHARE)
+
+    return replace(
+        recipe,
+        first=replace(recipe.first, mixture=mixed(recipe.first)),
+        second=replace(recipe.second, mixture=mixed(recipe.second)),
+        tuning=replace(recipe.tuning, mixture=mixed(recipe.tuning)),
+    )
 
 
 def base_model_folder(cache_dir: Path, recipe: LadderRecipe) -> Path:
