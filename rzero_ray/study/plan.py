@@ -31,8 +31,8 @@ PRIMARY = (
 )
 TESTS = (
     "run seeds are averaged within a base model; differences of two arms are paired by base model, "
-    "with 95 % intervals and two-sided p values by Student's t, and Holm's adjustment over all "
-    "comparisons of the plan"
+    "with 95 % intervals and two-sided p values by Student's t, and Holm's adjustment over the "
+    "comparisons that were planned together"
 )
 
 
@@ -89,12 +89,14 @@ class Plan(_Shape):
         counts how many there are.
         """
         first, found = self.arms[0], dict[tuple[str, str], Comparison]()
-        for entry in self.entries:
+        for family, entry in enumerate(self.entries):
             pairs = [(arm, first) for arm in entry.arms if arm != first]
             pairs += [split_pair(pair) for pair in entry.compare]
             for left, right in pairs:
                 if (right, left) not in found:
-                    found.setdefault((left, right), Comparison(left, right, entry.finished_runs))
+                    found.setdefault(
+                        (left, right), Comparison(left, right, entry.finished_runs, family)
+                    )
         return list(found.values())
 
     def places(self) -> list[Place]:
@@ -114,6 +116,9 @@ class Comparison:
     added_after: int
     """The runs that were finished when it was planned; 0 for one that nobody could choose by
     results."""
+    family: int = 0
+    """The number of the plan's entry that it is of: what is planned later takes nothing from the
+    significance of what was planned before."""
 
     def __str__(self) -> str:
         return f"{self.left} - {self.right}"

@@ -115,7 +115,7 @@ def _compare(
     by_base = [_differences(comparison, runs, primary_of) for comparison in comparisons]
     found = [_mean(of) for of in by_base]
     others = _others(runs, last)
-    adjusted = holm([None if of is None else of.p for of in found])
+    adjusted = _adjusted(comparisons, [None if of is None else of.p for of in found])
     return [
         ComparisonResult(
             comparison=comparison,
@@ -135,6 +135,15 @@ def _compare(
             comparisons, found, by_base, adjusted, strict=True
         )
     ]
+
+
+def _adjusted(comparisons: Sequence[Comparison], ps: Sequence[float | None]) -> list[float | None]:
+    """Return p values by Holm, each adjusted for those of its own family."""
+    adjusted: dict[int, float | None] = {}
+    for family in {comparison.family for comparison in comparisons}:
+        members = [k for k, comparison in enumerate(comparisons) if comparison.family == family]
+        adjusted |= zip(members, holm([ps[k] for k in members]), strict=True)
+    return [adjusted[k] for k in range(len(comparisons))]
 
 
 def _others(runs: Sequence[RunFigures], last: int) -> dict[str, Figure]:

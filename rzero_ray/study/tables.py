@@ -126,9 +126,10 @@ def _comparisons(result: StudyResult) -> Table:
     return Table(
         title="Comparisons",
         caption=(
-            "Paired by base model, 95 % t intervals, two-sided p, Holm's adjustment over all "
-            f"lines. Bases for {number(DIFFERENCE, 2)}: how many a paired t test needs to find "
-            "such a difference with a power of .8, if differences spread as these do."
+            "Paired by base model, 95 % t intervals, two-sided p, Holm's adjustment over the "
+            f"lines that were planned together. Bases for {number(DIFFERENCE, 2)}: how many a "
+            "paired t test needs to find such a difference with a power of .8, if differences "
+            "spread as these do."
         ),
         head=head,
         rows=[_comparison_row(of) for of in result.comparisons],

@@ -249,19 +249,26 @@ def test_seeds_are_averaged_within_a_base_and_arms_paired_by_base():
     assert labels[0] is None and labels[1] is not None and labels[1].num == 3
 
 
-def test_holm_is_over_all_comparisons_of_the_plan():
+def test_holm_is_over_the_comparisons_that_were_planned_together():
     runs = [
         _run(arm, base, 0, value * base)
         for base in (1, 2, 3)
         for arm, value in (("a", 0.1), ("b", 0.2), ("c", 0.15))
     ]
-    result = summarize(_plan(["a", "b", "c", "d"], [1, 2, 3], [0], ["b:c"]), runs, last=3)
+    plan = _plan(["a", "b", "c", "d"], [1, 2, 3], [0], ["b:c"])
+    result = summarize(plan, runs, last=3)
     by_name = {str(of.comparison): of for of in result.comparisons}
     assert list(by_name) == ["b - a", "c - a", "d - a", "b - c"]
     missing = by_name["d - a"]
     assert missing.primary is missing.holm is missing.num_needed is None
     assert by_name["b - a"].primary is not None
     assert by_name["b - a"].holm == pytest.approx(4 * (by_name["b - a"].primary.p or 0))
+    later = plan.model_copy(
+        update={"entries": [*plan.entries, plan.entries[0].model_copy(update={"arms": ["e"]})]}
+    )
+    grown = summarize(later, runs, last=3)
+    assert [of.comparison.family for of in grown.comparisons] == [0, 0, 0, 0, 1]
+    assert [of.holm for of in grown.comparisons[:4]] == [of.holm for of in result.comparisons]
 
 
 def test_numbers_are_written_as_shares_are():
