@@ -24,7 +24,10 @@ TINY_MODEL = "tiny"
 LADDER_MODEL = "ladder"
 """The value of `model.path` that stands for the built-in base model of `task=ladder`."""
 
-BUILT_IN_MODELS = {TINY_MODEL: "arithmetic", LADDER_MODEL: "ladder"}
+TOUR_MODEL = "tour"
+"""The value of `model.path` that stands for the built-in base model of `task=tour`."""
+
+BUILT_IN_MODELS = {TINY_MODEL: "arithmetic", LADDER_MODEL: "ladder", TOUR_MODEL: "tour"}
 """{value of `model.path` that stands for a built-in base model: the one task that it knows}."""
 
 
@@ -40,7 +43,7 @@ class ModelConfig:
 
     path: Annotated[str, a_path()] = TINY_MODEL
     """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or a built-in model,
-    `tiny` or `ladder`."""
+    `tiny`, `ladder` or `tour`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of weights and activations in the engines and in the learner's forward pass; the
     optimizer's master copy is float32."""
@@ -80,6 +83,9 @@ class SamplerConfig:
     num_verifier: Annotated[int, count(0, MOST_ACTORS)] = 0
     """Engines of the verifier's own; with none it borrows the Challenger's, which nothing asks
     meanwhile."""
+    num_referee: Annotated[int, count(0, MOST_ACTORS)] = 0
+    """Engines of the referee's own, which `method=judged` needs: it is asked while the others
+    learn."""
     cpus_per_engine: Annotated[float, between(0, 1_024)] = 1.0
     gpus_per_engine: Annotated[float, gpus()] = 0.0
     threads_per_engine: Annotated[int, count(1, 1_024)] = 1
