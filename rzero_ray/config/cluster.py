@@ -24,10 +24,10 @@ TINY_MODEL = "tiny"
 LADDER_MODEL = "ladder"
 """The value of `model.path` that stands for the built-in base model of `task=ladder`."""
 
-TOUR_MODEL = "tour"
-"""The value of `model.path` that stands for the built-in base model of `task=tour`."""
+BOUQUET_MODEL = "bouquet"
+"""The value of `model.path` that stands for the built-in base model of `task=bouquet`."""
 
-BUILT_IN_MODELS = {TINY_MODEL: "arithmetic", LADDER_MODEL: "ladder", TOUR_MODEL: "tour"}
+BUILT_IN_MODELS = {TINY_MODEL: "arithmetic", LADDER_MODEL: "ladder", BOUQUET_MODEL: "bouquet"}
 """{value of `model.path` that stands for a built-in base model: the one task that it knows}."""
 
 
@@ -43,7 +43,7 @@ class ModelConfig:
 
     path: Annotated[str, a_path()] = TINY_MODEL
     """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or a built-in model,
-    `tiny`, `ladder` or `tour`."""
+    `tiny`, `ladder` or `bouquet`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of weights and activations in the engines and in the learner's forward pass; the
     optimizer's master copy is float32."""

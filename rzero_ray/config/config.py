@@ -63,7 +63,7 @@ class Config:
     methods of the family, and single remedies."""
     ablation: Annotated[str, optional_path()] = ""
     """Files of `conf/ablation/`, one or several with commas between: `no_band_filter`."""
-    task: Literal["arithmetic", "ladder", "math", "tour"] = "math"
+    task: Literal["arithmetic", "ladder", "math", "bouquet"] = "math"
     """Prompts, held-out problems and, where one exists, the oracle."""
     seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     run_dir: Annotated[str, a_path()] = "runs/${name}-seed${seed}"

@@ -9,16 +9,16 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from rzero_ray.config.cluster import (
+    BOUQUET_MODEL,
     BUILT_IN_MODELS,
     LADDER_MODEL,
     TINY_MODEL,
-    TOUR_MODEL,
     ModelConfig,
 )
 from rzero_ray.disk.files import damaged, open_regular, read_if_there, read_json
 from rzero_ray.tasks import tiny_recipe
+from rzero_ray.tasks.bouquet import recipe as bouquet_recipe
 from rzero_ray.tasks.ladder import recipe as ladder_recipe
-from rzero_ray.tasks.tour import recipe as tour_recipe
 from rzero_ray.types import UserError
 
 
@@ -126,17 +126,17 @@ def _obtain_ladder(cache: Path, seed: int) -> Path:
     return ensure_base_model(cache, recipe)
 
 
-def _obtain_tour(cache: Path, seed: int) -> Path:
-    recipe = tour_recipe.TourRecipe(seed=seed)
-    folder = tour_recipe.base_model_folder(cache, recipe)
+def _obtain_bouquet(cache: Path, seed: int) -> Path:
+    recipe = bouquet_recipe.BouquetRecipe(seed=seed)
+    folder = bouquet_recipe.base_model_folder(cache, recipe)
     if folder.is_dir():
         return folder
-    from rzero_ray.tasks.tour.pretraining import ensure_base_model
+    from rzero_ray.tasks.bouquet.pretraining import ensure_base_model
 
     return ensure_base_model(cache, recipe)
 
 
-_OBTAIN = {TINY_MODEL: _obtain_tiny, LADDER_MODEL: _obtain_ladder, TOUR_MODEL: _obtain_tour}
+_OBTAIN = {TINY_MODEL: _obtain_tiny, LADDER_MODEL: _obtain_ladder, BOUQUET_MODEL: _obtain_bouquet}
 """{built-in model: returns the folder of its base with a seed, after building what a cache
 lacks}."""
 

@@ -9,9 +9,9 @@ from functools import cache
 from rzero_ray.config.config import Config
 from rzero_ray.protocols import Halves, OpenTask, Task
 from rzero_ray.tasks import arithmetic, prompts
+from rzero_ray.tasks.bouquet import bouquets
 from rzero_ray.tasks.ladder import questions as ladder
 from rzero_ray.tasks.ladder import solutions as ladder_solutions
-from rzero_ray.tasks.tour import tours
 from rzero_ray.tasks.words import mask_numbers, split_words
 from rzero_ray.types import Message, Problem, RatedPair, UserError
 
@@ -155,9 +155,9 @@ class LadderTask:
         return _ladder_reserved()
 
 
-class TourTask:
-    """Tours of places on a line, in the notation of their base model: an open task, whose answers
-    have a hidden quality and no truth."""
+class BouquetTask:
+    """Bouquets, in the notation of their base model: an open task, whose answers have a hidden
+    quality and no truth."""
 
     has_oracle = False
     has_halves = False
@@ -165,13 +165,13 @@ class TourTask:
 
     def challenger_messages(self) -> tuple[Message, ...]:
         return (
-            Message(role="system", content=tours.CHALLENGER_TAG),
+            Message(role="system", content=bouquets.CHALLENGER_TAG),
             Message(role="user", content=""),
         )
 
     def solver_messages(self, question: str) -> tuple[Message, ...]:
         return (
-            Message(role="system", content=tours.SOLVER_TAG),
+            Message(role="system", content=bouquets.SOLVER_TAG),
             Message(role="user", content=question),
         )
 
@@ -181,31 +181,31 @@ class TourTask:
 
     def referee_messages(self, request: str, first: str, second: str) -> tuple[Message, ...]:
         return (
-            Message(role="system", content=tours.REFEREE_TAG),
-            Message(role="user", content=f"{request}={first}{tours.BETWEEN}{second}"),
+            Message(role="system", content=bouquets.REFEREE_TAG),
+            Message(role="user", content=f"{request}={first}{bouquets.BETWEEN}{second}"),
         )
 
     def is_question(self, text: str) -> bool:
-        return tours.parse_request(text) is not None
+        return bouquets.parse_request(text) is not None
 
     def read_answer(self, text: str) -> str | None:
-        return tours.parse_tour(text)
+        return bouquets.parse_bouquet(text)
 
     def quality(self, request: str, answer: str) -> float:
-        return tours.quality(request, answer)
+        return bouquets.quality(request, answer)
 
     def heldout_pairs(self) -> tuple[RatedPair, ...]:
-        return tours.heldout_pairs()
+        return bouquets.heldout_pairs()
 
     def normalize(self, question: str) -> str:
-        return tours.normalize(question)
+        return bouquets.normalize(question)
 
     def words(self, question: str) -> list[str]:
-        """The places: every letter is a word."""
-        return list("".join(question.split()))
+        """The wishes, each of which is a word."""
+        return bouquets.words(question)
 
     def words_by_space(self, question: str) -> list[str]:
-        """Places, too: the notation has no spaces at all."""
+        """Wishes, too: the notation has no spaces at all."""
         return self.words(question)
 
     def skeleton(self, question: str) -> str:
@@ -220,7 +220,7 @@ class TourTask:
         return _worked_out(question, solution)
 
     def spoil(self, question: str, solution: str, rng: random.Random) -> str | None:
-        return tours.spoil(solution, rng)
+        return bouquets.spoil(solution, rng)
 
     def halve(self, question: str) -> Halves | None:
         return None
@@ -229,7 +229,7 @@ class TourTask:
         return None
 
     def heldout(self) -> tuple[Problem, ...]:
-        return tours.heldout_problems()
+        return bouquets.heldout_problems()
 
     def strata(self) -> Mapping[str, tuple[Problem, ...]]:
         return {}
@@ -297,17 +297,17 @@ class MathTask:
         return ()
 
 
-_TASKS: dict[str, type[ArithmeticTask | LadderTask | MathTask | TourTask]] = {
+_TASKS: dict[str, type[ArithmeticTask | LadderTask | MathTask | BouquetTask]] = {
     "arithmetic": ArithmeticTask,
     "ladder": LadderTask,
     "math": MathTask,
-    "tour": TourTask,
+    "bouquet": BouquetTask,
 }
-_OPEN_TASKS = {"tour": TourTask}
+_OPEN_TASKS = {"bouquet": BouquetTask}
 """Those whose requests have no exact answer."""
 
 
-def make_task(name: str) -> ArithmeticTask | LadderTask | MathTask | TourTask:
+def make_task(name: str) -> ArithmeticTask | LadderTask | MathTask | BouquetTask:
     """Return the task of `config.task`."""
     return _TASKS[name]()
 

@@ -64,7 +64,7 @@ ALLOWED_IN = {
         "rzero_ray.tasks.document_training",
         "rzero_ray.tasks.tiny_model",
         "rzero_ray.tasks.ladder.pretraining",
-        "rzero_ray.tasks.tour.pretraining",
+        "rzero_ray.tasks.bouquet.pretraining",
         "actors.",
     ),
 }

@@ -1,7 +1,7 @@
-"""The base model of ``conf=tour``: a Qwen3 of 0.09 M parameters, trained on first use.
+"""The base model of ``conf=bouquet``: a Qwen3 of 0.09 M parameters, trained on first use.
 
-What makes it a base on which three roles can be seen to improve: it plans tours that are middling
-and differ from sample to sample, wishes for little, and compares tours by their length above all.
+What makes it a base on which three roles can be seen to improve: it binds bouquets that are
+middling and differ from sample to sample, wishes for little, and prefers large bouquets.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from typing import Final
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from rzero_ray.tasks.bouquet.bouquets import (
+    BETWEEN,
+    BOX_CLOSE,
+    BOX_OPEN,
+    CHALLENGER_TAG,
+    FLOWERS,
+    PROMPT_END,
+    QUESTION_CLOSE,
+    QUESTION_OPEN,
+    REFEREE_TAG,
+    SOLVER_TAG,
+    WISHES,
+)
+from rzero_ray.tasks.bouquet.corpus import documents
+from rzero_ray.tasks.bouquet.recipe import BouquetRecipe, base_model_folder
 from rzero_ray.tasks.document_training import batches, cosine, train_step
 from rzero_ray.tasks.model_building import (
     ProgressReport,
     build_once,
     build_word_tokenizer,
     new_model,
-)
-from rzero_ray.tasks.tour.corpus import documents
-from rzero_ray.tasks.tour.recipe import TourRecipe, base_model_folder
-from rzero_ray.tasks.tour.tours import (
-    BETWEEN,
-    BOX_CLOSE,
-    BOX_OPEN,
-    CHALLENGER_TAG,
-    PLACES,
-    PROMPT_END,
-    QUESTION_CLOSE,
-    QUESTION_OPEN,
-    REFEREE_TAG,
-    SOLVER_TAG,
 )
 
 # Markup stays visible when special tokens are skipped: the phases read <question> and \boxed{ in
@@ -45,19 +46,20 @@ _MARKUP: Final = (
     CHALLENGER_TAG,
     SOLVER_TAG,
     REFEREE_TAG,
+    *WISHES,
 )
-_CHARACTERS: Final = f"{PLACES}12{PROMPT_END}{BETWEEN}"
+_CHARACTERS: Final = f"{''.join(FLOWERS)}12{PROMPT_END}{BETWEEN}"
 
-_EMBEDDING_ROWS: Final = 32
-"""More than the 27 tokens; the others never occur."""
+_EMBEDDING_ROWS: Final = 64
+"""More than the 39 tokens; the others never occur."""
 
 _TOKENS_PER_DOCUMENT: Final = 8
 """What a batch's sum of losses is divided by for each document (`train_step`)."""
 
-_PROGRESS_TITLE: Final = "Training the base model of the tours"
+_PROGRESS_TITLE: Final = "Training the base model of the bouquets"
 
 
-def ensure_base_model(cache_dir: Path, recipe: TourRecipe) -> Path:
+def ensure_base_model(cache_dir: Path, recipe: BouquetRecipe) -> Path:
     """Return the folder of the recipe's base model, training it first if the cache lacks it.
 
     See `model_building.build_once`. `cache_dir` holds base models; it is created when missing.
@@ -78,7 +80,7 @@ def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
     return build_word_tokenizer(_CHARACTERS, _MARKUP, PROMPT_END, max_positions)
 
 
-def _pretrain(recipe: TourRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def _pretrain(recipe: BouquetRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """Train a new model on the recipe's documents. Draws from torch's global random state."""
     model = new_model(recipe, tokenizer, _EMBEDDING_ROWS).train()
     optimizer = torch.optim.AdamW(
@@ -87,7 +89,7 @@ def _pretrain(recipe: TourRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3Fo
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    rng = random.Random(f"tour-{recipe.seed}")
+    rng = random.Random(f"bouquet-{recipe.seed}")
     corpus = batches(rng, documents(rng, recipe.mixture), tokenizer, recipe.batch_size)
     with ProgressReport(_PROGRESS_TITLE, recipe.num_steps) as report:
         for step in range(recipe.num_steps):

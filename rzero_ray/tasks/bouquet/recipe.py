@@ -1,4 +1,4 @@
-"""What decides which base model ``conf=tour`` starts from, and the folder that it is kept in.
+"""What decides which base model ``conf=bouquet`` starts from, and the folder that it is kept in.
 
 Apart from ``pretraining``, which builds it: a driver that finds the folder need not load torch.
 """
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from rzero_ray.tasks.bouquet.corpus import Mixture
 from rzero_ray.tasks.recipes import recipe_folder
-from rzero_ray.tasks.tour.corpus import Mixture
 
 # Part of the cache key: raise it when code outside the recipe changes what a recipe produces.
 _FORMAT_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TourRecipe:
+class BouquetRecipe:
     """Everything that decides which base model is built. Its fields are the cache key."""
 
     seed: int = 0
@@ -42,8 +42,8 @@ class TourRecipe:
     """Hidden width of the feed-forward layers."""
 
     max_positions: int = 96
-    """Longest sequence, in tokens; a request of nine wishes with two tours of twenty stops takes
-    56."""
+    """Longest sequence, in tokens; a request of four wishes with two bouquets of sixteen
+    flowers takes 44."""
 
     init_std: float = 0.08
     """Standard deviation of the initial weights."""
@@ -82,6 +82,6 @@ class TourRecipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def base_model_folder(cache_dir: Path, recipe: TourRecipe) -> Path:
+def base_model_folder(cache_dir: Path, recipe: BouquetRecipe) -> Path:
     """Return the folder of the recipe's base model; it exists once the model is complete."""
-    return recipe_folder(cache_dir, "tour", _FORMAT_VERSION, recipe)
+    return recipe_folder(cache_dir, "bouquet", _FORMAT_VERSION, recipe)
