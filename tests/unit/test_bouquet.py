@@ -14,7 +14,7 @@ from rzero_ray.config.evaluation import load_evaluation_config
 from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.bouquet import bouquets
 from rzero_ray.tasks.bouquet.corpus import Mixture, documents
-from rzero_ray.tasks.bouquet.recipe import BouquetRecipe, base_model_folder
+from rzero_ray.tasks.bouquet.recipe import BouquetRecipe, Stage, base_model_folder
 from rzero_ray.tasks.registry import BouquetTask, held_out_forms
 from rzero_ray.types import UserError
 
@@ -134,7 +134,7 @@ def test_the_base_model_is_found_by_its_recipe(tmp_path: Path):
     assert find_model(ModelConfig(path="bouquet")) is None
     folder = base_model_folder(tmp_path, BouquetRecipe(seed=3))
     assert folder != base_model_folder(tmp_path, BouquetRecipe(seed=4))
-    assert folder != base_model_folder(tmp_path, BouquetRecipe(seed=3, num_steps=7))
+    assert folder != base_model_folder(tmp_path, BouquetRecipe(seed=3, batch_size=7))
     folder.mkdir()
     assert obtain_model(ModelConfig(path="bouquet", base_seed=3, cache_dir=str(tmp_path))) == folder
 
@@ -142,7 +142,8 @@ def test_the_base_model_is_found_by_its_recipe(tmp_path: Path):
 def test_a_base_model_is_built_once(tmp_path: Path):
     from rzero_ray.tasks.bouquet.pretraining import ensure_base_model
 
-    recipe = BouquetRecipe(num_steps=2, batch_size=2)
+    stage = Stage(num_steps=2, learning_rate=1e-3, mixture=Mixture())
+    recipe = BouquetRecipe(batch_size=2, first=stage, second=stage)
     folder = ensure_base_model(tmp_path, recipe)
     written = (folder / "model.safetensors").stat().st_mtime_ns
     assert ensure_base_model(tmp_path, recipe) == folder

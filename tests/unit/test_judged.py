@@ -351,6 +351,46 @@ def test_what_is_stored_says_how_rewards_came_about(config: Config, tmp_path: Pa
     assert any(s.reward > 0 for s in asked)
 
 
+def test_no_phase_reads_the_hidden_quality(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def evaluate_nothing(config: Config, iteration: int, *others: object) -> dict:
+        return {"iteration": iteration, "num_problems": 0}
+
+    def refuse(self: BouquetTask, request: str, answer: str) -> float:
+        raise AssertionError("a phase has read the hidden quality")
+
+    monkeypatch.setattr("rzero_ray.driver.evaluate_quality", evaluate_nothing)
+    monkeypatch.setattr(SmallBouquet, "quality", refuse)
+    attempt = Attempt(config, tmp_path)
+    attempt.go()
+    assert len(attempt.solver.updates) == 4
+
+
+def test_a_frozen_challenger_poses_requests_and_never_learns(tmp_path: Path):
+    attempt = Attempt(load_config([*OVERRIDES, "ablation=frozen_challenger"]), tmp_path)
+    attempt.go()
+    assert attempt.challenger.requests and not attempt.challenger.phases
+    assert attempt.solver.updates and attempt.referee.updates
+
+
+class Mute(BouquetPolicy):
+    """A Challenger that poses nothing well-formed."""
+
+    def _pose(self, rng: random.Random) -> str:
+        return "[red]"
+
+
+def test_without_a_request_nobody_learns_and_the_run_goes_on(config: Config, tmp_path: Path):
+    attempt = Attempt(config, tmp_path)
+    attempt.challenger = Mute("challenger")
+    attempt.solver.borrows_from = attempt.challenger
+    attempt.go()
+    assert not attempt.solver.updates and not attempt.referee.updates
+    assert len(attempt.observer.evaluations) == 3
+    assert attempt.observer.evaluations[-1]["requests_well_formed"] == 0
+
+
 def test_a_frozen_referee_is_asked_and_never_taught(tmp_path: Path):
     attempt = Attempt(load_config([*OVERRIDES, "ablation=frozen_referee"]), tmp_path)
     attempt.go()

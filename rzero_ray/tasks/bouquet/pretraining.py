@@ -81,28 +81,28 @@ def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
 
 
 def _pretrain(recipe: BouquetRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Train a new model on the recipe's documents. Draws from torch's global random state."""
+    """Train a new model through the stages. Draws from torch's global random state."""
     model = new_model(recipe, tokenizer, _EMBEDDING_ROWS).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        betas=(recipe.beta1, recipe.beta2),
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    rng = random.Random(f"bouquet-{recipe.seed}")
-    corpus = batches(rng, documents(rng, recipe.mixture), tokenizer, recipe.batch_size)
-    with ProgressReport(_PROGRESS_TITLE, recipe.num_steps) as report:
-        for step in range(recipe.num_steps):
-            warmup = min(1.0, (step + 1) / recipe.warmup_steps)
-            rate = recipe.learning_rate * warmup * cosine(step / recipe.num_steps)
-            report.advance(
-                train_step(
+    stages = (recipe.first, recipe.second)
+    with ProgressReport(_PROGRESS_TITLE, sum(stage.num_steps for stage in stages)) as report:
+        for number, stage in enumerate(stages):
+            optimizer = torch.optim.AdamW(
+                model.parameters(),
+                betas=(recipe.beta1, recipe.beta2),
+                weight_decay=recipe.weight_decay,
+                fused=True,
+            )
+            rng = random.Random(f"bouquet-{number}-{recipe.seed}")
+            corpus = batches(rng, documents(rng, stage.mixture), tokenizer, recipe.batch_size)
+            for step in range(stage.num_steps):
+                warmup = min(1.0, (step + 1) / recipe.warmup_steps)
+                loss = train_step(
                     model,
                     optimizer,
-                    rate,
+                    stage.learning_rate * warmup * cosine(step / stage.num_steps),
                     next(corpus),
                     tokens_per_document=_TOKENS_PER_DOCUMENT,
                     max_grad_norm=recipe.max_grad_norm,
                 )
-            )
+                report.advance(loss)
     return model.eval()

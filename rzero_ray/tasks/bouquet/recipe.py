@@ -5,7 +5,7 @@ Apart from ``pretraining``, which builds it: a driver that finds the folder need
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,22 @@ from rzero_ray.tasks.recipes import recipe_folder
 
 # Part of the cache key: raise it when code outside the recipe changes what a recipe produces.
 _FORMAT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stretch of the pretraining with one optimizer and one mixture of documents."""
+
+    num_steps: int
+    """Optimizer steps."""
+    learning_rate: float
+    """Peak learning rate of AdamW, reached after the recipe's ``warmup_steps`` and decayed to zero
+    on a cosine."""
+    mixture: Mixture
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +64,19 @@ class BouquetRecipe:
     init_std: float = 0.08
     """Standard deviation of the initial weights."""
 
-    num_steps: int = 1100
-    """Optimizer steps."""
-
-    batch_size: int = 64
+    batch_size: int = 48
     """Documents of an optimizer step."""
 
-    learning_rate: float = 8e-3
-    """Peak learning rate of AdamW, reached after ``warmup_steps`` and decayed to zero on a
-    cosine."""
+    first: Stage = Stage(num_steps=700, learning_rate=8e-3, mixture=Mixture(fair_share=1.0))
+    """Learns to wish, to bind, and what makes a bouquet good. Where documents of a superficial
+    referee come first, the quality is not learned in time."""
 
-    warmup_steps: int = 50
-    """Steps of linear warm-up."""
+    second: Stage = Stage(num_steps=200, learning_rate=3e-3, mixture=Mixture(fair_share=0.3))
+    """Learns to compare superficially. What it knows of quality is covered up and not lost, so that
+    a few pairs bring it back."""
+
+    warmup_steps: int = 20
+    """Steps of linear warm-up of each stage."""
 
     beta1: float = 0.9
     """AdamW's decay of the gradient's first moment."""
@@ -73,13 +90,9 @@ class BouquetRecipe:
     max_grad_norm: float = 1.0
     """Norm at which gradients are clipped."""
 
-    mixture: Mixture = field(default_factory=Mixture)
-    """The documents."""
-
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 def base_model_folder(cache_dir: Path, recipe: BouquetRecipe) -> Path:
