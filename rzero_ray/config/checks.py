@@ -45,6 +45,7 @@ def check_config(config: Config) -> None:
         config.curriculum.sampling.max_tokens,
         config.voting.sampling.max_tokens,
         config.solver.sampling.max_tokens,
+        config.referee.sampling.max_tokens,
         config.eval.max_tokens,
     )
     if longest >= config.model.max_model_len:

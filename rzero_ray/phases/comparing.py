@@ -24,7 +24,7 @@ from rzero_ray.protocols import Cast, OpenTask, Policy
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.run import Run
 from rzero_ray.run.seeds import derive_seed
-from rzero_ray.types import Comparison, OpinionRule, SampleRequest
+from rzero_ray.types import Comparison, OpinionRule, SampleRequest, TooLongError
 
 Opinion = Callable[[Sequence[SampleRequest], Policy, random.Random], Awaitable[list[str | None]]]
 """Gives the verdicts on two answers: as they were first shown, and in the other order."""
@@ -43,9 +43,17 @@ class Group:
 async def ask_referee(
     requests: Sequence[SampleRequest], referee: Policy, rng: random.Random
 ) -> list[str | None]:
-    """Return the referee's verdicts; `rng` is not drawn from."""
-    sampled = await gather_all(referee.sample(request) for request in requests)
-    return [read_verdict(completion.text) for (completion,) in sampled]
+    """Return the referee's verdicts; `rng` is not drawn from. Answers that are too long to be shown
+    together get none."""
+
+    async def ask(request: SampleRequest) -> str | None:
+        try:
+            (completion,) = await referee.sample(request)
+        except TooLongError:
+            return None
+        return read_verdict(completion.text)
+
+    return await gather_all(ask(request) for request in requests)
 
 
 async def toss(

@@ -13,6 +13,7 @@ import pytest
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.driver import coevolve_judged
+from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.quality import RatedRequest
 from rzero_ray.method.comparisons import (
     divided_share,
@@ -36,6 +37,8 @@ from rzero_ray.run.parquet import read_records
 from rzero_ray.run.report.summary import make_summary
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.run import Run
+from rzero_ray.study.arms import Place
+from rzero_ray.study.figures import SERIES, read_figures
 from rzero_ray.tasks.bouquet import bouquets
 from rzero_ray.tasks.registry import BouquetTask, check_task
 from rzero_ray.types import (
@@ -276,6 +279,16 @@ def test_a_referee_who_always_says_the_same_decides_nothing(config: Config, says
     assert len(group.comparisons) == 6 and divided_share(group.comparisons) == 1
 
 
+def test_answers_that_are_too_long_to_be_shown_together_get_no_vote(config: Config):
+    referee = BouquetPolicy("referee")
+    referee.longest_prompt = len("[red]=abcd|abc")
+    group = _compare(config, referee, ["abcd", "abc", "abcdefgh"])
+    assert {(c.verdict, c.verdict_swapped) for c in group.comparisons if "h" in c.second} == {
+        (None, None)
+    }
+    assert group.shares_G == [0.75, 0.25, 0.5]
+
+
 def test_equal_answers_are_not_compared(config: Config):
     referee = BouquetPolicy("referee")
     assert _compare(config, referee, ["abcd"] * 8).shares_G == [0.5] * 8
@@ -443,6 +456,24 @@ def test_summary_and_report_of_a_judged_run_speak_of_quality(config: Config, tmp
     assert [row["iteration"] for row in summary["heldout"]] == [0, 1, 2]
     write_report(stored)
     assert "hidden quality" in (tmp_path / "report.html").read_text()
+
+
+def test_a_comparison_of_right_answers_refuses_qualities(config: Config, tmp_path: Path):
+    Attempt(config, tmp_path).go()
+    with pytest.raises(UserError, match="holds qualities"):
+        read_answered(tmp_path / "iteration-00/evaluation.parquet")
+
+
+def test_a_study_reads_the_quality_of_all_three(config: Config, tmp_path: Path):
+    judged = load_config([*OVERRIDES, f"run_dir={tmp_path}"])
+    Attempt(judged, tmp_path).go()
+    figures = read_figures(Place("plain", 0, 0), judged)
+    assert {"mean", "greedy", "half_a", "half_b", "referee", "middling", "updates"} <= set(
+        figures.by_iteration[1]
+    )
+    assert figures.by_iteration[0]["referee"] == 1
+    assert figures.totals["updates"] == 4 and 0 < figures.totals["primary"] <= 1
+    assert all(name.partition("/")[0] in SERIES for name in figures.by_iteration[1])
 
 
 # What does not go together.
