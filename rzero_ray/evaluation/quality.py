@@ -75,8 +75,8 @@ async def evaluate_quality(
     has mean qualities: `greedy`, `mean@k`, and `maj@k` of the most frequent of k answers. Seeds do
     not depend on the iteration.
     """
-    for policy, role in ((cast.solver, "solver"), (cast.challenger, "challenger")):
-        await policy.hold(run.stored.current_model(role))
+    await cast.solver.hold(run.stored.current_model("solver"))
+    await cast.challenger.hold(run.stored.current_model("challenger"))
     key = iteration_key(iteration)
     rated = await _rate_heldout(config, cast.solver, task)
     await run.write(f"{key}/evaluation", rated, RatedRequest)

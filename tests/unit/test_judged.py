@@ -368,7 +368,8 @@ def test_no_phase_reads_the_hidden_quality(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async def evaluate_nothing(config: Config, iteration: int, *others: object) -> dict:
-        return {"iteration": iteration, "num_problems": 0}
+        none = dict.fromkeys(("num_problems", "greedy", "cot_share", "accuracy_given_cot"), 0)
+        return {"iteration": iteration, **none}
 
     def refuse(self: BouquetTask, request: str, answer: str) -> float:
         raise AssertionError("a phase has read the hidden quality")
