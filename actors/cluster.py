@@ -101,7 +101,14 @@ class Cluster:
             if role.learns is not None
         }
         judge = ClusterJudge(self.workers, config.deadline.grade, clock)
-        return Cast(policies["challenger"], policies["solver"], judge, task, policies["verifier"])
+        return Cast(
+            policies["challenger"],
+            policies["solver"],
+            judge,
+            task,
+            policies["verifier"],
+            policies["referee"],
+        )
 
     async def close(self) -> None:
         """End all actors and give their places back."""

@@ -41,9 +41,11 @@ from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.endpoint import take_key
 from rzero_ray.evaluation.heldout import evaluate
 from rzero_ray.evaluation.labels.audit import audit_labels, check_oracle
+from rzero_ray.evaluation.quality import evaluate_quality
 from rzero_ray.phases.averaging import average_solver
 from rzero_ray.phases.challenger import train_challenger
 from rzero_ray.phases.curriculum import build_curriculum, with_replay
+from rzero_ray.phases.judged import pose_requests, train_answerer, train_requester
 from rzero_ray.phases.labelled import (
     LABELLED_KEY,
     LABELLED_METHODS,
@@ -51,6 +53,7 @@ from rzero_ray.phases.labelled import (
     labelled_texts,
     load_labelled,
 )
+from rzero_ray.phases.referee import teach_referee
 from rzero_ray.phases.rollback import keep_or_go_back
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.phases.verifier import verify_labels
@@ -76,7 +79,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
-from rzero_ray.tasks.registry import check_task, make_task
+from rzero_ray.tasks.registry import check_task, make_task, open_task
 from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
 
 if TYPE_CHECKING:  # it imports Ray
@@ -101,6 +104,20 @@ async def coevolve(config: Config, cast: Cast, run: Run) -> None:
         run.finish_iteration(iteration, accuracy)
 
 
+async def coevolve_judged(config: Config, cast: Cast, run: Run) -> None:
+    """R-Zero where no exact answer exists: a referee compares answers, and learns, too (J-Zero)."""
+    task = open_task(config.task)
+    if not run.is_finished(iteration_key(0)):
+        run.finish_iteration(0, await evaluate_quality(config, 0, cast, task, run))
+    for iteration in run.iterations(config.num_iterations):
+        await train_requester(config, iteration, cast, task, run)
+        posed = await pose_requests(config, iteration, cast, task, run)
+        await teach_referee(config, iteration, cast, task, posed, run)
+        await train_answerer(config, iteration, cast, task, posed, run)
+        quality = await evaluate_quality(config, iteration, cast, task, run)
+        run.finish_iteration(iteration, quality)
+
+
 async def learn_labelled(config: Config, cast: Cast, run: Run) -> None:
     """Teach the Solver labelled data, from any checkpoint (paper, Fig. 4)."""
     copy = labelled_copy(run.stored.root)
@@ -123,6 +140,7 @@ async def evaluate_base(config: Config, cast: Cast, run: Run) -> None:
 
 METHODS = {
     "coevolution": coevolve,
+    "judged": coevolve_judged,
     "labelled_grpo": learn_labelled,
     "labelled_sft": learn_labelled,
 }

@@ -24,6 +24,7 @@ from rzero_ray.types import (
     Message,
     Phase,
     Problem,
+    RatedPair,
     RepetitionRule,
     Rollout,
     SampleRequest,
@@ -225,6 +226,29 @@ class Task(Protocol):
         ...
 
 
+class OpenTask(Task, Protocol):
+    """A task whose requests have no exact answer: one answer is better than another, by a quality
+    that is hidden from everybody but the evaluation."""
+
+    def read_answer(self, text: str) -> str | None:
+        """Return the answer that a text holds, in the form in which it is compared; None of a text
+        that holds none. The text is untrusted: what is returned holds no markup."""
+        ...
+
+    def referee_messages(self, request: str, first: str, second: str) -> tuple[Message, ...]:
+        """Return the prompt that asks which of two answers is better: the first (a boxed 1) or the
+        second (a 2)."""
+        ...
+
+    def quality(self, request: str, answer: str) -> float:
+        """Return the hidden quality of a text as an answer, in [0, 1]; 0 where it holds none."""
+        ...
+
+    def heldout_pairs(self) -> tuple[RatedPair, ...]:
+        """Return the answers in pairs, ordered by their quality, on which a referee is measured."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Cast:
     """Who takes part in a run."""
@@ -235,6 +259,8 @@ class Cast:
     task: Task
     verifier: Policy | None = None
     """Who confirms labels, where the run has a verifier."""
+    referee: Policy | None = None
+    """Who compares answers, where the run has a referee."""
 
 
 class Clock(Protocol):

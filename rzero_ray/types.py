@@ -13,8 +13,8 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-Role = Literal["challenger", "verifier", "solver"]
-PhaseName = Literal["challenger", "curriculum", "verifier", "audit", "solver", "drift"]
+Role = Literal["challenger", "verifier", "referee", "solver"]
+PhaseName = Literal["challenger", "curriculum", "verifier", "audit", "referee", "solver", "drift"]
 VotingRule = Literal["by_value", "official"]
 """How votes are counted; see `voting.VOTING_RULES`."""
 RewardRule = Literal[
@@ -43,6 +43,8 @@ CheckRule = Literal["none", "halves"]
 """A second opinion on labels; see `phases.checking.LABEL_CHECKS`."""
 NegativeRule = Literal["none", "rarest", "structure"]
 """From what a verifier learns what is wrong; see `verification.NEGATIVES`."""
+OpinionRule = Literal["asked", "tossed"]
+"""Who says which of two answers is better; see `phases.comparing.OPINIONS`."""
 RepetitionRule = Literal["symmetric", "official", "skeleton"]
 """How repetition is measured; see `repetition.REPETITION_RULES`."""
 GradingRule = Literal["math", "choice", "text"]
@@ -269,6 +271,15 @@ class Problem:
 
     question: str
     answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatedPair:
+    """Two answers to a request, of which one is better by the task's hidden quality."""
+
+    request: str
+    better: str
+    worse: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -536,6 +547,43 @@ class Verdict:
     def is_confirmed(self) -> bool:
         """Whether more than half of the solutions were judged right."""
         return 2 * self.num_right > self.num_judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PosedRequest:
+    """A row of `iteration-NN/requests.parquet`: a request that the Solver learns from."""
+
+    request: str
+    answers: tuple[str, ...]
+    """What the Solver wrote to it before it learned, from which the referee's pairs are made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderedPair:
+    """A row of `iteration-NN/referee-pairs.parquet`: an answer, and what became of it when
+    something in it was spoilt. By this alone the first counts as the better one."""
+
+    request: str
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A row of `comparisons.parquet`: what a referee says of two answers to a request."""
+
+    prompt_index: int
+    """Which of the step's requests it is."""
+    first_index: int
+    """Which of the request's answers is the first one, from 0."""
+    second_index: int
+    request: str
+    first: str
+    second: str
+    verdict: str | None
+    """`1` or `2` for the first or the second answer, None for anything else that was said."""
+    verdict_swapped: str | None
+    """What was said when the answers were shown in the other order: `1` is the second one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

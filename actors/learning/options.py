@@ -10,13 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rzero_ray.config.cluster import LoraConfig, WeightBackend
-from rzero_ray.config.method import (
-    ChallengerConfig,
-    LossConfig,
-    OptimizerConfig,
-    SolverConfig,
-    VerifierConfig,
-)
+from rzero_ray.config.method import LearningConfig, LossConfig, OptimizerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +46,7 @@ class PhaseOptions:
     """Longest completion sampled: the divisor of `LossConfig.aggregation` fixed_length."""
 
     @classmethod
-    def of(cls, settings: ChallengerConfig | SolverConfig | VerifierConfig) -> PhaseOptions:
+    def of(cls, settings: LearningConfig) -> PhaseOptions:
         """Return what the learner needs of a role's settings."""
         return cls(
             optimizer=settings.optimizer,

@@ -31,6 +31,9 @@ class EvalConfig:
     """The temperature of the sampled answers; the greedy one has none."""
     max_tokens: Annotated[int, count()] = 4096
     """The length of the longest answer, in tokens."""
+    num_requests: Annotated[int, count()] = 128
+    """How many requests of the Challenger are measured where no exact answer exists
+    (`method=judged`)."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from rzero_ray.types import UserError
 def check_config(config: Config) -> None:
     """Raise UserError for a value out of its range, or for keys that do not fit together."""
     check_rules(config)
-    if (config.method == "coevolution") == bool(config.labelled.path):
+    is_labelled = config.method in ("labelled_grpo", "labelled_sft")
+    if is_labelled != bool(config.labelled.path):
         raise UserError(
             f"method={config.method} and labelled.path={config.labelled.path!r} do not fit: "
-            "labelled_grpo and labelled_sft need labelled problems, coevolution reads none"
+            "labelled_grpo and labelled_sft need labelled problems, the others read none"
         )
     if config.challenger.frozen and config.shared_weights:
         raise UserError(
@@ -28,6 +29,8 @@ def check_config(config: Config) -> None:
             "is no model of a role to go back to; set rollback_fall=1"
         )
     _check_recipe(config)
+    if config.method == "judged":
+        _check_judged(config)
     _check_layout(config)
     for role, loss in (("challenger", config.challenger.loss), ("solver", config.solver.loss)):
         if config.pipeline.staleness and loss.importance_cap == 0:
@@ -47,6 +50,7 @@ def check_config(config: Config) -> None:
         config.curriculum.sampling.max_tokens,
         config.voting.sampling.max_tokens,
         config.solver.sampling.max_tokens,
+        config.referee.sampling.max_tokens,
         config.eval.max_tokens,
     )
     if longest >= config.model.max_model_len:
@@ -97,6 +101,34 @@ def _check_recipe(config: Config) -> None:
             "curriculum.questions_of takes another run's questions with their true answers; set "
             "curriculum.labels=oracle"
         )
+
+
+def _check_judged(config: Config) -> None:
+    """What a run with a referee needs, and what it has no use for: it counts no votes."""
+    if config.sampler.num_referee < 1:
+        raise UserError(
+            "sampler.num_referee=0: method=judged asks the referee while the others learn, and "
+            "needs an engine for it; set it to 1 or more"
+        )
+    if "question_and_answer" in (
+        config.challenger.question_format,
+        config.curriculum.question_format,
+    ):
+        raise UserError(
+            "method=judged poses requests without answers; set challenger.question_format=question "
+            "and curriculum.question_format=as_trained"
+        )
+    unread = {
+        "voting.ema_decay": config.voting.ema_decay != 0,
+        "verifier.negatives": config.verifier.negatives != "none",
+        "curriculum.check": config.curriculum.check != "none",
+        "curriculum.labels": config.curriculum.labels != "majority",
+        "curriculum.replay_share": config.curriculum.replay_share != 0,
+        "curriculum.questions_of": config.curriculum.questions_of != "",
+        "challenger.memory": config.challenger.memory != 0,
+    }
+    for key in (key for key, is_set in unread.items() if is_set):
+        raise UserError(f"{key} is about votes, of which method=judged takes none; leave it out")
 
 
 def _check_groups(config: Config) -> None:

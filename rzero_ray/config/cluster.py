@@ -29,10 +29,14 @@ LADDER_MODEL = "ladder"
 LADDER_COINS_MODEL = "ladder_coins"
 """The same of a base model that also asks questions without an answer, the coins of that task."""
 
+BOUQUET_MODEL = "bouquet"
+"""The value of `model.path` that stands for the built-in base model of `task=bouquet`."""
+
 BUILT_IN_MODELS = {
     TINY_MODEL: "arithmetic",
     LADDER_MODEL: "ladder",
     LADDER_COINS_MODEL: "ladder",
+    BOUQUET_MODEL: "bouquet",
 }
 """{value of `model.path` that stands for a built-in base model: the one task that it knows}."""
 
@@ -49,7 +53,7 @@ class ModelConfig:
 
     path: Annotated[str, a_path()] = TINY_MODEL
     """A Hugging Face model folder, a hub name (`Qwen/Qwen3-8B-Base`), or a built-in model,
-    `tiny`, `ladder` or `ladder_coins`."""
+    `tiny`, `ladder`, `ladder_coins` or `bouquet`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The type of weights and activations in the engines and in the learner's forward pass; the
     optimizer's master copy is float32."""
@@ -102,6 +106,9 @@ class SamplerConfig:
     num_verifier: Annotated[int, count(0, MOST_ACTORS)] = 0
     """Engines of the verifier's own; with none it borrows the Challenger's, which nothing asks
     meanwhile."""
+    num_referee: Annotated[int, count(0, MOST_ACTORS)] = 0
+    """Engines of the referee's own, which `method=judged` needs: it is asked while the others
+    learn."""
     cpus_per_engine: Annotated[float, between(0, 1_024)] = 1.0
     gpus_per_engine: Annotated[float, gpus()] = 0.0
     """GPUs of one engine, of each of its parts with `tensor_parallel`."""

@@ -30,6 +30,7 @@ from rzero_ray.config.method import (
     CurriculumConfig,
     LabelledConfig,
     PipelineConfig,
+    RefereeConfig,
     SolverConfig,
     VerifierConfig,
     VotingConfig,
@@ -53,9 +54,10 @@ class Config:
     """One run."""
 
     name: Annotated[str, run_name()] = "run"
-    method: Literal["coevolution", "labelled_grpo", "labelled_sft"] = "coevolution"
-    """R-Zero, or teaching the Solver labelled data: by GRPO with the known answers as labels, or by
-    imitation of the solutions (cross-entropy). Each goes on from `model.path`, whatever made it."""
+    method: Literal["coevolution", "judged", "labelled_grpo", "labelled_sft"] = "coevolution"
+    """R-Zero; its form for tasks without exact answers, in which a referee compares them; or
+    teaching the Solver labelled data: by GRPO with the known answers as labels, or by imitation of
+    the solutions (cross-entropy). The last two go on from `model.path`, whatever made it."""
     algorithm: Annotated[str, a_path()] = "recommended"
     """Preset in `conf/algorithm/`."""
     recipe: Annotated[str, optional_path()] = ""
@@ -63,7 +65,7 @@ class Config:
     methods of the family, and single remedies."""
     ablation: Annotated[str, optional_path()] = ""
     """Files of `conf/ablation/`, one or several with commas between: `no_band_filter`."""
-    task: Literal["arithmetic", "ladder", "math"] = "math"
+    task: Literal["arithmetic", "ladder", "math", "bouquet"] = "math"
     """Prompts, held-out problems and, where one exists, the oracle."""
     seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     run_dir: Annotated[str, a_path()] = "runs/${name}-seed${seed}"
@@ -90,6 +92,7 @@ class Config:
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     voting: VotingConfig = field(default_factory=VotingConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    referee: RefereeConfig = field(default_factory=RefereeConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     labelled: LabelledConfig = field(default_factory=LabelledConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

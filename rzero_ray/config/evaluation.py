@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from rzero_ray.config.audits import EndpointConfig
 from rzero_ray.config.cluster import (
+    BOUQUET_MODEL,
     BUILT_IN_MODELS,
     DeadlineConfig,
     ModelConfig,
@@ -112,6 +113,11 @@ def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
     conf, overrides = split_arguments(arguments)
     given = read_arguments(overrides, EvaluationConfig)
     named = as_written(given)
+    if BOUQUET_MODEL in (named.get("model"), named.get("base"), named.get("task")):
+        raise UserError(
+            f"{BOUQUET_MODEL}: answers without an exact answer are measured by their run alone "
+            "(method=judged), not by this command"
+        )
     if conf is None:
         known = BUILT_IN_MODELS.get(named.get("model", ""), named.get("task"))
         conf = next((model for model, task in BUILT_IN_MODELS.items() if task == known), None)

@@ -146,6 +146,11 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
             f"which a colocated one shares with a rank (layout={config.layout}: {reason}); set it "
             "to 1, or layout=disaggregated on enough GPUs"
         )
+    if config.method == "judged":
+        raise UserError(
+            "method=judged needs engines of the referee's own beside the others', and colocated "
+            f"places have none (layout={config.layout}: {reason}); set layout=disaggregated"
+        )
     places, share = config.learner.num_ranks, 0.0
     if uses_gpus(config):
         places, share = min(max(1, num_gpus), places), SHARE_OF_GPU

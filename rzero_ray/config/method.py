@@ -22,6 +22,7 @@ from rzero_ray.types import (
     CheckRule,
     NegativeRule,
     NoveltyRule,
+    OpinionRule,
     RepetitionRule,
     RewardRule,
     ShareRule,
@@ -255,6 +256,45 @@ class VerifierConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     """Not read: it learns by cross-entropy."""
+
+
+@dataclass(frozen=True)
+class RefereeConfig:
+    """A third policy from the base model, which says which of two answers is the better one, where
+    a task knows no exact answers (`method=judged`, `phases.referee`)."""
+
+    frozen: bool = False
+    """The base model's referee compares all answers and never learns."""
+    opinion: OpinionRule = "asked"
+    """Who says which answer is better: the referee, or a coin (`phases.comparing.OPINIONS`), in a
+    run that shows what the rest of the method does without one."""
+    max_comparisons: Annotated[int, count(1, 100_000)] = 12
+    """Most pairs of answers to one request that are compared, each in both orders."""
+    num_steps: Annotated[int, count()] = 30
+    num_prompts: Annotated[int, count()] = 32
+    """Pairs of one step, each of which it is taught in both orders."""
+    prompts_per_update: Annotated[int, count()] = 64
+    """Demonstrations of one optimizer step: two are a pair's."""
+    pairs_per_answer: Annotated[int, count(1, 1_000)] = 1
+    """Spoilt forms that are made of each answer."""
+    memory: Annotated[int, count(8, 10**7)] = 2000
+    """The last pairs, of all iterations, that it is taught."""
+    sampling: RolloutSamplingConfig = field(
+        default_factory=lambda: RolloutSamplingConfig(max_tokens=16)
+    )
+    """Its verdicts are drawn greedily; the temperature is that of the learner's metrics."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Not read: it learns by cross-entropy."""
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether there is a referee that learns."""
+        return self.opinion == "asked" and not self.frozen
+
+
+LearningConfig = ChallengerConfig | SolverConfig | VerifierConfig | RefereeConfig
+"""The settings of a role that learns."""
 
 
 @dataclass(frozen=True)

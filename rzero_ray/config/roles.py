@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rzero_ray.config.cluster import SamplerConfig
 from rzero_ray.config.config import Config, has_verifier
-from rzero_ray.config.method import ChallengerConfig, SolverConfig, VerifierConfig
+from rzero_ray.config.method import LearningConfig
 from rzero_ray.types import Role
 
 
@@ -25,7 +25,7 @@ class RoleSpec:
     lends_to: tuple[Role, ...] = ()
     """The roles that sample with its engines, too, while they learn, because nothing asks this one
     meanwhile."""
-    learns: Callable[[Config], ChallengerConfig | SolverConfig | VerifierConfig] | None = None
+    learns: Callable[[Config], LearningConfig] | None = None
     """The settings by which it learns; None for a role that only samples."""
     is_policy: bool = True
     """Whether it is one of the two that the method trains on each other, which are one model with
@@ -47,6 +47,13 @@ ROLES = (
         learns=lambda config: config.verifier,
         is_policy=False,
         takes_part=has_verifier,
+    ),
+    RoleSpec(
+        name="referee",
+        engines=lambda sampler: sampler.num_referee,
+        learns=lambda config: config.referee,
+        is_policy=False,
+        takes_part=lambda config: config.method == "judged",
     ),
     RoleSpec(
         name="solver",

@@ -26,7 +26,7 @@ from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.parquet import column_names, read_records
 from rzero_ray.run.rows import Row, mean
 from rzero_ray.run.run import Run
-from rzero_ray.types import BenchmarkProblem, iteration_key
+from rzero_ray.types import BenchmarkProblem, UserError, iteration_key
 
 
 async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> Row:
@@ -120,8 +120,15 @@ def read_answered(path: Path) -> list[AnsweredProblem]:
 
     Such a file says of each answer whether it is right, but not what it is: a wrong one reads as
     None, sampled texts are empty and lengths are 0, because it holds only their sum.
+    Raises UserError for one of a run without exact answers.
     """
-    if "reference" in column_names(path):
+    columns = column_names(path)
+    if "qualities" in columns:
+        raise UserError(
+            f"{path} holds qualities and not which answers are right (method=judged); use the "
+            "study to compare such runs"
+        )
+    if "reference" in columns:
         return read_records(path, AnsweredProblem)
     return [_from_marks(row) for row in read_records(path, _MarkedProblem)]
 

@@ -152,6 +152,18 @@ def vote_in_full(cast: Cast, voting: VotingConfig, num_votes: int) -> TakeVotes:
     return take
 
 
+def answer_in_full(cast: Cast, voting: VotingConfig, num_answers: int) -> TakeVotes:
+    """Return `num_answers` samples that nobody counts: the answers to a question that has no exact
+    one, drawn as votes are."""
+
+    async def take(question: str, seed: int) -> Votes:
+        sampled = await _sample_votes(cast, voting, question, num_answers, seed)
+        texts = tuple(completion.text for completion in sampled)
+        return Votes(NO_VOTE_YET, texts, sum(completion.num_tokens for completion in sampled))
+
+    return take
+
+
 def vote_until_decided(
     cast: Cast,
     voting: VotingConfig,

@@ -37,7 +37,7 @@ from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
 from rzero_ray.types import Attempt, ChallengerSample, Step, UpdateReport
 
-_ADVANTAGES = {"per_prompt": advantages_per_prompt, "whole_batch": advantages_whole_batch}
+ADVANTAGES = {"per_prompt": advantages_per_prompt, "whole_batch": advantages_whole_batch}
 """The advantages of each value of `challenger.advantage`."""
 
 
@@ -96,7 +96,7 @@ async def sample_challenger(
         )
 
     attempts_PG = await gather(settings.num_prompts, pose)
-    shares_PG = await _repetition_shares(settings, attempts_PG, cast.judge)
+    shares_PG = await repetition_shares(settings, attempts_PG, cast.judge)
     # Seconds for a large memory, in which others are answered.
     posed_PG = await asyncio.to_thread(_posed, attempts_PG, shares_PG, remembered, cast.task)
     reward, renew = CHALLENGER_REWARDS[settings.reward], NOVELTY_RULES[settings.novelty]
@@ -104,7 +104,7 @@ async def sample_challenger(
         [renew(reward(posed, settings, config.voting), posed.recall) for posed in group]
         for group in posed_PG
     ]
-    advantages_PG = _ADVANTAGES[settings.advantage](
+    advantages_PG = ADVANTAGES[settings.advantage](
         rewards_PG, normalize_group if settings.normalize_std else center_group
     )
     check_advantages(advantages_PG, step)
@@ -173,7 +173,7 @@ def _posed(
     ]
 
 
-async def _repetition_shares(
+async def repetition_shares(
     settings: ChallengerConfig, attempts_PG: Sequence[Sequence[Attempt]], judge: Judge
 ) -> list[list[float]]:
     """Return [P][G] cluster shares among the well-formed questions; 0 for malformed ones.

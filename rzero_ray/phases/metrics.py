@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
+from rzero_ray.method.comparisons import divided_share, spread
 from rzero_ray.method.selection import count_dropped
 from rzero_ray.protocols import Task
 from rzero_ray.run.rows import mean
-from rzero_ray.types import Candidate, ChallengerSample, Rollout, SolverSample, Step, UpdateReport
+from rzero_ray.types import (
+    Candidate,
+    ChallengerSample,
+    Comparison,
+    Rollout,
+    SolverSample,
+    Step,
+    UpdateReport,
+)
 
 
 def challenger_metrics(samples: Sequence[ChallengerSample], task: Task) -> dict[str, float]:
@@ -86,6 +95,44 @@ def solver_metrics(samples: Sequence[SolverSample], task: Task) -> dict[str, flo
         "answered": mean([s.answer is not None for s in samples]),
         "completion_tokens": mean([len(s.token_ids) for s in samples]),
         **_label_accuracy("label_accuracy", first.values(), task),
+    }
+
+
+def request_metrics(samples: Sequence[ChallengerSample], task: Task) -> dict[str, float]:
+    """Return the Challenger's part of a row of `metrics.jsonl` where nobody votes."""
+    posed = [s for s in samples if s.question is not None]
+    return {
+        "reward": mean([s.reward for s in samples]),
+        "well_formed": len(posed) / len(samples),
+        "too_long": mean([s.too_long for s in samples]),
+        "repetition_share": mean([s.repetition_share for s in posed]),
+        "unique": len({task.normalize(s.question or "") for s in posed}) / max(len(posed), 1),
+        "completion_tokens": mean([len(s.token_ids) for s in samples]),
+    }
+
+
+def answer_metrics(samples: Sequence[SolverSample]) -> dict[str, float]:
+    """Return the Solver's part of a row of `metrics.jsonl` where answers are compared: `win_spread`
+    is how far apart the answers to one request lie (`comparisons.spread`)."""
+    groups: dict[int, list[float]] = {}
+    for sample in samples:
+        groups.setdefault(sample.prompt_index, []).append(sample.reward)
+    return {
+        "win_spread": mean([spread(shares) for shares in groups.values()]),
+        "answered": mean([s.answer is not None for s in samples]),
+        "completion_tokens": mean([len(s.token_ids) for s in samples]),
+    }
+
+
+def comparison_metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """Return what a row of `metrics.jsonl` says of a step's comparisons: their number, the share
+    that the order of presentation decided or nobody (`divided`), and the share of verdicts that
+    say nothing."""
+    verdicts = [v for c in comparisons for v in (c.verdict, c.verdict_swapped)]
+    return {
+        "comparisons": len(comparisons),
+        "divided": divided_share(comparisons),
+        "no_verdict": mean([verdict is None for verdict in verdicts]),
     }
 
 

@@ -32,6 +32,7 @@ from rich.text import Text
 
 from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
+from rzero_ray.run.quality import quality_columns
 from rzero_ray.run.stored import evaluations_in
 from rzero_ray.text.characters import printable
 
@@ -43,12 +44,15 @@ _STEP_FIELDS = (
     ("agreement", "agreement"),
     ("kept", "kept"),
     ("label_accuracy", "label accuracy"),
+    ("win_spread", "win spread"),
+    ("divided", "divided"),
     ("kl", "kl"),
     ("logprob_difference_max", "logprob diff"),
     ("accuracy", "accuracy"),
     ("kl_solver", "Solver's KL to the base"),
 )
 """(key in a row of metrics, name on the screen)"""
+_LABEL_ACCURACY = "label accuracy"  # a column that is not of the evaluation
 _COUNTS = ("kept",)
 _TINY_NUMBERS = ("kl", "logprob_difference_max", "kl_solver")
 """Shown with two significant digits: two decimals would show them as zero."""
@@ -56,6 +60,7 @@ _NEXT_ACTIVITY = {
     "challenger": "saving the Challenger",
     "curriculum": "loading the Solver into the learner",
     "audit": "loading the Solver into the learner",
+    "referee": "loading the Solver into the learner",
     "solver": "saving the Solver, then evaluation",
     "drift": "finishing the iteration",
 }
@@ -189,9 +194,8 @@ class LogDisplay(Display):
         if not row.get("num_problems", 1):
             self.note(f"{self._place(row['iteration'])}: finished; no held-out problems")
             return
-        names = _accuracy_columns(self._config.eval.num_samples)
-        cells = _accuracy_cells(row, self._config.eval.num_samples, None)
-        figures = [f"{name} {cell}" for name, cell in zip(names[:-1], cells[:-1], strict=True)]
+        cells = zip(_columns(self._config), _cells(self._config, row, None), strict=True)
+        figures = [f"{name} {cell}" for name, cell in cells if name != _LABEL_ACCURACY]
         self.note("  ".join([f"{self._place(row['iteration'])} held-out", *figures]))
 
     def note(self, text: str) -> None:
@@ -303,23 +307,28 @@ def accuracy_table(
     label_accuracies: Mapping[int, float | None],
 ) -> Table:
     """Return the held-out accuracies by iteration; 0 is the base model."""
-    k = config.eval.num_samples
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("held-out")
-    for name in _accuracy_columns(k):
+    for name in _columns(config):
         table.add_column(name, justify="right")
     for iteration, row in sorted(rows.items()):
         name = f"iteration {iteration}" if iteration else "base"
-        table.add_row(name, *_accuracy_cells(row, k, label_accuracies.get(iteration)))
+        table.add_row(name, *_cells(config, row, label_accuracies.get(iteration)))
     return table
 
 
-def _accuracy_columns(k: int) -> list[str]:
-    names = [f"mean@{k} [95%]", f"maj@{k}", "CoT share", "accuracy given CoT", "label accuracy"]
-    return ["greedy", *names]
+def _columns(config: Config) -> list[str]:
+    k = config.eval.num_samples
+    if config.method == "judged":
+        return list(quality_columns(k))
+    given = ["CoT share", "accuracy given CoT", _LABEL_ACCURACY]
+    return ["greedy", f"mean@{k} [95%]", f"maj@{k}", *given]
 
 
-def _accuracy_cells(row: dict[str, Any], k: int, label_accuracy: float | None) -> list[str]:
+def _cells(config: Config, row: dict[str, Any], label_accuracy: float | None) -> list[str]:
+    k = config.eval.num_samples
+    if config.method == "judged":
+        return [_decimals(row.get(key)) for key in quality_columns(k).values()]
     low, high = row.get(f"mean@{k}_ci95") or (None, None)
     given_cot = row.get("accuracy_given_cot") if row.get("cot_share") else None
     return [

@@ -100,6 +100,8 @@ def _learning_roles(config: Config) -> list[Role]:
     found: list[Role] = [
         role.name for role in ROLES if role.learns is not None and role.takes_part(config)
     ]
-    if config.method != "coevolution" or config.challenger.frozen:
+    if config.labelled.path or config.challenger.frozen:
         found.remove("challenger")
+    if "referee" in found and not config.referee.is_taught:
+        found.remove("referee")
     return found

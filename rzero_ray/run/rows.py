@@ -57,6 +57,10 @@ class _VerifierShape(_StepShape):
     phase: Literal["verifier"]
 
 
+class _RefereeShape(_StepShape):
+    phase: Literal["referee"]
+
+
 class _AuditShape(_StepShape):
     phase: Literal["audit"]
     oracle: str
@@ -84,6 +88,7 @@ class StepRow(
             | _CurriculumShape
             | _VerifierShape
             | _AuditShape
+            | _RefereeShape
             | _SolverShape
             | _DriftShape,
             Field(discriminator="phase"),

@@ -18,7 +18,7 @@ from rzero_ray.disk.files import damaged
 from rzero_ray.method.verification import confirmed
 from rzero_ray.protocols import Task
 from rzero_ray.run.parquet import read_columns
-from rzero_ray.run.rows import phase_rows
+from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.study.arms import Place
 from rzero_ray.tasks.registry import make_task
@@ -44,13 +44,16 @@ class RunFigures:
 
 
 SERIES = {
-    "mean": "mean@k, all held-out problems",
-    "greedy": "greedy accuracy, all held-out problems",
+    "mean": "mean@k, all held-out problems (a mean hidden quality where no exact answer exists)",
+    "greedy": "greedy accuracy, or quality, all held-out problems",
     "half_a": "mean@k, half A",
     "half_b": "mean@k, half B",
     "labels": "kept questions with the right label",
     "kept": "kept questions",
     "share": "share of the kept questions",
+    "referee": "the referee's accuracy on held-out pairs",
+    "divided": "held-out pairs that the order of presentation decides",
+    "middling": "the Challenger's requests that are well-formed and of middling quality",
     "well_formed": "well-formed candidates",
     "distinct": "distinct among the well-formed candidates",
     "skeletons": "skeletons among the well-formed candidates",
@@ -73,6 +76,15 @@ class _Answered:
     reference: str
     greedy_answer: str | None
     answers: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rated:
+    """What is read of `RatedRequest`."""
+
+    request: str
+    greedy_quality: float
+    qualities: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +111,11 @@ def read_figures(place: Place, config: Config) -> RunFigures:
     run = StoredRun(config, resolve_run_dir(config), Path(config.model.path))
     _check_log(run)
     task = make_task(config.task)
+    evaluations = {row["iteration"]: row for row in run.evaluations()}
     by_iteration = [
         {
             **_accuracy(run, iteration, task),
+            **_others(evaluations.get(iteration, {})),
             **(_learning(run, iteration, task) if iteration else {}),
         }
         for iteration in range(config.num_iterations + 1)
@@ -148,6 +162,10 @@ def _headline(by_iteration: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _accuracy(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     """Return the accuracies of one evaluation; none where there are no held-out problems."""
     path = run.root / iteration_key(iteration) / "evaluation.parquet"
+    if run.config.method == "judged":
+        rated = read_columns(path, _Rated)
+        mean_P = np.array([np.mean(qualities) for qualities in rated["qualities"]])
+        return _scores(rated["request"], mean_P, np.array(rated["greedy_quality"]), task)
     columns = read_columns(path, _Answered)
     if not columns["question"]:
         return {}
@@ -160,7 +178,14 @@ def _accuracy(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     )
     pairs = zip(columns["greedy_answer"], references, strict=True)
     greedy_P = np.array([float(answer == reference) for answer, reference in pairs])
-    strata_P = np.array([task.stratum(question) for question in columns["question"]])
+    return _scores(columns["question"], mean_P, greedy_P, task)
+
+
+def _scores(
+    questions: Sequence[str], mean_P: NDArray[Any], greedy_P: NDArray[Any], task: Task
+) -> dict[str, float]:
+    """Return the figures of one evaluation from the scores of its problems."""
+    strata_P = np.array([task.stratum(question) for question in questions])
     return {
         "mean": float(mean_P.mean()),
         "greedy": float(greedy_P.mean()),
@@ -172,6 +197,17 @@ def _accuracy(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     }
 
 
+def _others(evaluation: Row) -> dict[str, float]:
+    """Return what an evaluation says of the other roles where answers are compared."""
+    keys = {
+        "referee": "referee_accuracy",
+        "divided": "referee_divided",
+        "middling": "requests_middling",
+        "well_formed": "requests_well_formed",
+    }
+    return {name: evaluation[key] for name, key in keys.items() if key in evaluation}
+
+
 def _by_stratum(name: str, values: NDArray[Any], strata: NDArray[np.str_]) -> dict[str, float]:
     """Return {NAME/STRATUM: the mean of its values}; questions of no stratum are left out."""
     found = [of for of in np.unique(strata) if of]
@@ -180,7 +216,8 @@ def _by_stratum(name: str, values: NDArray[Any], strata: NDArray[np.str_]) -> di
 
 def _learning(run: StoredRun, iteration: int, task: Task) -> dict[str, float]:
     """Return what an iteration says beside its evaluation."""
-    found = _curriculum(run, iteration, task)
+    is_judged = run.config.method == "judged"
+    found = {} if is_judged else _curriculum(run, iteration, task)
     drift = run.figures(iteration, "drift") or {}
     for name in ("kl_solver", "kl_challenger"):
         if drift.get(name) is not None:

@@ -12,7 +12,7 @@ from rzero_ray.study.plan import Comparison, Plan
 
 DIFFERENCE = 0.02
 """The difference for which the number of base models is told that finds it."""
-COMPARED = ("mean", "greedy", "labels")
+COMPARED = ("mean", "greedy", "labels", "referee", "middling")
 """The figures of an iteration that are compared beside the primary metric."""
 
 Figure = Callable[[RunFigures], float | None]

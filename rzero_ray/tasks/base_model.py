@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from rzero_ray.config.cluster import (
+    BOUQUET_MODEL,
     BUILT_IN_MODELS,
     LADDER_COINS_MODEL,
     LADDER_MODEL,
@@ -17,6 +18,7 @@ from rzero_ray.config.cluster import (
 )
 from rzero_ray.disk.files import damaged, open_regular, read_if_there, read_json
 from rzero_ray.tasks import tiny_recipe
+from rzero_ray.tasks.bouquet import recipe as bouquet_recipe
 from rzero_ray.tasks.ladder import recipe as ladder_recipe
 from rzero_ray.types import UserError
 
@@ -133,10 +135,21 @@ def _obtain_ladder_base(cache: Path, recipe: ladder_recipe.LadderRecipe) -> Path
     return ensure_base_model(cache, recipe)
 
 
+def _obtain_bouquet(cache: Path, seed: int) -> Path:
+    recipe = bouquet_recipe.BouquetRecipe(seed=seed)
+    folder = bouquet_recipe.base_model_folder(cache, recipe)
+    if folder.is_dir():
+        return folder
+    from rzero_ray.tasks.bouquet.pretraining import ensure_base_model
+
+    return ensure_base_model(cache, recipe)
+
+
 _OBTAIN = {
     TINY_MODEL: _obtain_tiny,
     LADDER_MODEL: _obtain_ladder,
     LADDER_COINS_MODEL: _obtain_ladder_with_coins,
+    BOUQUET_MODEL: _obtain_bouquet,
 }
 """{built-in model: returns the folder of its base with a seed, after building what a cache
 lacks}."""

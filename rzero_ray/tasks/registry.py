@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from rzero_ray.config.config import Config
-from rzero_ray.protocols import Halves, Task
+from rzero_ray.protocols import Halves, OpenTask, Task
 from rzero_ray.tasks import arithmetic, prompts
+from rzero_ray.tasks.bouquet import bouquets
 from rzero_ray.tasks.ladder import questions as ladder
 from rzero_ray.tasks.ladder import solutions as ladder_solutions
 from rzero_ray.tasks.words import mask_numbers, split_words
-from rzero_ray.types import Message, Problem, UserError
+from rzero_ray.types import Message, Problem, RatedPair, UserError
 
 
 class ArithmeticTask:
@@ -159,6 +160,89 @@ class LadderTask:
         return _ladder_reserved()
 
 
+class BouquetTask:
+    """Bouquets, in the notation of their base model: an open task, whose answers have a hidden
+    quality and no truth."""
+
+    has_oracle = False
+    has_halves = False
+    has_steps = True
+
+    def challenger_messages(self) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content=bouquets.CHALLENGER_TAG),
+            Message(role="user", content=""),
+        )
+
+    def solver_messages(self, question: str) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content=bouquets.SOLVER_TAG),
+            Message(role="user", content=question),
+        )
+
+    def choice_messages(self, question: str, options: Sequence[str]) -> tuple[Message, ...]:
+        """Leaves the options out: the vocabulary has no letters to name them by."""
+        return self.solver_messages(question)
+
+    def referee_messages(self, request: str, first: str, second: str) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content=bouquets.REFEREE_TAG),
+            Message(role="user", content=f"{request}={first}{bouquets.BETWEEN}{second}"),
+        )
+
+    def is_question(self, text: str) -> bool:
+        return bouquets.parse_request(text) is not None
+
+    def read_answer(self, text: str) -> str | None:
+        return bouquets.parse_bouquet(text)
+
+    def quality(self, request: str, answer: str) -> float:
+        return bouquets.quality(request, answer)
+
+    def heldout_pairs(self) -> tuple[RatedPair, ...]:
+        return bouquets.heldout_pairs()
+
+    def normalize(self, question: str) -> str:
+        return bouquets.normalize(question)
+
+    def words(self, question: str) -> list[str]:
+        """The wishes, each of which is a word."""
+        return bouquets.words(question)
+
+    def words_by_space(self, question: str) -> list[str]:
+        """Wishes, too: the notation has no spaces at all."""
+        return self.words(question)
+
+    def skeleton(self, question: str) -> str:
+        """The number of wishes, such as ``3 wishes``."""
+        return f"{len(self.words(question))} wishes"
+
+    def stratum(self, question: str) -> str:
+        """The number of wishes, such as ``3 wishes``; empty where it is no request."""
+        return self.skeleton(question) if self.is_question(question) else ""
+
+    def verifier_messages(self, question: str, solution: str) -> tuple[Message, ...]:
+        return _worked_out(question, solution)
+
+    def spoil(self, question: str, solution: str, rng: random.Random) -> str | None:
+        return bouquets.spoil(solution, rng)
+
+    def halve(self, question: str) -> Halves | None:
+        return None
+
+    def solve(self, question: str) -> str | None:
+        return None
+
+    def heldout(self) -> tuple[Problem, ...]:
+        return bouquets.heldout_problems()
+
+    def strata(self) -> Mapping[str, tuple[Problem, ...]]:
+        return {}
+
+    def reserved(self) -> tuple[Problem, ...]:
+        return self.heldout()
+
+
 class MathTask:
     """Mathematics in natural language: no oracle, and no held-out problems of its own."""
 
@@ -218,13 +302,29 @@ class MathTask:
         return ()
 
 
-def make_task(name: str) -> ArithmeticTask | LadderTask | MathTask:
+_TASKS: dict[str, type[ArithmeticTask | LadderTask | MathTask | BouquetTask]] = {
+    "arithmetic": ArithmeticTask,
+    "ladder": LadderTask,
+    "math": MathTask,
+    "bouquet": BouquetTask,
+}
+_OPEN_TASKS = {"bouquet": BouquetTask}
+"""Those whose requests have no exact answer."""
+
+
+def make_task(name: str) -> ArithmeticTask | LadderTask | MathTask | BouquetTask:
     """Return the task of `config.task`."""
-    return {"arithmetic": ArithmeticTask, "ladder": LadderTask, "math": MathTask}[name]()
+    return _TASKS[name]()
+
+
+def open_task(name: str) -> OpenTask:
+    """Return the open task of `config.task`; `check_task` has refused any other."""
+    return _OPEN_TASKS[name]()
 
 
 def check_task(config: Config) -> None:
     """Raise UserError where a configuration needs of its task what that has not."""
+    check_open(config)
     check_labels(config)
     check_halves(config)
     check_steps(config)
@@ -237,6 +337,19 @@ def check_prompts(config: Config) -> None:
         raise UserError(
             f"rollback_fall={config.rollback_fall} watches the answers to held-out prompts, which "
             f"task={config.task} has not; set rollback_fall=1"
+        )
+
+
+def check_open(config: Config) -> None:
+    """Raise UserError where the method does not go with the task: an open task has no label to
+    vote on, and any other no referee."""
+    is_open = config.task in _OPEN_TASKS
+    if is_open != (config.method == "judged"):
+        usual = "judged" if is_open else "coevolution"
+        raise UserError(
+            f"method={config.method} does not go with task={config.task}, whose requests have "
+            f"{'no exact answer' if is_open else 'an exact answer'}; use method={usual}"
+            + ("" if is_open else f" or task={' or '.join(_OPEN_TASKS)}")
         )
 
 

@@ -75,14 +75,14 @@ class Attempt:
             prepare_run_dir(self._config, self._root)
             run = Run(self._config, self._root, Path("/base"), StageClock(), self.observer)
             if kill_at is not None:
-                _kill_after(run, kill_at)
+                kill_after(run, kill_at)
             self.challenger.weights = run.stored.current_model("challenger")
             self.solver.weights = run.stored.current_model("solver")
             cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask(), self.verifier)
             asyncio.run(coevolve(self._config, cast, run))
 
 
-def _kill_after(run: Run, kill_at: int | str) -> None:
+def kill_after(run: Run, kill_at: int | str) -> None:
     finish, left = run.stored.manifest.finish, [kill_at if isinstance(kill_at, int) else math.inf]
 
     def finish_or_die(key: str, **details: bool) -> None:

@@ -63,8 +63,10 @@ ALLOWED_IN = {
     "torch.distributed": ("actors.",),
     "transformers": (
         "rzero_ray.tasks.model_building",
+        "rzero_ray.tasks.document_training",
         "rzero_ray.tasks.tiny_model",
         "rzero_ray.tasks.ladder.pretraining",
+        "rzero_ray.tasks.bouquet.pretraining",
         "actors.",
     ),
 }

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rzero_ray.config.config import Config, to_yaml
+from rzero_ray.run.quality import QUALITY_NOTE, quality_columns
 from rzero_ray.run.report.candidates import draw_candidates
 from rzero_ray.run.report.markup import escape, fill_page, html_figure, html_table, shorten
 from rzero_ray.run.report.plots import PLOTS
@@ -32,10 +33,11 @@ def make_page(run: StoredRun, summary: Row) -> str:
     metrics = run.metrics()
     plots = [plot for make in PLOTS if (plot := make(run, summary, metrics)) is not None]
     name = escape(run.config.name, 80)
+    headline = _quality_table if run.config.method == "judged" else _headline_table
     body = [
         f"<header><h1>{name}</h1>{_facts(summary)}</header>",
         f'<p class="reading">{escape(summary["reading"], 2000)}</p>',
-        _headline_table(summary, run.config),
+        headline(summary, run.config),
         _strata_section(summary),
         f'<section class="plots">{"".join(map(html_figure, plots))}</section>',
         _drift_section(metrics),
@@ -80,6 +82,20 @@ def _headline_table(summary: Row, config: Config) -> str:
         texts[2] = f"{decimals(low)} to {decimals(high)}"
         rows.append([f"iteration {row['iteration']}" if row["iteration"] else "base", *texts])
     return html_table(head, rows, "numbers") if rows else ""
+
+
+def _quality_table(summary: Row, config: Config) -> str:
+    """Return the same of a run without exact answers, with what it is a mean of."""
+    columns = quality_columns(config.eval.num_samples)
+    rows = [
+        [
+            f"iteration {row['iteration']}" if row["iteration"] else "base",
+            *(decimals(row.get(key)) for key in columns.values()),
+        ]
+        for row in summary["heldout"]
+    ]
+    note = f"<p>{escape(QUALITY_NOTE, len(QUALITY_NOTE))}</p>"
+    return html_table(["", *columns], rows, "numbers") + note if rows else ""
 
 
 def _strata_section(summary: Row) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from rzero_ray.run.quality import quality_reading
 from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import iteration_key
@@ -32,6 +33,7 @@ def make_summary(run: StoredRun) -> Row:
         for event in run.log.events()
         if event.get("max_logprob_difference") is not None
     ]
+    tell = quality_reading if run.config.method == "judged" else reading
     # Stale rollouts differ from the policy by design; only the probes compare equal weights then.
     on_policy = [] if run.config.pipeline.staleness else metrics
     samples = [r["logprob_difference_max"] for r in on_policy if "logprob_difference_max" in r]
@@ -45,7 +47,7 @@ def make_summary(run: StoredRun) -> Row:
         "num_iterations": run.config.num_iterations,
         "num_finished_iterations": sum(iteration_key(i) in run.manifest for i in iterations),
         "heldout": heldout,
-        "reading": reading(heldout, run.config.eval.num_samples),
+        "reading": tell(heldout, run.config.eval.num_samples),
         "label_accuracy": [label_accuracy(metrics, i) for i in iterations],
         "challenger_reward": [_first_and_last_reward(metrics, i) for i in iterations],
         "tokens_sampled": sum(row.get("tokens_sampled", 0) for row in rows),

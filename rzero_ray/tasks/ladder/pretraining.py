@@ -11,18 +11,16 @@ In comments and names, B is the documents of a batch, T their tokens.
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from rzero_ray.tasks.document_training import batches, cosine, train_step
 from rzero_ray.tasks.ladder.corpus import Mixture, documents
 from rzero_ray.tasks.ladder.questions import (
     BOX_CLOSE,
@@ -42,15 +40,10 @@ from rzero_ray.tasks.ladder.recipe import LadderRecipe, Stage, base_model_folder
 from rzero_ray.tasks.ladder.tuning import is_on_target, steer, validation_questions
 from rzero_ray.tasks.model_building import (
     BOS_TOKEN,
-    EOS_TOKEN,
-    IGNORED_LABEL,
-    PAD_TOKEN,
     ProgressReport,
     build_once,
     build_word_tokenizer,
-    encode,
     new_model,
-    token_id,
 )
 
 # Markup stays visible when special tokens are skipped: the reward reads <question> and \boxed{ in
@@ -71,12 +64,8 @@ _CHARACTERS: Final = "0123456789="
 _EMBEDDING_ROWS: Final = 64
 """One for each token: there are no others."""
 
-_BATCHES_PER_POOL: Final = 8
-"""Batches that are cut from one pool of documents, sorted by length so that little is padded."""
-
 _TOKENS_PER_DOCUMENT: Final = 12
-"""The losses of a batch are summed and divided by this many tokens a document, whatever their
-number is: every document counts with its own sum."""
+"""What a batch's sum of losses is divided by for each document (`train_step`)."""
 
 _TOKENS_AROUND_STEPS: Final = 8
 """Tokens of an answer beside its steps, with room for one step too many: start, box, end."""
@@ -130,14 +119,14 @@ def _train_stage(
 ) -> None:
     optimizer = _new_optimizer(model, recipe)
     school = dataclasses.replace(stage.mixture, single_share=recipe.school_share)
-    batches = _batches(rng, school, tokenizer, recipe.school_batch_size)
+    corpus = _batches(rng, school, tokenizer, recipe.school_batch_size)
     for step in range(stage.num_steps):
         if step == school_steps:
-            batches = _batches(rng, stage.mixture, tokenizer, recipe.batch_size)
+            corpus = _batches(rng, stage.mixture, tokenizer, recipe.batch_size)
         warmup = min(1.0, (step + 1) / recipe.warmup_steps)
         done = (step + min(step, school_steps)) / (stage.num_steps + school_steps)
-        rate = stage.learning_rate * warmup * _cosine(done)
-        report.advance(_train_step(model, optimizer, rate, next(batches), recipe))
+        rate = stage.learning_rate * warmup * cosine(done)
+        report.advance(_step(model, optimizer, rate, next(corpus), recipe))
 
 
 def _tune(
@@ -154,12 +143,12 @@ def _tune(
     optimizer = _new_optimizer(model, recipe)
     mixture, step = tuning.mixture, 0
     for cycle in range(1, tuning.max_cycles + 1):
-        batches = _batches(rng, mixture, tokenizer, recipe.batch_size)
+        corpus = _batches(rng, mixture, tokenizer, recipe.batch_size)
         for at in range(tuning.cycle_steps):
             step += 1
-            factor = min(1.0, step / recipe.warmup_steps) * _cosine(at / tuning.cycle_steps)
+            factor = min(1.0, step / recipe.warmup_steps) * cosine(at / tuning.cycle_steps)
             rate = tuning.learning_rate * factor
-            report.advance(_train_step(model, optimizer, rate, next(batches), recipe))
+            report.advance(_step(model, optimizer, rate, next(corpus), recipe))
         accuracies = _measure(model, tokenizer, questions, tuning.num_samples)
         told = ", ".join(f"{accuracy:.2f} at {k}" for k, accuracy in accuracies.items())
         if cycle >= tuning.min_cycles and is_on_target(accuracies, tuning):
@@ -210,11 +199,6 @@ def _measure(
     return accuracies
 
 
-def _cosine(done: float) -> float:
-    """Return what a learning rate is multiplied by when this share of its steps is done."""
-    return 0.5 * (1.0 + math.cos(math.pi * done))
-
-
 def _new_optimizer(model: Qwen3ForCausalLM, recipe: LadderRecipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         model.parameters(),
@@ -224,7 +208,7 @@ def _new_optimizer(model: Qwen3ForCausalLM, recipe: LadderRecipe) -> torch.optim
     )
 
 
-def _train_step(
+def _step(
     model: Qwen3ForCausalLM,
     optimizer: torch.optim.AdamW,
     learning_rate: float,
@@ -232,49 +216,19 @@ def _train_step(
     recipe: LadderRecipe,
 ) -> float:
     """Take one optimizer step; returns the loss in nats per learned token."""
-    input_ids_BT, labels_BT = batch
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    # Padding is at the end, where a causal model needs no mask.
-    hidden_BTD = model.model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-    is_learned_BT = labels_BT != IGNORED_LABEL
-    logits_NV = model.lm_head(hidden_BTD[is_learned_BT])
-    total_nats = F.cross_entropy(logits_NV, labels_BT[is_learned_BT], reduction="sum")
-    (total_nats / (len(labels_BT) * _TOKENS_PER_DOCUMENT)).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total_nats.item() / len(logits_NV)
+    return train_step(
+        model,
+        optimizer,
+        learning_rate,
+        batch,
+        tokens_per_document=_TOKENS_PER_DOCUMENT,
+        max_grad_norm=recipe.max_grad_norm,
+    )
 
 
 def _batches(
     rng: random.Random, mixture: Mixture, tokenizer: PreTrainedTokenizerFast, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of input ids and labels, each int64 ``[B, T]``, without end.
-
-    Label t is the token after input t; it is ignored in a prompt and in the padding at the end.
-    """
-    corpus = documents(rng, mixture)
-    while True:
-        pool = list(islice(corpus, batch_size * _BATCHES_PER_POOL))
-        prompts = encode(tokenizer, [BOS_TOKEN + document.prompt for document in pool])
-        completions = encode(tokenizer, [document.completion + EOS_TOKEN for document in pool])
-        pairs = sorted(
-            zip(prompts, completions, strict=True), key=lambda pair: len(pair[0]) + len(pair[1])
-        )
-        cut = [pairs[at : at + batch_size] for at in range(0, len(pairs), batch_size)]
-        rng.shuffle(cut)
-        for batch in cut:
-            yield _collate(batch, token_id(tokenizer, PAD_TOKEN))
-
-
-def _collate(pairs: list[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, Tensor]:
-    longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    input_ids, labels = [], []
-    for prompt, completion in pairs:
-        padding = longest - len(prompt) - len(completion)
-        input_ids.append([*prompt, *completion[:-1], *[pad_id] * padding])
-        labels.append(
-            [*[IGNORED_LABEL] * (len(prompt) - 1), *completion, *[IGNORED_LABEL] * padding]
-        )
-    return torch.tensor(input_ids), torch.tensor(labels)
+    """Yield batches of the mixture's documents, without end (`document_training.batches`)."""
+    corpus = ((document.prompt, document.completion) for document in documents(rng, mixture))
+    return batches(rng, corpus, tokenizer, batch_size)
