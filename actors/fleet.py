@@ -137,6 +137,7 @@ class Fleet:
             reference="cpu" if self._layout.takes_turns else settings.reference,
             lora=settings.lora,
             workers_per_engine=config.sampler.tensor_parallel,
+            collective_s=config.deadline.update,
         )
         environment = {"OMP_NUM_THREADS": str(settings.threads_per_rank)}
         if on_cpu:

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class DeepSpeedLearner:
                 store=_meeting_point(options, master_address, master_port),
                 rank=options.rank,
                 world_size=options.world_size,
+                timeout=timedelta(seconds=options.collective_s),
             )
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
         self._deepspeed: Any = None

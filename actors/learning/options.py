@@ -28,6 +28,8 @@ class LearnerOptions:
     weight_backend: WeightBackend
     gradient_checkpointing: bool = False
     reference: Literal["device", "cpu"] = "device"
+    collective_s: float = 3600.0
+    """Seconds that a rank waits for the others: as long as the update that they are in may take."""
     workers_per_engine: int = 1
     """Parts of an engine (`sampler.tensor_parallel`), each of which takes weights by itself."""
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -9,7 +9,7 @@ that none waits for a slower request of the same call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import ray
@@ -26,7 +26,8 @@ class RequestGatherer:
     """Sends requests to samplers, all that one sampler is asked in a turn together."""
 
     def __init__(self, deadline_s: float) -> None:
-        """`deadline_s` is how long an answer may take."""
+        """`deadline_s` is how long an engine may end nothing: neither what is waited for nor what
+        it has to do before. How long a request waits for its turn has no limit of its own."""
         self._deadline_s = deadline_s
         self._asked: dict[str, tuple[ActorHandle, list[tuple[SampleRequest, _Answer]]]] = {}
         """What was asked in this turn, by the sampler's name."""
@@ -70,13 +71,12 @@ class RequestGatherer:
         _refuse(answers, RunError(f"{name} ended its answers before all requests had one"))
 
     async def _stream(self, name: str, stream: Any, answers: Sequence[_Answer]) -> None:
-        """Read a call's answers until all have come or nobody waits for one, within the deadline.
+        """Read a call's answers until all have come or nobody waits for one, each part of them
+        within the deadline.
 
         The sampler drops what it still works on when this ends in any other way.
         """
-        receiving = asyncio.ensure_future(
-            within(self._deadline_s, f"{name} to sample", _receive(stream, answers), "sampling")
-        )
+        receiving = asyncio.ensure_future(self._receive(name, stream, answers))
         settled = asyncio.gather(*answers, return_exceptions=True)
         try:
             await asyncio.wait({receiving, settled}, return_when=asyncio.FIRST_COMPLETED)
@@ -88,6 +88,16 @@ class RequestGatherer:
             ray.cancel(stream)
             raise
 
+    async def _receive(self, name: str, stream: Any, answers: Sequence[_Answer]) -> None:
+        """Give each answer to who waits for it, as the parts of the stream arrive."""
+        parts = aiter(stream)
+        while True:
+            next_part = within(self._deadline_s, f"{name} to sample", _fetch(parts), "sampling")
+            finished = await next_part
+            if finished is None:
+                return
+            _give(finished, answers)
+
 
 def _refuse(answers: Sequence[_Answer], error: Exception) -> None:
     for answer in answers:
@@ -95,15 +105,20 @@ def _refuse(answers: Sequence[_Answer], error: Exception) -> None:
             answer.set_exception(error)
 
 
-async def _receive(stream: Any, answers: Sequence[_Answer]) -> None:
-    """Give each answer to who waits for it, as the parts of the stream arrive."""
-    async for reference in stream:
-        finished: FinishedRequests = await reference
-        for place, found in finished:
-            answer = answers[place]
-            if answer.done():  # cancelled
-                continue
-            if isinstance(found, PackedCompletions):
-                answer.set_result(found)
-            else:
-                answer.set_exception(found)
+async def _fetch(parts: AsyncIterator[Any]) -> FinishedRequests | None:
+    """Return the next part of a stream, which is empty where the sampler ends other requests; None
+    at the stream's end."""
+    async for reference in parts:
+        return await reference
+    return None
+
+
+def _give(finished: FinishedRequests, answers: Sequence[_Answer]) -> None:
+    for place, found in finished:
+        answer = answers[place]
+        if answer.done():  # cancelled
+            continue
+        if isinstance(found, PackedCompletions):
+            answer.set_result(found)
+        else:
+            answer.set_exception(found)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ from rzero_ray.types import (
     Weights,
 )
 
+_HEARTBEAT_S = 10.0
+"""Seconds after which a call without an answer of its own says that the engine is at work."""
+
 
 class Sampler:
     """An async actor: requests overlap, and the engine batches them."""
@@ -38,6 +42,8 @@ class Sampler:
         self._asleep: set[str] = set()
         """The `PARTS` of the engine that sleep."""
         self._paused_since = 0.0
+        self._num_ended = 0
+        """Requests that have ended, of all calls."""
         self._staging = StagingArea()
         self._refusal: UserError | None = None
         """Why there is no engine. Said by `start`: Ray makes a page of an error in here."""
@@ -81,6 +87,9 @@ class Sampler:
     async def sample(self, requests: Sequence[SampleRequest]) -> AsyncIterator[FinishedRequests]:
         """Answer requests; yields those that have ended, with their places, as soon as one has.
 
+        Yields nothing ended from time to time, while the engine ends requests of other calls: they
+        were there before, and these have to wait. An engine that ends nothing is silent.
+
         Requests overlap. One whose prompt is refused does not keep the others from their answers.
         Cancelled, the engine drops those that have not ended.
         """
@@ -91,14 +100,15 @@ class Sampler:
         ended: asyncio.Queue[asyncio.Task[PackedCompletions]] = asyncio.Queue()
         for task in places:
             task.add_done_callback(ended.put_nowait)
-        num_left = len(places)
+        num_left, num_seen = len(places), self._num_ended
         try:
             while num_left:
-                tasks = [await ended.get()]
-                while not ended.empty():
-                    tasks.append(ended.get_nowait())
+                tasks = await _ended_within(_HEARTBEAT_S, ended)
                 num_left -= len(tasks)
-                yield [(places[task], _answer_or_refusal(task)) for task in tasks]
+                self._num_ended += len(tasks)
+                if tasks or self._num_ended > num_seen:
+                    yield [(places[task], _answer_or_refusal(task)) for task in tasks]
+                num_seen = self._num_ended
         finally:
             for task in places:
                 task.cancel()
@@ -214,6 +224,18 @@ class Sampler:
         self._staging.close()
         if self._refusal is None:
             self._engine.shutdown()
+
+
+async def _ended_within(
+    seconds: float, ended: asyncio.Queue[asyncio.Task[PackedCompletions]]
+) -> list[asyncio.Task[PackedCompletions]]:
+    """Return all that have ended as soon as one has; nothing where none does in this time."""
+    tasks = []
+    with suppress(TimeoutError):
+        tasks.append(await asyncio.wait_for(ended.get(), seconds))
+    while not ended.empty():
+        tasks.append(ended.get_nowait())
+    return tasks
 
 
 def _answer_or_refusal(

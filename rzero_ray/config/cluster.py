@@ -183,7 +183,8 @@ class DeadlineConfig:
     start: Annotated[float, above(0, LONGEST_S)] = 600.0
     """Loading of an engine or a learner."""
     sample: Annotated[float, above(0, LONGEST_S)] = 3600.0
-    """One request, its time in the queue included."""
+    """An engine that is asked and ends nothing. How long a request waits for its turn is not
+    limited: a step of a large model takes hours."""
     grade: Annotated[float, above(0, LONGEST_S)] = 600.0
     update: Annotated[float, above(0, LONGEST_S)] = 3600.0
     sync: Annotated[float, above(0, LONGEST_S)] = 600.0

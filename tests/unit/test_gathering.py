@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.sampling import gathering
+from actors.sampling import gathering, sampler
 from actors.sampling.packing import pack
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.waiting import DeadlineError
@@ -238,5 +238,54 @@ def test_what_is_cancelled_before_it_leaves_is_never_sent(ended_early):
         assert actor.calls == [["kept"]]
         actor.finish(0, kept=None)
         await kept
+
+    asyncio.run(go())
+
+
+def test_an_engine_that_ends_other_requests_is_waited_for_beyond_the_deadline(ended_early):
+    """The deadline is about an engine that ends nothing, not about how long its queue is."""
+
+    async def go() -> None:
+        actor = FakeSampler()
+        pool = _pool(actor, deadline_s=0.2)
+        late = _ask(pool, "late")
+        await _until(lambda: actor.calls)
+        for _ in range(6):
+            await asyncio.sleep(0.1)
+            actor.streams[0].put_nowait([])
+        actor.finish(0, late=None)
+        assert (await late)[0].text == "re late"
+        actor.streams[0].put_nowait(None)
+        silent = _ask(pool, "silent")
+        with pytest.raises(DeadlineError, match="for solver/sampler-0 to sample"):
+            await silent
+
+    asyncio.run(go())
+
+
+def test_a_sampler_tells_waiting_calls_that_it_ends_others_and_is_silent_otherwise(monkeypatch):
+    monkeypatch.setattr(sampler, "_HEARTBEAT_S", 0.05)
+    gates = {name: asyncio.Event() for name in ("slow", "quick")}
+
+    async def answer(request: Any) -> str:
+        await gates[request].wait()
+        return request
+
+    async def go() -> None:
+        made: Any = object.__new__(sampler.Sampler)
+        made._asleep, made._num_ended, made._answer = set(), 0, answer
+        slow, quick = made.sample(["slow"]), made.sample(["quick"])
+        first = asyncio.ensure_future(anext(slow))
+        others = asyncio.ensure_future(anext(quick))
+        await asyncio.sleep(0.2)
+        assert not first.done()  # nothing has ended anywhere
+        gates["quick"].set()
+        assert await others == [(0, "quick")]
+        assert await asyncio.wait_for(first, 5) == []
+        silent = asyncio.ensure_future(anext(slow))
+        await asyncio.sleep(0.2)
+        assert not silent.done()
+        gates["slow"].set()
+        assert await silent == [(0, "slow")]
 
     asyncio.run(go())
