@@ -35,8 +35,8 @@ from rzero_ray.types import (
 )
 
 MIDDLING = (0.3, 0.7)
-"""The mean quality of the Solver's answers between which a request counts as neither easy nor out
-of reach."""
+"""The mean quality of the base model's answers between which a request counts as neither easy nor
+out of reach. By the current Solver's, a Challenger would gain by a Solver that gets worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,9 @@ async def evaluate_quality(
     key = iteration_key(iteration)
     rated = await _rate_heldout(config, cast.solver, task)
     await run.write(f"{key}/evaluation", rated, RatedRequest)
-    posed = await _rate_posed(config, cast, task)
+    requests = await _pose(config, cast, task)
+    await cast.challenger.hold(run.stored.base_model)
+    posed = await _rate_posed(config, cast.challenger, task, requests)
     await run.write(f"{key}/posed-evaluation", posed, RatedRequest)
     assert cast.referee is not None, "a run by method=judged has the referee's policy"
     await cast.referee.hold(run.stored.current_model("referee"))
@@ -147,35 +149,46 @@ async def _rate_heldout(config: Config, solver: Policy, task: OpenTask) -> list[
     return await gather_all(rate(i, p.question) for i, p in enumerate(task.heldout()))
 
 
-async def _rate_posed(config: Config, cast: Cast, task: OpenTask) -> list[RatedRequest]:
-    """Return requests of the Challenger, as it samples them for the curriculum, with the Solver's
-    answers; malformed ones are left out."""
+async def _pose(config: Config, cast: Cast, task: OpenTask) -> list[str]:
+    """Return the well-formed ones of the requests that the Challenger poses, sampled as it samples
+    them for the curriculum."""
     settings = config.curriculum.sampling
+    sampling = Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_tokens=settings.max_tokens,
+    )
 
-    async def pose(index: int) -> RatedRequest | None:
-        seed = derive_seed(config.seed, "evaluation", "requests", index)
-        sampling = Sampling(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            max_tokens=settings.max_tokens,
-        )
+    async def pose(index: int) -> str | None:
         asked = SampleRequest(
             messages=task.challenger_messages(),
             num_samples=1,
-            seed=seed,
+            seed=derive_seed(config.seed, "evaluation", "requests", index),
             sampling=sampling,
             reads_tokens=False,
         )
         (completion,) = await cast.challenger.sample(asked)
         request = parse_question(completion.text)
-        if request is None or not task.is_question(request):
-            return None
-        with suppress(TooLongError):  # a request that nobody can answer counts as malformed
-            return await _rate(config, cast.solver, task, request, seed)
-        return None
+        return request if request is not None and task.is_question(request) else None
 
     found = await gather_all(pose(index) for index in range(config.eval.num_requests))
+    return [request for request in found if request is not None]
+
+
+async def _rate_posed(
+    config: Config, base: Policy, task: OpenTask, requests: Sequence[str]
+) -> list[RatedRequest]:
+    """Return posed requests with the base model's answers; one that it cannot answer, because it is
+    too long, is left out like a malformed one."""
+
+    async def rate(index: int, request: str) -> RatedRequest | None:
+        seed = derive_seed(config.seed, "evaluation", "requests", index, "answers")
+        with suppress(TooLongError):
+            return await _rate(config, base, task, request, seed)
+        return None
+
+    found = await gather_all(rate(index, request) for index, request in enumerate(requests))
     return [rated for rated in found if rated is not None]
 
 

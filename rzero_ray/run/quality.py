@@ -11,7 +11,7 @@ QUALITY_NOTE = (
     "Mean hidden quality, in [0, 1], of the Solver's answers to held-out requests: no phase reads "
     "it. The referee is measured on held-out pairs of answers that this quality orders, and "
     "divided where the order of presentation decides; the Challenger's requests are middling where "
-    "the Solver's answers to them have a mean quality of .3 to .7."
+    "the base model's answers to them have a mean quality of .3 to .7."
 )
 
 

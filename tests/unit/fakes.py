@@ -146,7 +146,7 @@ class FakePolicy:
         }
 
     def _completion(self, request: SampleRequest, rng: random.Random) -> Completion:
-        text = self._pose(rng) if self.role == "challenger" else self._answer(request, rng)
+        text = self._text(request, rng)
         tokens = np.arange(len(text), dtype=np.int32)
         if not request.reads_tokens:
             return fake_text(text)
@@ -159,6 +159,9 @@ class FakePolicy:
             logprobs=np.full(len(text), -1.0, dtype=np.float32),
             weight_versions=((self._version(), 0, len(text)),),
         )
+
+    def _text(self, request: SampleRequest, rng: random.Random) -> str:
+        return self._pose(rng) if self.role == "challenger" else self._answer(request, rng)
 
     def _version(self) -> WeightVersion:
         return WeightVersion(role=self.role, iteration=1, num_steps=self._num_steps)

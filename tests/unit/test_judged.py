@@ -91,6 +91,10 @@ class BouquetPolicy(FakePolicy):
 
     says: str | None = None
 
+    def _text(self, request: SampleRequest, rng: random.Random) -> str:
+        is_asked_to_pose = request.messages[0]["content"] == bouquets.CHALLENGER_TAG
+        return self._pose(rng) if is_asked_to_pose else self._answer(request, rng)
+
     def _pose(self, rng: random.Random) -> str:
         request = bouquets.sample_request(rng, rng.randint(1, 4))
         return f"<question>{request + request[:5] * (rng.random() < 0.2)}</question>"
@@ -446,6 +450,16 @@ def test_the_evaluation_tells_the_hidden_quality_of_all_three(config: Config, tm
     assert base["referee_accuracy"] == 1 and base["referee_divided"] == 0
     assert 0 < base["requests_well_formed"] <= 1
     assert base["requests_middling"] <= base["requests_well_formed"]
+    posed = read_records(tmp_path / "iteration-02/posed-evaluation.parquet", RatedRequest)
+    assert len(posed) / 8 == attempt.observer.evaluations[-1]["requests_well_formed"]
+    by_the_base = [
+        weights
+        for asked, weights in zip(
+            attempt.challenger.requests, attempt.challenger.sampled_from, strict=True
+        )
+        if asked.messages[0]["content"] == bouquets.SOLVER_TAG
+    ]
+    assert by_the_base and set(map(str, by_the_base)) == {"/base"}
 
 
 def test_summary_and_report_of_a_judged_run_speak_of_quality(config: Config, tmp_path: Path):
