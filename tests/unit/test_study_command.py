@@ -308,7 +308,7 @@ def test_a_run_is_no_study(clusters: Clusters, tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["compare=plain:frozen_challenger"], "leave report=true out"),
+        (["arms=plain,frozen_challenger,ground_truth_labels"], "leave report=true out"),
         (["bases=0..2"], "leave report=true out"),
         (["conf=tiny", "challenger.num_steps=7"], "was planned with"),
     ],
