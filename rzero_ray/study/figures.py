@@ -44,8 +44,8 @@ class RunFigures:
 
 
 SERIES = {
-    "mean": "mean@k, all held-out problems (a mean hidden quality where no exact answer exists)",
-    "greedy": "greedy accuracy, or quality, all held-out problems",
+    "mean": "mean@k, all held-out problems",
+    "greedy": "greedy accuracy, all held-out problems",
     "half_a": "mean@k, half A",
     "half_b": "mean@k, half B",
     "labels": "kept questions with the right label",
@@ -63,7 +63,8 @@ SERIES = {
     "votes_curriculum": "votes for the curriculum",
     "updates": "updates of the Solver",
 }
-"""The figures of an iteration, each with what it is; `share` is told by stratum alone."""
+"""The figures of an iteration, each with what it is; `share` is told by stratum alone. Where no
+exact answer exists, accuracies are the mean hidden quality (`evaluation.quality`)."""
 COUNTS = ("kept", "skeletons", "votes_challenger", "votes_curriculum", "updates")
 SUMMED = ("votes_challenger", "votes_curriculum", "updates")
 
