@@ -1,4 +1,4 @@
-"""A task without exact answers on real engines: Solver and referee improve by the hidden quality."""
+"""A task without exact answers on real engines: Solver and referee improve by hidden quality."""
 
 from __future__ import annotations
 
