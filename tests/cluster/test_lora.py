@@ -50,8 +50,13 @@ def with_peft(base_model, scored):
     return learn_plainly(base_model, scored, 2, "sequence_mean", _with_adapter, merge)
 
 
+def _slow(*values: int) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("world_size", "stage"), [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    ("world_size", "stage"),
+    [(1, 1), (2, 3), _slow(1, 0), _slow(1, 2), _slow(1, 3), _slow(2, 1), _slow(2, 2)],
 )
 def test_learning_equals_peft_in_a_plain_loop(
     ranks, scored, base_model, with_peft, world_size, stage
@@ -85,6 +90,7 @@ def test_learning_equals_peft_in_a_plain_loop(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_policy_without_its_adapter_is_its_own_reference(
     ranks, scored, base_model, tmp_path, stage
@@ -104,6 +110,7 @@ def test_a_policy_without_its_adapter_is_its_own_reference(
         assert one.loss == pytest.approx(two.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (1, 2), (2, 1), (2, 3)])
 def test_a_checkpoint_is_the_adapter_and_goes_on_bit_for_bit(
     ranks, scored, base_model, tmp_path, world_size, stage
@@ -131,6 +138,7 @@ def test_a_checkpoint_is_the_adapter_and_goes_on_bit_for_bit(
         ray.get([r.learn.remote(stage, phase, shared, 1, lora=wider) for r in group])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
 def test_a_finished_phase_leaves_the_merged_model_and_the_adapter(
     ranks, scored, base_model, tmp_path, stage
@@ -154,6 +162,7 @@ def test_a_finished_phase_leaves_the_merged_model_and_the_adapter(
         np.testing.assert_array_equal(again["weights"][name], weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_in_bfloat16_what_is_published_gives_the_learners_log_probabilities(
     ranks, scored, base_model, tmp_path, stage
