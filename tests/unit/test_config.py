@@ -322,6 +322,8 @@ def test_ablations_change_what_their_names_say_and_can_be_combined():
             "curriculum.questions_of": "rzero",
             "curriculum.labels": "oracle",
         },
+        "frozen_referee": {"referee.frozen": True},
+        "no_referee": {"referee.opinion": "tossed"},
     }
     assert {path.stem for path in find_conf("ablation/shared_model").parent.iterdir()} == set(
         expected

@@ -261,7 +261,7 @@ def test_a_step_that_is_not_finite_is_neither_saved_nor_published(
     report = replace(fake_report("v", 1).learning, grad_norm=math.inf)
     saved: list[Path] = []
     monkeypatch.setattr("actors.learning.group.ray.put", lambda packed: packed)  # no Ray
-    roles.learner.update = Remote(lambda rollouts: report)  # type: ignore[attr-defined]
+    roles.learner.update = Remote(lambda rollouts, allowed: report)  # type: ignore[attr-defined]
     roles.learner.save_checkpoint = Remote(saved.append)  # type: ignore[attr-defined]
     step = Step(iteration=1, phase="solver", index=7, checkpoint=tmp_path / "step-007")
 

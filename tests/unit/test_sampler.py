@@ -49,7 +49,7 @@ class FakeEngine:
 
 def _sampler(folder: Path, *answers: list[int], max_model_len: int = 1000) -> Sampler:
     sampler = object.__new__(Sampler)
-    sampler._asleep, sampler._refusal = set(), None
+    sampler._asleep, sampler._refusal, sampler._num_ended = set(), None, 0
     sampler._tokenizer, sampler._engine = ChatTokenizer(folder), FakeEngine(*answers)
     sampler._max_model_len = max_model_len
     return sampler
