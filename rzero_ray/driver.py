@@ -72,10 +72,11 @@ from rzero_ray.run.directory import (
 from rzero_ray.run.display import Display, make_display, print_plan
 from rzero_ray.run.inspection import check_files
 from rzero_ray.run.observers import Observers
-from rzero_ray.run.plan import assumptions, check_shape, find_shape, plan_iteration, plan_memory
+from rzero_ray.run.plan import assumptions, plan_iteration, plan_memory
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
+from rzero_ray.run.shape import check_shape, find_shape
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model

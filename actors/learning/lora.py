@@ -46,12 +46,16 @@ class Adapter:
         """
         self._model = model
         targets = settings.targets.split(",")
-        found = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-        missing = [target for target in targets if target not in found]
+        linears = {
+            name.rpartition(".")[2]
+            for name, module in model.base_model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        missing = [target for target in targets if target not in linears]
         if missing:
             raise RunError(
-                f"learner.lora.targets: {phase.initial_model} has no layer {missing[0]}; leave it "
-                "out, or name a linear layer of its decoder"
+                f"learner.lora.targets: the decoder of {phase.initial_model} has no linear layer "
+                f"{missing[0]}; it has {', '.join(sorted(linears))}"
             )
         self._config = peft.LoraConfig(
             r=settings.rank,

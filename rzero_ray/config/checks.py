@@ -31,6 +31,8 @@ def check_config(config: Config) -> None:
     _check_recipe(config)
     if config.method == "judged":
         _check_judged(config)
+    else:
+        _check_no_referee(config)
     _check_layout(config)
     for role, loss in (("challenger", config.challenger.loss), ("solver", config.solver.loss)):
         if config.pipeline.staleness and loss.importance_cap == 0:
@@ -103,6 +105,20 @@ def _check_recipe(config: Config) -> None:
         )
 
 
+def _check_no_referee(config: Config) -> None:
+    """Refuse what is set of a referee in a run that has none."""
+    referee = {
+        "sampler.num_referee": config.sampler.num_referee != 0,
+        "referee.frozen": config.referee.frozen,
+        "referee.opinion": config.referee.opinion != "asked",
+    }
+    for key in (key for key, is_set in referee.items() if is_set):
+        raise UserError(
+            f"{key} is of another method than method={config.method}: use method=judged, or leave "
+            "it out"
+        )
+
+
 def _check_judged(config: Config) -> None:
     """What a run with a referee needs, and what it has no use for: it counts no votes."""
     if config.sampler.num_referee < 1:
@@ -126,9 +142,19 @@ def _check_judged(config: Config) -> None:
         "curriculum.replay_share": config.curriculum.replay_share != 0,
         "curriculum.questions_of": config.curriculum.questions_of != "",
         "challenger.memory": config.challenger.memory != 0,
+        "challenger.novelty": config.challenger.novelty != "none",
+        "challenger.reward": config.challenger.reward != "paper",
+        "challenger.vocabulary_keep": config.challenger.vocabulary_keep != 1,
+        "rollback_fall": config.rollback_fall != 1,
+        "recipe": config.recipe != "",
     }
     for key in (key for key, is_set in unread.items() if is_set):
         raise UserError(f"{key} is about votes, of which method=judged takes none; leave it out")
+    if config.challenger.num_votes < 2:
+        raise UserError(
+            f"challenger.num_votes={config.challenger.num_votes} leaves nothing to compare: a "
+            "request is paid for how its answers compare; set it to 2 or more"
+        )
 
 
 def _check_groups(config: Config) -> None:

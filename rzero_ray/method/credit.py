@@ -45,9 +45,10 @@ def answer_weights(counts: Sequence[int], num_answers: int, spread: float) -> li
     A Gaussian of its share around 1, exp(-(1 - share)^2 / (2 spread^2)), divided by the sum of all:
     it rises with the share, and the smaller `spread`, the more the largest answer has of it.
     """
-    heights = [math.exp(-((1.0 - n / num_answers) ** 2) / (2.0 * spread**2)) for n in counts]
-    total = sum(heights)
-    return [height / total for height in heights] if total else [0.0] * len(counts)
+    exponents = [-((1.0 - n / num_answers) ** 2) / (2.0 * spread**2) for n in counts]
+    highest = max(exponents, default=0.0)  # taken out, or all would be 0 at a small spread
+    heights = [math.exp(exponent - highest) for exponent in exponents]
+    return [height / sum(heights) for height in heights]
 
 
 def restrain(group: AnsweredGroup, settings: SolverConfig, compare: GroupAdvantages) -> Credit:

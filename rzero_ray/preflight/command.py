@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import yaml
 
 from rzero_ray import driver
 from rzero_ray.config.command import run_command
@@ -12,7 +16,7 @@ from rzero_ray.config.config import resolve_run_dir
 from rzero_ray.config.load import load_config
 from rzero_ray.preflight.estimate import estimate, growth
 from rzero_ray.preflight.findings import findings, obstacles
-from rzero_ray.preflight.rehearsal import rehearsal_arguments
+from rzero_ray.preflight.rehearsal import rehearsal_settings
 from rzero_ray.preflight.tables import print_costs, print_findings
 from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.stored import StoredRun
@@ -26,7 +30,7 @@ Makes one iteration of the run with one step a phase and 64 questions, on its ow
 cluster, and says what the base model is like as a Challenger and as a Solver (well-formed
 questions, answered votes, agreement, share in the band, texts that are cut), and how many tokens
 and hours the whole run would take. It takes minutes. It is a run of its own, in
-runs/preflight-NAME-seedN or in run_dir=DIR.
+runs/preflight-NAME-DIGEST or in run_dir=DIR.
 
 exit codes: 0 the loop can start, 1 it cannot (and why), 2 the command is wrong, 130 stopped
 """
@@ -41,11 +45,17 @@ def _preflight(arguments: list[str]) -> None:
     config = load_config(arguments)
     if config.method != "coevolution":
         raise UserError(f"method={config.method}: a preflight is of method=coevolution")
+    text = yaml.safe_dump(rehearsal_settings(config), sort_keys=False)
     given = [argument for argument in arguments if argument.startswith("run_dir=")]
-    folder = given or [f"run_dir=runs/preflight-{config.name}-seed{config.seed}"]
-    rehearsal = [*arguments, *rehearsal_arguments(config), *folder]
-    driver.check_and_run(rehearsal)
-    root = resolve_run_dir(load_config(rehearsal))
+    # Another configuration is another rehearsal.
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    folder = given or [f"run_dir=runs/preflight-{config.name}-{digest}"]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "rehearsal.yaml"
+        path.write_text(text)
+        rehearsal = [f"conf={path}", *folder]
+        driver.check_and_run(rehearsal)
+        root = resolve_run_dir(load_config(rehearsal))
     rehearsed = load_stored_config(root)
     base = find_model(config.model) or Path(config.model.path)
     run = StoredRun(rehearsed, root, base)

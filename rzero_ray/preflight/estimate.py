@@ -55,6 +55,9 @@ def estimate(config: Config, rehearsed: Config, run: StoredRun, start_s: float) 
         row = rows["curriculum"]
         factor = _num_candidates(config, row, rehearsed) / rehearsed.curriculum.num_candidates
         costs.append(_phase("curriculum", iterations, 1, factor, row))
+    if "verifier" in rows:
+        num_steps = config.verifier.num_steps
+        costs.append(_phase("verifier", iterations, num_steps, 1.0, rows["verifier"]))
     if "solver" in rows:
         factor = config.solver.num_prompts / rehearsed.solver.num_prompts
         costs.append(_phase("solver", iterations, config.solver.num_steps, factor, rows["solver"]))

@@ -6,7 +6,9 @@ engines, learner, weight syncs and grading included.
 
 from __future__ import annotations
 
-from typing import Final
+import dataclasses
+from functools import reduce
+from typing import Any, Final
 
 from rzero_ray.config.config import Config
 
@@ -16,8 +18,8 @@ NUM_TAUGHT: Final = 16
 """Questions that the Solver answers in its one step, at the most."""
 
 
-def rehearsal_arguments(config: Config) -> list[str]:
-    """Return the arguments that turn a run into its rehearsal, to be laid over its own."""
+def rehearsal_settings(config: Config) -> dict[str, Any]:
+    """Return the configuration of a run's rehearsal, as its file has it."""
     challenger, solver = config.challenger, config.solver
     prompts = min(challenger.num_prompts, -(-NUM_QUESTIONS // challenger.samples_per_prompt))
     taught = min(solver.num_prompts, NUM_TAUGHT)
@@ -33,5 +35,13 @@ def rehearsal_arguments(config: Config) -> list[str]:
         "solver.num_steps": 1,
         "solver.num_prompts": taught,
         "solver.prompts_per_update": min(solver.prompts_per_update, taught),
+        "verifier.num_steps": 1,
+        # What these lay over the run is in the values already, and would contradict the new ones.
+        "recipe": "",
+        "ablation": "",
     }
-    return [f"{key}={value}" for key, value in values.items()]
+    settings = dataclasses.asdict(config)
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        reduce(dict.__getitem__, sections, settings)[name] = value
+    return settings

@@ -58,7 +58,7 @@ def print_costs(costs: Sequence[Cost], growth: float) -> None:
     console.print(
         f"Rewarded answers are {growth:.2f} times as long as the base model's. Where the Solver "
         f"learns to write such ones, the run takes\n{growth * tokens:,.0f} tokens and "
-        f"{growth * seconds / 3600:.3f} hours, on this cluster and as busy as it is now."
+        f"{growth * seconds / 3600:.3f} hours, on a cluster as busy as in the rehearsal."
     )
 
 

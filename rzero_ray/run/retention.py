@@ -13,8 +13,9 @@ from pathlib import Path
 from rzero_ray.config.cluster import KeepModelsConfig
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
-from rzero_ray.run.plan import GIB, MASTER_AND_MOMENTS_BYTES, ModelShape, element_bytes, num_trained
+from rzero_ray.run.plan import GIB, MASTER_AND_MOMENTS_BYTES, element_bytes, num_trained
 from rzero_ray.run.rows import Row
+from rzero_ray.run.shape import ModelShape
 from rzero_ray.types import Role
 
 

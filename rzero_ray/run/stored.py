@@ -100,7 +100,8 @@ class StoredRun:
         (`rollback_fall`) it is the last one that does.
         """
         learners: tuple[Role, ...] = tuple(spec.name for spec in ROLES if spec.is_policy)
-        last = self.manifest.last_learned(learners if self.config.shared_weights else (role,))
+        is_shared = self.config.shared_weights and role in learners
+        last = self.manifest.last_learned(learners if is_shared else (role,))
         if last is None:
             return self.base_model
         learned_by, iteration = last

@@ -26,9 +26,9 @@ from rzero_ray.run.directory import (
     prepare_run_dir,
 )
 from rzero_ray.run.inspection import check_files
-from rzero_ray.run.plan import find_shape
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
+from rzero_ray.run.shape import find_shape
 from rzero_ray.study.arms import Place
 from rzero_ray.tasks.base_model import find_model
 from rzero_ray.tasks.registry import make_task

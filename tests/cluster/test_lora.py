@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -195,7 +194,8 @@ def test_in_bfloat16_what_is_published_gives_the_learners_log_probabilities(
     assert np.abs(probe - of_base).mean() > 0.1  # it has learned something by then
 
 
-def test_a_layer_that_the_model_has_not_is_named(ranks, scored, base_model: Path):
-    lora = LoraConfig(rank=4, targets="q_proj,c_attn")
-    with pytest.raises(RunError, match=r"learner\.lora\.targets: .* has no layer c_attn"):
+@pytest.mark.parametrize("target", ["c_attn", "norm", "lm_head", "embed_tokens", "mlp"])
+def test_what_is_no_linear_layer_of_the_decoder_is_named(ranks, scored, base_model, target: str):
+    lora = LoraConfig(rank=4, targets=f"q_proj,{target}")
+    with pytest.raises(RunError, match=rf"learner\.lora\.targets: .* no linear layer {target}"):
         ray.get(ranks[1][0].learn.remote(1, phase_of(base_model), scored, 1, lora=lora))

@@ -14,18 +14,13 @@ from rzero_ray.method.logprobs import CHUNK_ELEMENTS
 from rzero_ray.run.plan import (
     CONTEXT_BYTES,
     GIB,
-    KNOWN_MODELS,
     LENGTH_SHARE,
     LOGITS_BYTES,
     MemoryPlan,
-    ModelShape,
     PhasePlan,
     assumptions,
-    check_shape,
-    find_shape,
     gpu_bytes,
     host_bytes,
-    model_shape,
     num_full_sequences,
     num_trained,
     phase_seconds,
@@ -34,6 +29,7 @@ from rzero_ray.run.plan import (
     run_seconds,
 )
 from rzero_ray.run.retention import plan_disk
+from rzero_ray.run.shape import KNOWN_MODELS, ModelShape, check_shape, find_shape, model_shape
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import UserError
 
@@ -259,6 +255,18 @@ def test_an_engine_that_is_cut_holds_a_part_of_the_weights_on_each_gpu(config: C
     assert many > 4 * few
     with pytest.raises(UserError, match="tensor_parallel=4 does not divide the 6 attention heads"):
         check_shape(cut, replace(BILLION, num_heads=6))
+    check_shape(cut, replace(BILLION, num_heads=8, num_kv_heads=2))  # each is copied
+    three = replace(config, sampler=replace(config.sampler, tensor_parallel=3))
+    with pytest.raises(UserError, match="heads for keys and values"):
+        check_shape(three, replace(BILLION, num_heads=24, num_kv_heads=8))
+
+
+def test_an_adapter_of_what_is_no_linear_layer_is_refused_before_the_start():
+    config = load_config(["conf=qwen3_4b_lora", "learner.lora.targets=q_proj,lm_head"])
+    shape = find_shape(config.model.path, None)
+    assert shape is not None
+    with pytest.raises(UserError, match="lm_head is no linear layer"):
+        check_shape(config, shape)
 
 
 def test_the_larger_adapter_fits_one_gpu_of_80():
@@ -280,6 +288,10 @@ def test_the_larger_adapter_fits_one_gpu_of_80():
         '"num_hidden_layers": 1, "num_attention_heads": 2}',
         '{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 1, "num_hidden_layers": 1, '
         '"num_attention_heads": 0}',
+        '{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 1, "num_hidden_layers": 0, '
+        '"num_attention_heads": 2}',
+        '{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 1, "num_hidden_layers": 1, '
+        '"num_attention_heads": 1.5}',
     ],
 )
 def test_a_damaged_model_config_is_one_line(tmp_path, content):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
+from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.preflight.estimate import Cost, _num_candidates, _phase, totals
 from rzero_ray.preflight.findings import Findings, obstacles, warnings
-from rzero_ray.preflight.rehearsal import rehearsal_arguments
+from rzero_ray.preflight.rehearsal import rehearsal_settings
 
 GOOD = Findings(
     num_questions=64,
@@ -25,10 +28,25 @@ GOOD = Findings(
 )
 
 
-@pytest.mark.parametrize("conf", ["tiny", "qwen3_8b", "ladder"])
-def test_a_rehearsal_is_small_and_fits_together(conf: str):
-    config = load_config([f"conf={conf}"])
-    rehearsed = load_config([f"conf={conf}", *rehearsal_arguments(config)])
+def _rehearsed(config: Config, folder: Path) -> Config:
+    path = folder / "rehearsal.yaml"
+    path.write_text(yaml.safe_dump(rehearsal_settings(config)))
+    return load_config([f"conf={path}"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["conf=tiny"],
+        ["conf=qwen3_8b"],
+        ["conf=ladder"],
+        ["conf=ladder", "ablation=frozen_rejection"],  # it has a number of candidates of its own
+        ["conf=ladder", "recipe=combo,verifier"],
+    ],
+)
+def test_a_rehearsal_is_small_and_fits_together(arguments: list[str], tmp_path: Path):
+    config = load_config(arguments)
+    rehearsed = _rehearsed(config, tmp_path)
     challenger, solver = rehearsed.challenger, rehearsed.solver
     assert challenger.num_prompts * challenger.samples_per_prompt == 64
     assert rehearsed.curriculum.num_candidates == rehearsed.curriculum.candidates_per_step == 64
@@ -38,6 +56,7 @@ def test_a_rehearsal_is_small_and_fits_together(conf: str):
     assert challenger.num_votes == config.challenger.num_votes
     assert solver.samples_per_prompt == config.solver.samples_per_prompt
     assert (rehearsed.voting, rehearsed.model) == (config.voting, config.model)
+    assert rehearsed.verifier.num_steps == 1
 
 
 def test_a_model_that_can_start_is_not_held_up():
@@ -91,9 +110,9 @@ def test_a_phase_costs_its_start_once_and_its_samples_each_step():
     assert totals(costs) == (23, 8.0)
 
 
-def test_candidates_are_asked_for_until_enough_are_kept():
+def test_candidates_are_asked_for_until_enough_are_kept(tmp_path: Path):
     config = load_config(["conf=qwen3_8b"])  # 16,000 candidates at most, 1,000 a step, 4,000 wanted
-    rehearsed = load_config(["conf=qwen3_8b", *rehearsal_arguments(config)])
+    rehearsed = _rehearsed(config, tmp_path)
     assert _num_candidates(config, {"kept": 32}, rehearsed) == 8_000
     assert _num_candidates(config, {"kept": 30}, rehearsed) == 9_000
     assert _num_candidates(config, {"kept": 1}, rehearsed) == 16_000

@@ -28,8 +28,9 @@ from rzero_ray.phases.checking import check_by_halves
 from rzero_ray.protocols import Cast
 from rzero_ray.run.directory import check_run_dir, check_source, prepare_run_dir
 from rzero_ray.run.parquet import read_records
-from rzero_ray.run.plan import ModelShape, element_bytes
+from rzero_ray.run.plan import element_bytes
 from rzero_ray.run.retention import plan_disk
+from rzero_ray.run.shape import ModelShape
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import ArithmeticTask, LadderTask
 from rzero_ray.types import Ballot, Candidate, CurriculumItem, UserError
