@@ -143,7 +143,6 @@ def _check_judged(config: Config) -> None:
         "curriculum.questions_of": config.curriculum.questions_of != "",
         "challenger.memory": config.challenger.memory != 0,
         "challenger.novelty": config.challenger.novelty != "none",
-        "challenger.reward": config.challenger.reward != "paper",
         "challenger.vocabulary_keep": config.challenger.vocabulary_keep != 1,
         "rollback_fall": config.rollback_fall != 1,
         "recipe": config.recipe != "",
