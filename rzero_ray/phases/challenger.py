@@ -26,16 +26,15 @@ from rzero_ray.phases.asking import (
     GatherAttempts,
     pose_and_vote,
     step_seeds,
-    to_rollout,
     vocabulary_of,
     vote_in_full,
 )
-from rzero_ray.phases.learning import learn_step_by_step
-from rzero_ray.phases.metrics import challenger_metrics, staleness
+from rzero_ray.phases.learning import learn_from_samples
+from rzero_ray.phases.metrics import challenger_metrics
 from rzero_ray.protocols import Cast, Judge, Task
 from rzero_ray.run.parts import gather_in_parts
 from rzero_ray.run.run import Run
-from rzero_ray.types import Attempt, ChallengerSample, Step, UpdateReport
+from rzero_ray.types import Attempt, ChallengerSample, Step
 
 ADVANTAGES = {"per_prompt": advantages_per_prompt, "whole_batch": advantages_whole_batch}
 """The advantages of each value of `challenger.advantage`."""
@@ -47,29 +46,22 @@ async def train_challenger(config: Config, iteration: int, cast: Cast, run: Run)
         return
     await cast.solver.hold(run.stored.voter())
 
-    async def make(step: Step) -> list[ChallengerSample]:
+    async def sample(step: Step) -> list[ChallengerSample]:
         remembered = await asyncio.to_thread(_remembered, config.challenger.memory, run)
         gather = partial(gather_in_parts, run.stored.root / step.key, Attempt)
-        sample = partial(sample_challenger, config, step, cast, remembered, gather)
-        return await run.once(f"{step.key}/rollouts", ChallengerSample, sample)
+        return await sample_challenger(config, step, cast, remembered, gather)
 
-    async def learn(samples: list[ChallengerSample], step: Step) -> UpdateReport:
-        rollouts = [to_rollout(sample) for sample in samples]
-        return await cast.challenger.update(rollouts, step, vocabulary_of(config, step))
-
-    def describe(samples: list[ChallengerSample], step: Step) -> dict[str, float]:
-        return challenger_metrics(samples, cast.task) | staleness(samples, step)
-
-    await learn_step_by_step(
+    await learn_from_samples(
         cast.challenger,
         "challenger",
         iteration,
         run,
+        ChallengerSample,
         num_steps=config.challenger.num_steps,
         staleness=config.pipeline.staleness,
-        make=make,
-        learn=learn,
-        describe=describe,
+        sample=sample,
+        describe=lambda samples, step: challenger_metrics(samples, cast.task),
+        vocabulary_of=partial(vocabulary_of, config),
     )
 
 

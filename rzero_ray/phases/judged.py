@@ -24,18 +24,16 @@ from rzero_ray.phases.asking import (
     pose_and_vote,
     step_seeds,
     to_request,
-    to_rollout,
     weight_num_steps,
     weight_version,
 )
 from rzero_ray.phases.challenger import ADVANTAGES, repetition_shares
 from rzero_ray.phases.comparing import Group, compare_answers, hold_referee
-from rzero_ray.phases.learning import learn_step_by_step
+from rzero_ray.phases.learning import learn_from_samples
 from rzero_ray.phases.metrics import (
     answer_metrics,
     comparison_metrics,
     request_metrics,
-    staleness,
 )
 from rzero_ray.phases.solver import pick_items
 from rzero_ray.protocols import Cast, OpenTask
@@ -51,7 +49,6 @@ from rzero_ray.types import (
     PosedRequest,
     SolverSample,
     Step,
-    UpdateReport,
     iteration_key,
 )
 
@@ -65,29 +62,18 @@ async def train_requester(
     await cast.solver.hold(run.stored.current_model("solver"))
     await hold_referee(cast, run)
 
-    async def make(step: Step) -> list[ChallengerSample]:
-        sample = partial(sample_requests, config, step, cast, task, run)
-        return await run.once(f"{step.key}/rollouts", ChallengerSample, sample)
+    def describe(samples: Sequence[ChallengerSample], step: Step) -> dict[str, float]:
+        return request_metrics(samples, task) | comparison_metrics(_comparisons(step, run))
 
-    async def learn(samples: list[ChallengerSample], step: Step) -> UpdateReport:
-        return await cast.challenger.update([to_rollout(s) for s in samples], step)
-
-    def describe(samples: list[ChallengerSample], step: Step) -> dict[str, float]:
-        return {
-            **request_metrics(samples, task),
-            **comparison_metrics(_comparisons(step, run)),
-            **staleness(samples, step),
-        }
-
-    await learn_step_by_step(
+    await learn_from_samples(
         cast.challenger,
         "challenger",
         iteration,
         run,
+        ChallengerSample,
         num_steps=config.challenger.num_steps,
         staleness=config.pipeline.staleness,
-        make=make,
-        learn=learn,
+        sample=lambda step: sample_requests(config, step, cast, task, run),
         describe=describe,
     )
 
@@ -116,16 +102,9 @@ async def sample_requests(
     attempts_PG = await gather(settings.num_prompts, pose)
     shares_PG = await repetition_shares(settings, attempts_PG, cast.judge)
     attempts = [attempt for group in attempts_PG for attempt in group]
-
-    async def compare(place: int, attempt: Attempt) -> Group | None:
-        if attempt.question is None:
-            return None
-        seed = derive_seed(config.seed, step.key, place, "pairs")
-        return await compare_answers(
-            config, cast, task, place, attempt.question, attempt.vote_texts, seed
-        )
-
-    groups = await gather_all(compare(place, a) for place, a in enumerate(attempts))
+    groups = await gather_all(
+        _compare(config, step, cast, task, place, attempt) for place, attempt in enumerate(attempts)
+    )
     await _write_comparisons(step, groups, run)
     repeated = [share for shares in shares_PG for share in shares]
     rewards = [
@@ -160,6 +139,18 @@ async def sample_requests(
         )
         for place, attempt in enumerate(attempts)
     ]
+
+
+async def _compare(
+    config: Config, step: Step, cast: Cast, task: OpenTask, place: int, attempt: Attempt
+) -> Group | None:
+    """Have the answers to a step's request number `place` compared; None of a malformed one."""
+    if attempt.question is None:
+        return None
+    seed = derive_seed(config.seed, step.key, place, "pairs")
+    return await compare_answers(
+        config, cast, task, place, attempt.question, attempt.vote_texts, seed
+    )
 
 
 async def pose_requests(
@@ -212,29 +203,18 @@ async def train_answerer(
     """Teach the Solver to write the answers that the referee prefers to its others."""
     await hold_referee(cast, run)
 
-    async def make(step: Step) -> list[SolverSample]:
-        sample = partial(sample_answers, config, step, cast, task, posed, run)
-        return await run.once(f"{step.key}/rollouts", SolverSample, sample)
+    def describe(samples: Sequence[SolverSample], step: Step) -> dict[str, float]:
+        return answer_metrics(samples) | comparison_metrics(_comparisons(step, run))
 
-    async def learn(samples: list[SolverSample], step: Step) -> UpdateReport:
-        return await cast.solver.update([to_rollout(s) for s in samples], step)
-
-    def describe(samples: list[SolverSample], step: Step) -> dict[str, float]:
-        return {
-            **answer_metrics(samples),
-            **comparison_metrics(_comparisons(step, run)),
-            **staleness(samples, step),
-        }
-
-    await learn_step_by_step(
+    await learn_from_samples(
         cast.solver,
         "solver",
         iteration,
         run,
+        SolverSample,
         num_steps=config.solver.num_steps if posed else 0,
         staleness=config.pipeline.staleness,
-        make=make,
-        learn=learn,
+        sample=lambda step: sample_answers(config, step, cast, task, posed, run),
         describe=describe,
     )
 

@@ -5,19 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.phases.asking import to_rollout
+from rzero_ray.phases.metrics import staleness as staleness_metrics
 from rzero_ray.phases.metrics import update_metrics
 from rzero_ray.protocols import Policy
 from rzero_ray.run.concurrency import made_ahead
 from rzero_ray.run.run import Run
-from rzero_ray.types import Role, Rollout, Step, UpdateReport
+from rzero_ray.types import (
+    ChallengerSample,
+    Role,
+    Rollout,
+    SolverSample,
+    Step,
+    UpdateReport,
+    Vocabulary,
+)
 
 Batch = TypeVar("Batch")
+Sample = TypeVar("Sample", ChallengerSample, SolverSample)
 
 
 def demonstrations(
@@ -63,3 +75,41 @@ async def learn_step_by_step(
             run.finish_step(step, describe(batch, step) | update_metrics(report))
     await policy.finish_phase(phase)
     run.finish_phase(phase)
+
+
+async def learn_from_samples(
+    policy: Policy,
+    role: Role,
+    iteration: int,
+    run: Run,
+    sample_type: type[Sample],
+    *,
+    num_steps: int,
+    staleness: int,
+    sample: Callable[[Step], Awaitable[list[Sample]]],
+    describe: Callable[[Sequence[Sample], Step], dict[str, float]],
+    vocabulary_of: Callable[[Step], Vocabulary | None] = lambda step: None,
+) -> None:
+    """Have a policy learn by reinforcement from what `sample` draws for each step, which is kept as
+    the step's rollouts; `vocabulary_of` says what it was drawn from.
+
+    For the rest see `learn_step_by_step`.
+    """
+
+    async def make(step: Step) -> list[Sample]:
+        return await run.once(f"{step.key}/rollouts", sample_type, partial(sample, step))
+
+    async def learn(samples: list[Sample], step: Step) -> UpdateReport:
+        return await policy.update([to_rollout(s) for s in samples], step, vocabulary_of(step))
+
+    await learn_step_by_step(
+        policy,
+        role,
+        iteration,
+        run,
+        num_steps=num_steps,
+        staleness=staleness,
+        make=make,
+        learn=learn,
+        describe=lambda samples, step: describe(samples, step) | staleness_metrics(samples, step),
+    )

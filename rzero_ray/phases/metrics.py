@@ -136,9 +136,7 @@ def comparison_metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:
     }
 
 
-def staleness(
-    samples: Sequence[ChallengerSample] | Sequence[SolverSample], step: Step
-) -> dict[str, float]:
+def staleness(samples: Sequence[ChallengerSample | SolverSample], step: Step) -> dict[str, float]:
     """Return by how many updates the weights that sampled last tokens are behind, on average.
 
     0 on policy: the batch of step n is sampled by the weights after n - 1 updates. Nothing where

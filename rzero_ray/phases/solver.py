@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import partial
 from typing import TypeVar
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.method import SolverConfig
 from rzero_ray.method.advantages import center_group, check_advantages, normalize_group
 from rzero_ray.method.credit import READS_CAMPS, SOLVER_CREDITS, AnsweredGroup
-from rzero_ray.phases.asking import to_request, to_rollout, weight_num_steps, weight_version
-from rzero_ray.phases.learning import learn_step_by_step
-from rzero_ray.phases.metrics import solver_metrics, staleness
+from rzero_ray.phases.asking import to_request, weight_num_steps, weight_version
+from rzero_ray.phases.learning import learn_from_samples
+from rzero_ray.phases.metrics import solver_metrics
 from rzero_ray.protocols import Cast
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.run import Run
 from rzero_ray.run.seeds import derive_seed
-from rzero_ray.types import Completion, CurriculumItem, SolverSample, Step, UpdateReport
+from rzero_ray.types import Completion, CurriculumItem, SolverSample, Step
 
 Item = TypeVar("Item")
 
@@ -30,27 +29,16 @@ async def train_solver(
     config: Config, iteration: int, cast: Cast, items: list[CurriculumItem], run: Run
 ) -> None:
     """Teach the Solver the labels of the items: the curriculum's, or known answers."""
-
-    async def make(step: Step) -> list[SolverSample]:
-        sample = partial(sample_solver, config, step, cast, items)
-        return await run.once(f"{step.key}/rollouts", SolverSample, sample)
-
-    async def learn(samples: list[SolverSample], step: Step) -> UpdateReport:
-        return await cast.solver.update([to_rollout(s) for s in samples], step)
-
-    def describe(samples: list[SolverSample], step: Step) -> dict[str, float]:
-        return solver_metrics(samples, cast.task) | staleness(samples, step)
-
-    await learn_step_by_step(
+    await learn_from_samples(
         cast.solver,
         "solver",
         iteration,
         run,
+        SolverSample,
         num_steps=config.solver.num_steps if items else 0,
         staleness=config.pipeline.staleness,
-        make=make,
-        learn=learn,
-        describe=describe,
+        sample=lambda step: sample_solver(config, step, cast, items),
+        describe=lambda samples, step: solver_metrics(samples, cast.task),
     )
 
 
