@@ -70,7 +70,8 @@ class Recipe(Protocol):
 def build_once(
     model_dir: Path,
     recipe: Any,
-    build: Callable[[], tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]],
+    build_tokenizer: Callable[[int], PreTrainedTokenizerFast],
+    pretrain: Callable[[Any, PreTrainedTokenizerFast], Qwen3ForCausalLM],
 ) -> Path:
     """Return `model_dir`, after building the model that it lacks.
 
@@ -79,8 +80,9 @@ def build_once(
 
     Args:
         model_dir: the recipe's folder; the folder around it is created when missing.
-        recipe: a dataclass with a `seed`, which is written beside the model.
-        build: makes the model and its tokenizer, from torch's random state after the seed.
+        recipe: a `Recipe`, a dataclass that is written beside the model.
+        build_tokenizer: makes the tokenizer, from the recipe's `max_positions`.
+        pretrain: makes the model from the recipe, from torch's random state after its seed.
 
     Returns:
         `model_dir`: a Hugging Face folder with fp32 weights, a tokenizer and a chat template.
@@ -97,7 +99,8 @@ def build_once(
             torch.set_num_threads(_NUM_THREADS)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(recipe.seed)
-                model, tokenizer = build()
+                tokenizer = build_tokenizer(recipe.max_positions)
+                model = pretrain(recipe, tokenizer)
         finally:
             torch.set_num_threads(num_threads)
         model.save_pretrained(building_dir)

@@ -64,12 +64,8 @@ def ensure_base_model(cache_dir: Path, recipe: BouquetRecipe) -> Path:
 
     See `model_building.build_once`. `cache_dir` holds base models; it is created when missing.
     """
-
-    def build() -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-        tokenizer = build_tokenizer(recipe.max_positions)
-        return _pretrain(recipe, tokenizer), tokenizer
-
-    return build_once(base_model_folder(cache_dir, recipe), recipe, build)
+    folder = base_model_folder(cache_dir, recipe)
+    return build_once(folder, recipe, build_tokenizer, _pretrain)
 
 
 def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
