@@ -76,7 +76,7 @@ from rzero_ray.run.plan import assumptions, plan_iteration, plan_memory
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
-from rzero_ray.run.shape import check_shape, find_shape
+from rzero_ray.run.shape import ModelShape, check_shape, find_shape
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
@@ -198,9 +198,7 @@ def _dry_run(config: Config) -> None:
 
     print(to_yaml(config))
     layout = cluster.choose_layout(config)
-    shape = find_shape(config.model.path, find_model(config.model))
-    if shape is not None:
-        check_shape(config, shape)
+    shape = _checked_shape(config, find_model(config.model))
     plan = plan_iteration(config, make_task(config.task))
     memory = [] if shape is None else plan_memory(config, shape, layout)
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
@@ -211,15 +209,21 @@ def _dry_run(config: Config) -> None:
         print(f"disk: up to {plan_disk(config, shape)}, {free_space(root)} at {root}")
 
 
+def _checked_shape(config: Config, base_model: Path | None) -> ModelShape | None:
+    """Return the base model's shape where it is known, after holding the config against it."""
+    shape = find_shape(config.model.path, base_model)
+    if shape is not None:
+        check_shape(config, shape)
+    return shape
+
+
 def _run(config: Config) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
     root = resolve_run_dir(config)
     base_model = find_model(config.model)
     if base_model is not None:
         check_model_files(base_model)
-    shape = find_shape(config.model.path, base_model)
-    if shape is not None:
-        check_shape(config, shape)
+    shape = _checked_shape(config, base_model)
     with hold_run_dir(config, root, None if shape is None else plan_disk(config, shape)):
         lost = check_files(config, root)
         complete = is_complete(config, root)

@@ -14,7 +14,7 @@ from rzero_ray import driver
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import resolve_run_dir
 from rzero_ray.config.load import load_config
-from rzero_ray.preflight.estimate import estimate, growth
+from rzero_ray.preflight.estimate import estimate
 from rzero_ray.preflight.findings import findings, obstacles
 from rzero_ray.preflight.rehearsal import rehearsal_settings
 from rzero_ray.preflight.tables import print_costs, print_findings
@@ -61,7 +61,7 @@ def _preflight(arguments: list[str]) -> None:
     run = StoredRun(rehearsed, root, base)
     found = findings(rehearsed, run)
     print_findings(rehearsed, found)
-    print_costs(estimate(config, rehearsed, run, _start_seconds(run)), growth(run))
+    print_costs(estimate(config, rehearsed, run, _start_seconds(run)), found.growth)
     reasons = obstacles(config, found)
     if reasons:
         raise RunError(f"this model cannot start the loop: {'; '.join(reasons)}")

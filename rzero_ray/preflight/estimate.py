@@ -4,7 +4,8 @@ A step costs what is proportional to its samples, and what it costs once: a weig
 checkpoint. A phase costs once that its learner and engines take up their weights.
 
 A Solver that learns comes to write as it is rewarded for. Where rewarded answers are longer than
-others, as chains of thought are, the whole run has longer answers than its rehearsal: `growth`.
+others, as chains of thought are, the whole run has longer answers than its rehearsal
+(`Findings.growth`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rzero_ray.config.config import Config
-from rzero_ray.run.rows import Row, mean
+from rzero_ray.run.rows import Row
 from rzero_ray.run.stored import StoredRun
-from rzero_ray.types import SolverSample
 
 _ONCE_A_STEP = ("checkpoint",)
 
@@ -100,19 +100,6 @@ def _solver_like_votes(config: Config, times: int, run: StoredRun, row: Row) -> 
     answers = settings.num_steps * settings.num_prompts * settings.samples_per_prompt
     rate = row["seconds"]["wall"] / max(1, row["tokens_sampled"])
     return Cost("solver", times, answers * per_vote, answers * per_vote * rate)
-
-
-def growth(run: StoredRun) -> float:
-    """Return the mean length of the rehearsal's rewarded answers over that of all; 1 where the
-    Solver was not rehearsed, or nothing was rewarded."""
-    answers = [
-        sample
-        for step in run.sampled_steps("solver", 1)
-        for sample in run.read(f"{step.key}/rollouts", SolverSample)
-    ]
-    rewarded = [len(sample.token_ids) for sample in answers if sample.reward > 0]
-    lengths = [len(sample.token_ids) for sample in answers]
-    return mean(rewarded) / mean(lengths) if rewarded and any(lengths) else 1.0
 
 
 def totals(costs: Sequence[Cost]) -> tuple[float, float]:

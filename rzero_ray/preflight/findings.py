@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rzero_ray.config.config import Config
 from rzero_ray.method.selection import MAJORITY_SHARES, Band, band_reason
+from rzero_ray.run.rows import mean
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import Candidate, ChallengerSample, SolverSample, Step
 
@@ -38,6 +39,8 @@ class Findings:
     num_answers: int
     """The Solver's, to the questions that were kept."""
     num_answers_cut: int
+    growth: float
+    """The mean length of the Solver's rewarded answers over that of all; 1 where nothing was."""
 
 
 def findings(config: Config, run: StoredRun) -> Findings:
@@ -63,7 +66,14 @@ def findings(config: Config, run: StoredRun) -> Findings:
         num_kept=sum(c.dropped is None for c in candidates),
         num_answers=len(answers),
         num_answers_cut=sum(len(a.token_ids) >= config.solver.sampling.max_tokens for a in answers),
+        growth=_growth(answers),
     )
+
+
+def _growth(answers: Sequence[SolverSample]) -> float:
+    rewarded = [len(answer.token_ids) for answer in answers if answer.reward > 0]
+    lengths = [len(answer.token_ids) for answer in answers]
+    return mean(rewarded) / mean(lengths) if rewarded and any(lengths) else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +102,8 @@ def _posed(config: Config, run: StoredRun) -> list[_Posed]:
 def _judge(
     sample: ChallengerSample | Candidate, is_cut: bool, config: Config, num_votes: int
 ) -> _Posed:
-    low, high = config.curriculum.min_agreement, config.curriculum.max_agreement
-    voting = config.voting
-    band = Band(num_votes, voting.min_answered, low, high, voting.share)
-    share = MAJORITY_SHARES[voting.share](sample.num_agree, sample.num_votes, num_votes)
+    band = replace(Band.of(config.curriculum, config.voting), num_votes=num_votes)
+    share = MAJORITY_SHARES[band.share](sample.num_agree, sample.num_votes, num_votes)
     reason = band_reason(sample.num_agree, sample.num_votes, band)
     return _Posed(
         is_well_formed=sample.question is not None,

@@ -25,6 +25,7 @@ GOOD = Findings(
     num_kept=38,
     num_answers=128,
     num_answers_cut=0,
+    growth=1.5,
 )
 
 

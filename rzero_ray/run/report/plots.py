@@ -47,7 +47,6 @@ def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         return None
     if run.config.method == "judged":
         return _plot_quality(rows, k)
-    xs = [row["iteration"] for row in rows]
     names = (
         (f"mean@{k}", f"mean@{k}", BLUE),
         ("greedy", "greedy", ORANGE),
@@ -55,24 +54,23 @@ def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         ("accuracy given CoT", "accuracy_given_cot", PURPLE),
         ("CoT share", "cot_share", GREY),
     )
-
-    def paint(axes: Any) -> None:
-        low, high = zip(*(row[f"mean@{k}_ci95"] for row in rows), strict=True)
-        axes.fill_between(xs, low, high, color=BLUE, alpha=0.18, linewidth=0)
-        axes.set(xticks=_spread(xs), xlabel="iteration (0 is the base)", ylim=(0, 1))
-
-    series = [Series(name, xs, [row[key] for row in rows], colour) for name, key, colour in names]
     caption = f"Of the Solver on held-out problems; the band is the 95% interval of mean@{k}."
-    return Plot("Accuracy", caption, plot_lines(series, paint))
+    return Plot("Accuracy", caption, _lines_with_band(rows, k, names))
 
 
 def _plot_quality(rows: Sequence[Row], k: int) -> Plot:
-    xs = [row["iteration"] for row in rows]
     names = (
         ("Solver: hidden quality", f"mean@{k}", BLUE),
         ("referee: accuracy", "referee_accuracy", ORANGE),
         ("requests that are middling", "requests_middling", GREEN),
     )
+    caption = f"Of all three roles; the band is the 95% interval of the Solver's mean@{k}."
+    return Plot("Hidden quality", caption, _lines_with_band(rows, k, names))
+
+
+def _lines_with_band(rows: Sequence[Row], k: int, names: Sequence[tuple[str, str, str]]) -> str:
+    """Plot figures of evaluations, each a (title, key, colour), and the interval of mean@k."""
+    xs = [row["iteration"] for row in rows]
 
     def paint(axes: Any) -> None:
         low, high = zip(*(row[f"mean@{k}_ci95"] for row in rows), strict=True)
@@ -80,8 +78,7 @@ def _plot_quality(rows: Sequence[Row], k: int) -> Plot:
         axes.set(xticks=_spread(xs), xlabel="iteration (0 is the base)", ylim=(0, 1))
 
     series = [Series(name, xs, [row[key] for row in rows], colour) for name, key, colour in names]
-    caption = f"Of all three roles; the band is the 95% interval of the Solver's mean@{k}."
-    return Plot("Hidden quality", caption, plot_lines(series, paint))
+    return plot_lines(series, paint)
 
 
 def _plot_reward(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
