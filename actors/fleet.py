@@ -24,7 +24,7 @@ from actors.sampling.pool import PooledSampler
 from actors.sampling.sampler import Sampler
 from rzero_ray.config.cluster import SamplingSettings
 from rzero_ray.config.config import Config
-from rzero_ray.config.layout import Layout
+from rzero_ray.config.layout import Layout, attention_of
 from rzero_ray.types import Role
 
 _MAX_REQUESTS_PER_SAMPLER = 10_000
@@ -135,6 +135,7 @@ class Fleet:
             gradient_checkpointing=settings.gradient_checkpointing,
             # Between turns nothing of the learner may stay on the device.
             reference="cpu" if self._layout.takes_turns else settings.reference,
+            attention=attention_of(config),
             lora=settings.lora,
             workers_per_engine=config.sampler.tensor_parallel,
             collective_s=config.deadline.update,

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from actors.learning.attention import batch_layout
 from actors.learning.checkpoint_files import (
     check_num_ranks,
     load_state,
@@ -112,7 +113,9 @@ class DeepSpeedLearner:
         self._phase_options = options
         self._initial_model = phase.initial_model
         self._anchor = phase.anchor or phase.initial_model
-        model = PolicyModel.load(phase.initial_model, self._dtype, self._device)
+        model = PolicyModel.load(
+            phase.initial_model, self._dtype, self._device, self._options.attention
+        )
         if self._options.lora.rank:
             self._trained = Adapter(model.causal_lm, self._options.lora, phase)
         if self._options.gradient_checkpointing:
@@ -339,6 +342,7 @@ class DeepSpeedLearner:
                 self._options.world_size,
                 self._options.tokens_per_micro_batch,
                 self._device,
+                batch_layout(self._options.attention),
             )
             for batch in mini_batches(rollouts, options.prompts_per_update)
         ]
@@ -354,6 +358,7 @@ class DeepSpeedLearner:
                 micro.tokens_N,
                 temperature=self._phase_options.temperature,
                 allowed_A=self._allowed_A,
+                packing=micro.packing,
                 token_loss=lambda logprobs, rows, of=of_tokens: of.sums(logprobs, rows).loss,
             )
             # DeepSpeed averages gradients over ranks; the loss is the sum over them.
@@ -377,6 +382,7 @@ class DeepSpeedLearner:
                 micro.tokens_N,
                 temperature=self._phase_options.temperature,
                 allowed_A=self._allowed_A,
+                packing=micro.packing,
             )[0]
             for micro in batch
         ]
@@ -407,7 +413,9 @@ class DeepSpeedLearner:
         home = self._device if self._options.reference == "device" else torch.device("cpu")
         if self._reference is None:
             assert self._anchor is not None
-            self._reference = PolicyModel.load(self._anchor, self._dtype, home)
+            self._reference = PolicyModel.load(
+                self._anchor, self._dtype, home, self._options.attention
+            )
             self._reference.requires_grad_(False)
         with lent(self._reference, self._device):
             return self._scored_by(self._reference, batches)

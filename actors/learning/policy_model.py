@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from actors.learning.attention import register_varlen
+from rzero_ray.method.batching import Packing
 from rzero_ray.method.logprobs import TokenLoss, score_and_lose, score_tokens
 
 
@@ -27,10 +29,16 @@ class PolicyModel(nn.Module):
         self.causal_lm = causal_lm
 
     @classmethod
-    def load(cls, path: Path, dtype: torch.dtype, device: torch.device) -> PolicyModel:
-        """Load a folder in Hugging Face format onto `device`."""
+    def load(
+        cls, path: Path, dtype: torch.dtype, device: torch.device, attention: str = "sdpa"
+    ) -> PolicyModel:
+        """Load a folder in Hugging Face format onto `device`; `attention` as transformers knows it.
+
+        Micro-batches have to be laid out for it (`actors.learning.attention.batch_layout`).
+        """
+        register_varlen()
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa"
+            path, dtype=dtype, attn_implementation=attention
         )
         return cls(model.to(device))
 
@@ -42,6 +50,7 @@ class PolicyModel(nn.Module):
         temperature: float,
         token_loss: TokenLoss | None = None,
         allowed_A: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, ...]:
         """Return (logprobs_N, entropies_N), or (loss, logprobs_N, entropies_N) with `token_loss`.
 
@@ -49,12 +58,29 @@ class PolicyModel(nn.Module):
 
         `positions_N` counts through the flattened `inputs_BT`; the token predicted there is the one
         of `tokens_N`. Sequences are padded on the right with any token: no position attends to a
-        later one, so no mask is needed, and without one attention takes its fast causal path.
+        later one, so no mask is needed, and without one attention takes its fast causal path. Or
+        they are packed into one row, and `packing` tells them apart.
         """
         decoder: Any = self.causal_lm.base_model
-        hidden_BTD = decoder(input_ids=inputs_BT, use_cache=False).last_hidden_state
+        bounds = {} if packing is None else _as_arguments(packing)
+        hidden_BTD = decoder(input_ids=inputs_BT, use_cache=False, **bounds).last_hidden_state
         hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N)
         return self.causal_lm.lm_head(hidden_ND, tokens_N, temperature, token_loss, allowed_A)
+
+
+def _as_arguments(packing: Packing) -> dict[str, Any]:
+    """Return a packing in the words of transformers.
+
+    Implementations for sequences of different lengths go by their bounds. The others make a mask of
+    the positions that begin anew, which costs the square of the row.
+    """
+    return {
+        "position_ids": packing.position_ids_1T,
+        "cu_seq_lens_q": packing.bounds_S1,
+        "cu_seq_lens_k": packing.bounds_S1,
+        "max_length_q": packing.longest,
+        "max_length_k": packing.longest,
+    }
 
 
 class _Head(nn.Module):

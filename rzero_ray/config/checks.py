@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rzero_ray.config.cluster import BUILT_IN_MODELS
 from rzero_ray.config.config import Config
-from rzero_ray.config.layout import backend_of, uses_gpus
+from rzero_ray.config.layout import attention_of, backend_of, uses_gpus
 from rzero_ray.config.rules import check_rules
 from rzero_ray.types import UserError
 
@@ -194,6 +194,7 @@ def _check_layout(config: Config) -> None:
             f"and sampler.gpus_per_engine={sampler.gpus_per_engine:g}; set both above 0, or both "
             "to 0 for CPUs"
         )
+    attention_of(config)
     kind = config.layout
     if kind == "auto":  # CUDA IPC fits where the roles share GPUs, which the cluster decides
         is_ipc = config.weights.backend == "cuda_ipc" and uses_gpus(config)

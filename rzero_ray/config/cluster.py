@@ -45,6 +45,7 @@ LayoutKind = Literal["disaggregated", "colocated"]
 
 
 WeightBackend = Literal["object_store", "nccl", "cuda_ipc"]
+Attention = Literal["sdpa", "varlen", "flash_attention_2", "flash_attention_3"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class LearnerConfig:
     third more work, a fraction of the memory."""
     reference: Literal["device", "cpu"] = "device"
     """Where the KL term's frozen policy is kept; from `cpu` it visits the device once a step."""
+    attention: Literal["auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3"] = "auto"
+    """Attention of the learner's model. `varlen` is PyTorch's FlashAttention over sequences packed
+    without padding, on GPUs and in 16 bits; `flash_attention_2` and `flash_attention_3` are the
+    packages of these names, which you install, over packed sequences too; `sdpa` pads sequences of
+    near length. `auto` is `varlen` where it runs, else `sdpa` (`attention_of`)."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 

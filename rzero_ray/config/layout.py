@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rzero_ray.config.cluster import LayoutKind, SamplerConfig, WeightBackend
+from rzero_ray.config.cluster import Attention, LayoutKind, SamplerConfig, WeightBackend
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.types import Role, UserError
@@ -197,6 +197,21 @@ def backend_of(config: Config, layout: LayoutKind) -> WeightBackend:
         raise UserError(
             f"weights.backend={wanted} does not fit layout {layout} with learner.gpus_per_rank="
             f"{shares[0]:g} and sampler.gpus_per_engine={shares[1]:g}; use {fits}, object_store or "
+            "auto"
+        )
+    return wanted
+
+
+def attention_of(config: Config) -> Attention:
+    """Return the attention that `learner.attention` stands for, or raise UserError."""
+    fits = config.learner.gpus_per_rank > 0 and config.model.dtype != "float32"
+    wanted = config.learner.attention
+    if wanted == "auto":
+        return "varlen" if fits else "sdpa"
+    if wanted != "sdpa" and not fits:
+        raise UserError(
+            f"learner.attention={wanted} runs on GPUs in 16 bits, but learner.gpus_per_rank="
+            f"{config.learner.gpus_per_rank:g} and model.dtype={config.model.dtype}; use sdpa or "
             "auto"
         )
     return wanted

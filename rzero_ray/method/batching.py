@@ -1,7 +1,13 @@
-"""How one step's rollouts are cut into mini-batches, shards and micro-batches."""
+"""How one step's rollouts are cut into mini-batches, shards and micro-batches.
 
-from collections.abc import Sequence
+A micro-batch is laid out in one of two ways. Padded sequences are rows of one length, which every
+attention takes. Packed ones lie one after the other in a single row, without a token between them:
+for an attention that is told where each begins.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,13 +67,44 @@ def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[in
     return batches[::-1]
 
 
+def packed_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Group sequence indices so that their sum stays within `tokens_per_batch`.
+
+    The longest go first, each into the first batch that has room for it. A sequence longer than the
+    budget is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fits = (place for place, left in enumerate(room) if lengths[index] <= left)
+        place = next(fits, len(batches))
+        if place == len(batches):
+            batches.append([])
+            room.append(tokens_per_batch)
+        batches[place].append(index)
+        room[place] -= lengths[index]
+    return batches
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Where S sequences lie in one row of T tokens."""
+
+    position_ids_1T: Tensor
+    """Of each token, counted from the beginning of its own sequence."""
+    bounds_S1: Tensor
+    """[S + 1] where each sequence begins in the row, and where the last one ends."""
+    longest: int
+    """Tokens of the longest sequence."""
+
+
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Sequences of one forward pass, and their N completion tokens one after another."""
 
     inputs_BT: Tensor
-    """Prompt and completion without its last token, from which nothing is predicted; padded right
-    with zeros."""
+    """Prompt and completion without its last token, from which nothing is predicted: padded right
+    with zeros, or packed into one row."""
     positions_N: Tensor
     """Position in the flattened `inputs_BT` at which each completion token is predicted."""
     tokens_N: Tensor
@@ -80,26 +117,59 @@ class MicroBatch:
     """Scores under the policy that the step began with; None while that is the one in training."""
     reference_logprobs_N: Tensor | None = None
     """Scores under the policy that the phase began with; None where the old ones are the same."""
+    packing: Packing | None = None
+    """None for padded sequences."""
 
 
 def collate(
     rollouts: Sequence[Rollout], weights: Sequence[float], device: torch.device
 ) -> MicroBatch:
-    """Return the rollouts as one micro-batch; `weights` are of each one's tokens."""
-    counts_B = np.array([len(r.token_ids) for r in rollouts])
-    starts_B = np.array([len(r.prompt_ids) for r in rollouts]) - 1
-    inputs_BT = np.zeros((len(rollouts), int((starts_B + counts_B).max())), dtype=np.int64)
-    for row, rollout in zip(inputs_BT, rollouts, strict=True):
-        sequence = np.concatenate([rollout.prompt_ids, rollout.token_ids[:-1]])
+    """Return the rollouts as one padded micro-batch; `weights` are of each one's tokens."""
+    sequences = _sequences(rollouts)
+    inputs_BT = np.zeros((len(sequences), max(map(len, sequences))), dtype=np.int64)
+    for row, sequence in zip(inputs_BT, sequences, strict=True):
         row[: len(sequence)] = sequence
-    rows = np.arange(len(rollouts)) * inputs_BT.shape[1] + starts_B
-    positions = [start + np.arange(count) for start, count in zip(rows, counts_B, strict=True)]
+    begins_B = np.arange(len(sequences)) * inputs_BT.shape[1]
+    return _micro_batch(rollouts, weights, inputs_BT, begins_B, device)
+
+
+def pack(rollouts: Sequence[Rollout], weights: Sequence[float], device: torch.device) -> MicroBatch:
+    """Return the rollouts as one packed micro-batch; `weights` are of each one's tokens."""
+    sequences = _sequences(rollouts)
+    lengths = list(map(len, sequences))
+    bounds_S1 = np.array([0, *accumulate(lengths)])
+    inputs_1T = np.concatenate(sequences, dtype=np.int64)[None]
+    position_ids_1T = np.concatenate([np.arange(length) for length in lengths])[None]
+    packing = Packing(
+        torch.from_numpy(position_ids_1T).to(device),
+        torch.from_numpy(bounds_S1.astype(np.int32)).to(device),
+        max(lengths),
+    )
+    return _micro_batch(rollouts, weights, inputs_1T, bounds_S1[:-1], device, packing)
+
+
+def _sequences(rollouts: Sequence[Rollout]) -> list[NDArray[np.int32]]:
+    return [np.concatenate([r.prompt_ids, r.token_ids[:-1]]) for r in rollouts]
+
+
+def _micro_batch(
+    rollouts: Sequence[Rollout],
+    weights: Sequence[float],
+    inputs_BT: NDArray[np.int64],
+    begins_S: NDArray[np.int64],
+    device: torch.device,
+    packing: Packing | None = None,
+) -> MicroBatch:
+    """Return sequences that begin at `begins_S` of the flattened inputs as a micro-batch."""
+    counts_S = np.array([len(r.token_ids) for r in rollouts])
+    starts_S = begins_S + np.array([len(r.prompt_ids) for r in rollouts]) - 1
+    positions = [start + np.arange(count) for start, count in zip(starts_S, counts_S, strict=True)]
 
     def on_device(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(device)
 
     def per_token(values: Sequence[float]) -> Tensor:
-        return on_device(np.repeat(np.asarray(values, dtype=np.float32), counts_B))
+        return on_device(np.repeat(np.asarray(values, dtype=np.float32), counts_S))
 
     return MicroBatch(
         inputs_BT=on_device(inputs_BT),
@@ -108,7 +178,22 @@ def collate(
         weights_N=per_token(weights),
         sampler_logprobs_N=on_device(np.concatenate([r.logprobs for r in rollouts])),
         advantages_N=per_token([r.advantage for r in rollouts]),
+        packing=packing,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLayout:
+    """How sequences become micro-batches."""
+
+    cut: Callable[[Sequence[int], int], list[list[int]]]
+    """From lengths and a budget of tokens to the sequences of each micro-batch."""
+    collate: Callable[[Sequence[Rollout], Sequence[float], torch.device], MicroBatch]
+    """From the rollouts of one, and what each one's tokens weigh, to its tensors."""
+
+
+PADDED = BatchLayout(micro_batches, collate)
+PACKED = BatchLayout(packed_batches, pack)
 
 
 def micro_batches_of_rank(
@@ -118,6 +203,7 @@ def micro_batches_of_rank(
     world_size: int,
     tokens_per_batch: int,
     device: torch.device,
+    layout: BatchLayout = PADDED,
 ) -> list[MicroBatch]:
     """Return a rank's part of a mini-batch; as many micro-batches on every rank.
 
@@ -129,11 +215,11 @@ def micro_batches_of_rank(
     per_rank = []
     for each in range(world_size):
         mine = shard(by_length, each, world_size)
-        cut = micro_batches([lengths[i] for i in mine], tokens_per_batch)
+        cut = layout.cut([lengths[i] for i in mine], tokens_per_batch)
         per_rank.append([[mine[i] for i in indices] for indices in cut])
     micros = [
-        collate([batch[i] for i in indices], [weights_S[i] for i in indices], device)
+        layout.collate([batch[i] for i in indices], [weights_S[i] for i in indices], device)
         for indices in per_rank[rank]
     ]
-    filler = collate([batch[by_length[-1]]], [0.0], device)
+    filler = layout.collate([batch[by_length[-1]]], [0.0], device)
     return micros + [filler] * (max(map(len, per_rank)) - len(micros))

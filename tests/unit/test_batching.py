@@ -8,6 +8,8 @@ from rzero_ray.method.batching import (
     collate,
     micro_batches,
     mini_batches,
+    pack,
+    packed_batches,
     shard,
 )
 from tests.unit.builders import rollout
@@ -72,3 +74,34 @@ def test_a_micro_batch_holds_each_completion_token_where_it_is_predicted():
     assert batch.sampler_logprobs_N.tolist() == [-3, -4, -5, -7]
     torch.testing.assert_close(batch.weights_N, torch.tensor([0.1, 0.1, 0.1, 0.0]))
     assert batch.advantages_N.tolist() == [0.5, 0.5, 0.5, -2.0]
+
+
+def test_packed_sequences_lie_one_after_the_other_without_a_token_between():
+    rollouts = [
+        rollout([1, 2], [3, 4, 5], logprobs=[-3, -4, -5], advantage=0.5),
+        rollout([6], [7], logprobs=[-7], advantage=-2.0),
+    ]
+    batch = pack(rollouts, [0.1, 0.0], torch.device("cpu"))
+    assert batch.inputs_BT.tolist() == [[1, 2, 3, 4, 6]]
+    assert batch.inputs_BT.flatten()[batch.positions_N].tolist() == [2, 3, 4, 6]
+    assert batch.packing is not None
+    assert batch.packing.position_ids_1T.tolist() == [[0, 1, 2, 3, 0]]
+    assert batch.packing.bounds_S1.tolist() == [0, 4, 5]
+    assert batch.packing.longest == 4
+    padded = collate(rollouts, [0.1, 0.0], torch.device("cpu"))
+    for name in ("tokens_N", "weights_N", "sampler_logprobs_N", "advantages_N"):
+        assert torch.equal(getattr(batch, name), getattr(padded, name))
+
+
+def test_packed_batches_stay_within_the_token_budget_and_cover_everything():
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = [rng.randrange(1, 130) for _ in range(rng.randrange(1, 40))]
+        batches = packed_batches(lengths, tokens_per_batch=100)
+        assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+        sums = [sum(lengths[i] for i in batch) for batch in batches]
+        assert all(
+            total <= 100 or len(batch) == 1 for total, batch in zip(sums, batches, strict=True)
+        )
+        # No two of them would fit into one.
+        assert all(a + b > 100 for a, b in itertools.combinations(sums, 2))

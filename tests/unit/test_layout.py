@@ -15,7 +15,13 @@ from actors.placement import (
     sampling_demands,
 )
 from rzero_ray.config.config import Config, sampling_settings
-from rzero_ray.config.layout import Layout, disaggregated, engines_alone, resolve_layout
+from rzero_ray.config.layout import (
+    Layout,
+    attention_of,
+    disaggregated,
+    engines_alone,
+    resolve_layout,
+)
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.types import Role, UserError
@@ -221,3 +227,25 @@ def test_an_engine_over_several_gpus_takes_them_whole():
         resolve_layout(config, {"GPU": 8.0})
     with pytest.raises(UserError, match="takes a whole GPU for each part"):
         load_config([*FOUR_B, "sampler.tensor_parallel=2", "sampler.gpus_per_engine=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "attention"),
+    [
+        (FOUR_B, "varlen"),
+        ([*FOUR_B, "model.dtype=float32"], "sdpa"),
+        ([*FOUR_B, "learner.attention=sdpa"], "sdpa"),
+        ([*FOUR_B, "learner.attention=flash_attention_2"], "flash_attention_2"),
+        (["conf=tiny"], "sdpa"),
+    ],
+)
+def test_packed_attention_is_taken_where_it_runs(arguments: list[str], attention: str):
+    assert attention_of(load_config(arguments)) == attention
+
+
+@pytest.mark.parametrize("arguments", [["conf=tiny"], [*FOUR_B, "model.dtype=float32"]])
+def test_packed_attention_is_refused_where_it_does_not_run(arguments: list[str]):
+    with pytest.raises(
+        UserError, match=r"learner\.attention=varlen runs on GPUs in 16 bits.*use sdpa"
+    ):
+        load_config([*arguments, "learner.attention=varlen"])

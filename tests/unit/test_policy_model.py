@@ -1,4 +1,4 @@
-"""The learner's model on padded micro-batches against Hugging Face on single sequences."""
+"""The learner's model on padded and packed sequences against Hugging Face on single ones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.attention import varlen
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
+from actors.learning.attention import VARLEN
 from actors.learning.policy_model import PolicyModel
-from rzero_ray.method.batching import collate
+from rzero_ray.method.batching import PACKED, PADDED, collate
 from rzero_ray.types import Rollout
 from tests.unit.builders import rollout
 
@@ -52,17 +56,56 @@ def _rollouts() -> list[Rollout]:
     ]
 
 
-def test_padded_and_packed_scores_and_gradients_are_those_of_single_sequences(folder):
-    policy = PolicyModel.load(folder, torch.float32, torch.device("cpu"))
+def _attend_one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds_q: Tensor,
+    bounds_k: Tensor,
+    longest_q: int,
+    longest_k: int,
+    *,
+    window_size: tuple[int, int],
+    scale: float,
+    enable_gqa: bool,
+) -> Tensor:
+    """Stand in for `varlen_attn`, which no CPU has: the same, one sequence after the other."""
+    assert bounds_q.dtype == torch.int32
+    assert window_size == (-1, 0)
+    lengths = bounds_q.diff().tolist()
+    assert (bounds_k.diff().tolist(), longest_q, longest_k) == (lengths, *[max(lengths)] * 2)
+    parts = zip(*(tensor.split(lengths) for tensor in (query, key, value)), strict=True)
+    heads_first = [[part.transpose(0, 1)[None] for part in of_one] for of_one in parts]
+    attended = [
+        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa)
+        for q, k, v in heads_first
+    ]
+    return torch.cat([one[0].transpose(0, 1) for one in attended])
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize(
+    ("attention", "layout"),
+    [("sdpa", PADDED), ("sdpa", PACKED), ("eager", PACKED), (VARLEN, PACKED)],
+)
+def test_padded_and_packed_scores_and_gradients_are_those_of_single_sequences(
+    folder, attention, layout, recomputed, monkeypatch
+):
+    monkeypatch.setattr(varlen, "varlen_attn", _attend_one_by_one)
+    policy = PolicyModel.load(folder, torch.float32, torch.device("cpu"), attention)
+    if recomputed:
+        policy.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.train()
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rollouts = _rollouts()
-    batch = collate(rollouts, [1.0, -2.0, 3.0, 0.5], torch.device("cpu"))
+    batch = layout.collate(rollouts, [1.0, -2.0, 3.0, 0.5], torch.device("cpu"))
     loss, scores, _ = policy(
         batch.inputs_BT,
         batch.positions_N,
         batch.tokens_N,
         temperature=0.8,
         token_loss=lambda logprobs, rows: (batch.weights_N[rows] * logprobs).sum(),
+        packing=batch.packing,
     )
     loss.backward()
     expected = []
@@ -81,3 +124,17 @@ def test_padded_and_packed_scores_and_gradients_are_those_of_single_sequences(fo
         size = expected_gradient.norm()
         assert size > 1e-3, name
         assert (gradient - expected_gradient).norm() < 1e-4 * size, name
+
+
+def test_rows_without_bounds_are_sequences_of_their_own(folder, monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", _attend_one_by_one)
+    models = [
+        PolicyModel.load(folder, torch.float32, torch.device("cpu"), attention)
+        for attention in ("sdpa", VARLEN)
+    ]
+    batch = collate(_rollouts(), [1.0] * 4, torch.device("cpu"))
+    expected, scores = (
+        model(batch.inputs_BT, batch.positions_N, batch.tokens_N, temperature=1.0)[0]
+        for model in models
+    )
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)

@@ -1,0 +1,69 @@
+"""The attention of the learner's model, by the names of transformers, and one that PyTorch brings.
+
+An implementation that takes sequences of different lengths in one row, told by where each begins,
+is given micro-batches without padding. The others are given rows of one length, where the causal
+path of `sdpa` is the fastest there is without such a kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import varlen
+from transformers import AttentionInterface
+
+from rzero_ray.method.batching import PACKED, PADDED, BatchLayout
+
+VARLEN = "varlen"
+"""PyTorch's own FlashAttention over sequences of different lengths: CUDA, 16 bits, and no package
+beside torch."""
+_TAKE_PACKED = (VARLEN, "flash_attention_2", "flash_attention_3")
+
+
+def batch_layout(attention: str) -> BatchLayout:
+    """Return how sequences are laid into micro-batches for an implementation."""
+    return PACKED if attention in _TAKE_PACKED else PADDED
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend causally within each sequence; transformers' interface of an attention function.
+
+    Shapes: queries [rows, heads, T, head size], keys and values with their own number of heads,
+    the result [rows, T, heads, head size]. `cu_seq_lens_q` [S + 1] says where the S sequences begin
+    in the flattened rows, and where the last ends; without it each row is a sequence.
+    """
+    assert attention_mask is None, "sequences are told apart by where they begin"
+    num_rows, num_heads, length, head_size = query.shape
+    if cu_seq_lens_q is None or max_length_q is None:
+        ends = torch.arange(num_rows + 1, dtype=torch.int32, device=query.device)
+        cu_seq_lens_q, max_length_q = ends * length, length
+    flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
+    attended = varlen.varlen_attn(
+        *flat,
+        cu_seq_lens_q,
+        cu_seq_lens_q,
+        max_length_q,
+        max_length_q,
+        window_size=(-1, 0),  # to the left without a limit, to the right not at all
+        scale=scaling,
+        enable_gqa=key.shape[1] != num_heads,
+    )
+    assert isinstance(attended, Tensor)
+    return attended.view(num_rows, length, num_heads, head_size), None
+
+
+def register_varlen() -> None:
+    """Let models be loaded with it by its name."""
+    AttentionInterface.register(VARLEN, varlen_attention)
