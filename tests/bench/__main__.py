@@ -35,18 +35,24 @@ BENCHMARKS = (
 """Modules of this folder. Each has `run() -> list[Figure]`, or `SETTINGS`, a dict of what it can be
 told with defaults, and `run(settings) -> list[Figure]`."""
 
+ON_GPUS = ("gpu_learner",)
+"""Those that need a GPU: only run when they are named."""
+
 
 def main() -> None:
     """Run the named benchmarks, or all, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS + ON_GPUS)}"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     given = dict(name.split("=", 1) for name in options.names if "=" in name)
     names = [name for name in options.names if "=" not in name] or list(BENCHMARKS)
-    unknown = set(names) - set(BENCHMARKS)
+    known = BENCHMARKS + ON_GPUS
+    unknown = set(names) - set(known)
     if unknown:
-        parser.error(f"no benchmark {min(unknown)}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"no benchmark {min(unknown)}; there are {', '.join(known)}")
     modules = {name: importlib.import_module(f"tests.bench.{name}") for name in names}
     defaults = {name: getattr(module, "SETTINGS", {}) for name, module in modules.items()}
     keys = {key for settings in defaults.values() for key in settings}

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -149,8 +149,11 @@ def set_threads(settings: Mapping[str, str]) -> None:
         torch.set_num_threads(int(settings["threads"]))
 
 
-def start_learner(settings: Mapping[str, str], budget: int) -> DeepSpeedLearner:
-    """Return our learner as one rank in this process: in bfloat16 on a GPU, float32 on a CPU."""
+def start_learner(settings: Mapping[str, str], budget: int, **changes: Any) -> DeepSpeedLearner:
+    """Return our learner as one rank in this process: in bfloat16 on a GPU, float32 on a CPU.
+
+    `changes` are of its options.
+    """
     port = free_port()
     options = LearnerOptions(
         rank=0,
@@ -164,7 +167,7 @@ def start_learner(settings: Mapping[str, str], budget: int) -> DeepSpeedLearner:
         reference="device",
         weight_backend="object_store",
     )
-    return DeepSpeedLearner(options, "127.0.0.1", port)
+    return DeepSpeedLearner(replace(options, **changes), "127.0.0.1", port)
 
 
 def start_phase(learner: DeepSpeedLearner, shape: Shape, loss: LossConfig) -> None:

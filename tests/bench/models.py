@@ -1,6 +1,6 @@
 """`python -m tests.bench.models SHAPE FOLDER`: writes a Qwen3 of random weights to measure with.
 
-It has the built-in base model's tokenizer and chat template; what it answers means nothing.
+It has the tokenizer and chat template of the built-in base model; what it answers means nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tests.bench.harness import tiny_model
+from rzero_ray.tasks.tiny_model import build_tokenizer
 
 _SHARED: dict[str, Any] = {
     "head_dim": 64,
@@ -20,6 +20,12 @@ _SHARED: dict[str, Any] = {
     "tie_word_embeddings": True,
     "bos_token_id": None,
     "eos_token_id": None,
+}
+_QWEN3: dict[str, Any] = {
+    "vocab_size": 151_936,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 32_768,
 }
 SHAPES: dict[str, dict[str, Any]] = {
     # Four and sixteen times the built-in base model of `conf=tiny`.
@@ -65,16 +71,47 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
         "head_dim": 128,
     },
+    # Of the very shape of models that users train.
+    "qwen3_0.6b": _QWEN3
+    | {
+        "hidden_size": 1_024,
+        "intermediate_size": 3_072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+    },
+    "qwen3_1.7b": _QWEN3
+    | {
+        "hidden_size": 2_048,
+        "intermediate_size": 6_144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+    },
+    "qwen3_4b": _QWEN3
+    | {
+        "hidden_size": 2_560,
+        "intermediate_size": 9_728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+    },
 }
 """By about how many parameters it has."""
 
 
-def write_random_qwen3(shape: str, folder: Path) -> Qwen3ForCausalLM:
-    """Write a model of one of `SHAPES` into a folder, in float32; returns it."""
+def write_random_qwen3(
+    shape: str, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Qwen3ForCausalLM:
+    """Write a model of one of `SHAPES` into a folder; returns it. It is drawn on `device`."""
+    config = Qwen3Config(**(_SHARED | SHAPES[shape]))
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**(_SHARED | SHAPES[shape])))
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = Qwen3ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(default)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(folder)
+    build_tokenizer(config.max_position_embeddings).save_pretrained(folder)
     return model
 
 
