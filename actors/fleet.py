@@ -136,6 +136,7 @@ class Fleet:
             # Between turns nothing of the learner may stay on the device.
             reference="cpu" if self._layout.takes_turns else settings.reference,
             attention=attention_of(config),
+            offload=settings.offload,
             lora=settings.lora,
             workers_per_engine=config.sampler.tensor_parallel,
             collective_s=config.deadline.update,

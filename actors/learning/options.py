@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rzero_ray.config.cluster import Attention, LoraConfig, WeightBackend
+from rzero_ray.config.cluster import Attention, LoraConfig, Offload, WeightBackend
 from rzero_ray.config.method import LearningConfig, LossConfig, OptimizerConfig
 
 
@@ -29,6 +29,7 @@ class LearnerOptions:
     gradient_checkpointing: bool = False
     reference: Literal["device", "cpu"] = "device"
     attention: Attention = "sdpa"
+    offload: Offload = "none"
     collective_s: float = 3600.0
     """Seconds that a rank waits for the others: as long as the update that they are in may take."""
     workers_per_engine: int = 1

@@ -195,8 +195,26 @@ def _check_layout(config: Config) -> None:
             "to 0 for CPUs"
         )
     attention_of(config)
+    _check_offload(config)
     kind = config.layout
     if kind == "auto":  # CUDA IPC fits where the roles share GPUs, which the cluster decides
         is_ipc = config.weights.backend == "cuda_ipc" and uses_gpus(config)
         kind = "colocated" if is_ipc else "disaggregated"
     backend_of(config, kind)
+
+
+def _check_offload(config: Config) -> None:
+    learner = config.learner
+    if learner.offload == "none":
+        return
+    needed = 3 if learner.offload == "all" else 1
+    if learner.zero_stage < needed:
+        raise UserError(
+            f"learner.offload={learner.offload} needs learner.zero_stage={needed} or more, not "
+            f"{learner.zero_stage}"
+        )
+    if learner.gpus_per_rank == 0:
+        raise UserError(
+            f"learner.offload={learner.offload} moves states off a GPU, but "
+            "learner.gpus_per_rank=0: on CPUs they are in the host's memory already; set it to none"
+        )

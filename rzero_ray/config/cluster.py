@@ -45,6 +45,7 @@ LayoutKind = Literal["disaggregated", "colocated"]
 
 
 WeightBackend = Literal["object_store", "nccl", "cuda_ipc"]
+Offload = Literal["none", "optimizer", "all"]
 Attention = Literal["sdpa", "varlen", "flash_attention_2", "flash_attention_3"]
 
 
@@ -95,6 +96,10 @@ class LearnerConfig:
     third more work, a fraction of the memory."""
     reference: Literal["device", "cpu"] = "device"
     """Where the KL term's frozen policy is kept; from `cpu` it visits the device once a step."""
+    offload: Offload = "none"
+    """What lies in the host's memory instead of on the GPU while the rank learns: the optimizer, or
+    with `all` the parameters too (ZeRO 3 alone). DeepSpeed's own; a step then takes place on the
+    host's processors. Not for colocated roles, whose learner leaves its GPU as a whole."""
     attention: Literal["auto", "sdpa", "varlen", "flash_attention_2", "flash_attention_3"] = "auto"
     """Attention of the learner's model. `varlen` is PyTorch's FlashAttention over sequences packed
     without padding, on GPUs and in 16 bits; `flash_attention_2` and `flash_attention_3` are the

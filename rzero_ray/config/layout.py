@@ -146,6 +146,12 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
             f"which a colocated one shares with a rank (layout={config.layout}: {reason}); set it "
             "to 1, or layout=disaggregated on enough GPUs"
         )
+    if config.learner.offload != "none":
+        raise UserError(
+            f"learner.offload={config.learner.offload} keeps states in the host's memory, where a "
+            f"colocated learner goes as a whole between its turns (layout={config.layout}: {reason}"
+            "); set it to none, or layout=disaggregated on enough GPUs"
+        )
     if config.method == "judged":
         raise UserError(
             "method=judged needs engines of the referee's own beside the others', and colocated "

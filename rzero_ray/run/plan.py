@@ -222,13 +222,15 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     head = LOGITS_BYTES + HEAD_GRADIENT_BYTES * trained_head
     activations = learner.tokens_per_micro_batch * per_token + head
     visitor = reference if learner.reference == "cpu" or layout.takes_turns else 0
+    is_offloaded = learner.offload != "none"
+    optimizer = MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1)
     return MemoryPlan(
         role="learner/rank",
         num_actors=ranks,
         weights=whole // (ranks if stage >= 3 else 1),
         reference=0 if visitor else reference,
         gradients=GRADIENT_BYTES * trained // (ranks if stage >= 2 else 1),
-        optimizer=MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1),
+        optimizer=0 if is_offloaded else optimizer,
         activations=max(activations, visitor),
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
-from rzero_ray.config.cluster import Attention, LoraConfig
+from rzero_ray.config.cluster import Attention, LoraConfig, Offload
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import resolve_layout
 from rzero_ray.config.load import load_config
@@ -51,6 +51,7 @@ class Case:
     zero_stage: int = 1
     lora_rank: int = 0
     attention: Attention = "varlen"
+    offload: Offload = "none"
 
 
 CASES = {
@@ -59,6 +60,7 @@ CASES = {
     "packed": Case("qwen3_1.7b"),
     "stage2": Case("qwen3_1.7b", zero_stage=2),
     "stage3": Case("qwen3_1.7b", zero_stage=3),
+    "offload": Case("qwen3_1.7b", zero_stage=2, offload="optimizer"),
     "adapter": Case("qwen3_4b", lora_rank=16),
     "adapter_padded": Case("qwen3_4b", lora_rank=16, attention="sdpa"),
 }
@@ -109,6 +111,7 @@ def _measure(name: str, case: Case, settings: Mapping[str, str]) -> list[Figure]
         zero_stage=case.zero_stage,
         lora=LoraConfig(rank=case.lora_rank),
         attention=case.attention,
+        offload=case.offload,
     )
     loaded = seconds(lambda: learning.start_phase(learner, shape, learning.NO_KL))
     report = learner.update(shape.rollouts)  # buffers are made, and the optimizer's states
@@ -124,9 +127,7 @@ def _measure(name: str, case: Case, settings: Mapping[str, str]) -> list[Figure]
     assert sizes is not None
     flops = _operations(sizes, shape, trained=3 if not case.lora_rank else 2)
     planned = _planned(case, settings, model, sizes)
-    label = f"learner, {name} ({case.shape}, ZeRO {case.zero_stage}, {case.attention}" + (
-        f", adapter of rank {case.lora_rank})" if case.lora_rank else ")"
-    )
+    label = f"{name} ({case.shape}, ZeRO {case.zero_stage}, {case.attention})"
     figures = [
         Figure(
             name=f"{label}: tokens/s",
@@ -215,6 +216,7 @@ def _planned(case: Case, settings: Mapping[str, str], model: Path, sizes: ModelS
             f"model.path={model}",
             f"learner.zero_stage={case.zero_stage}",
             f"learner.lora.rank={case.lora_rank}",
+            f"learner.offload={case.offload}",
             f"learner.tokens_per_micro_batch={settings['tokens_per_micro_batch']}",
             "learner.num_ranks=1",
             "challenger.loss.kl_coefficient=0",

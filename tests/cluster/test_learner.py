@@ -136,6 +136,25 @@ def test_recomputed_activations_and_a_reference_from_the_cpu_change_nothing(
         np.testing.assert_allclose(weight, expected[name], rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("world_size", "stage", "offload"), [(1, 1, "optimizer"), (2, 2, "optimizer"), (2, 3, "all")]
+)
+def test_states_that_deepspeed_offloads_change_nothing(
+    ranks, scored, base_model, world_size, stage, offload
+):
+    def weights(**changes: Any) -> dict[str, np.ndarray]:
+        results = [
+            rank.learn.remote(stage, phase_of(base_model), shared, 2, **changes)
+            for rank in ranks[world_size]
+        ]
+        return ray.get(results, timeout=300)[0]["weights"]
+
+    shared = ray.put(scored)
+    expected = weights()
+    for name, weight in weights(offload=offload).items():
+        np.testing.assert_allclose(weight, expected[name], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_bfloat16_learns_with_float32_masters(ranks, scored, base_model, stage):
     """A step of 1e-4 is lost in bfloat16 weights above .03, whose neighbours are 2.4e-4 apart.

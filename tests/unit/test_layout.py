@@ -249,3 +249,25 @@ def test_packed_attention_is_refused_where_it_does_not_run(arguments: list[str])
         UserError, match=r"learner\.attention=varlen runs on GPUs in 16 bits.*use sdpa"
     ):
         load_config([*arguments, "learner.attention=varlen"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([*FOUR_B, "learner.offload=all"], r"offload=all needs learner\.zero_stage=3"),
+        (
+            [*FOUR_B, "learner.offload=optimizer", "learner.zero_stage=0"],
+            r"offload=optimizer needs learner\.zero_stage=1 or more, not 0",
+        ),
+        (["conf=tiny", "learner.offload=optimizer"], "moves states off a GPU"),
+    ],
+)
+def test_offload_is_refused_where_deepspeed_has_nothing_to_offload(arguments, why):
+    with pytest.raises(UserError, match=why):
+        load_config(arguments)
+
+
+def test_offload_is_refused_when_colocated():
+    with pytest.raises(UserError, match="goes as a whole between its turns"):
+        _resolve(1, "learner.offload=optimizer")
+    assert _resolve(8, "learner.offload=optimizer").kind == "disaggregated"
