@@ -37,8 +37,8 @@ def deepspeed_config(options: LearnerOptions, optimizer: OptimizerConfig) -> dic
             **_offloaded(options),
         },
         "zero_allow_untested_optimizer": True,
-        # PyTorch's fused Adam is as fast on a host's processors as DeepSpeed's own, which a compiler
-        # would have to build at the first start.
+        # PyTorch's fused Adam steps on the host's processors, too; DeepSpeed's own would have to be
+        # built by a compiler at the first start.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
