@@ -45,8 +45,14 @@ def large_imports() -> Iterator[None]:
         gc.enable()
 
 
-def free_port() -> int:
-    """Return a TCP port of this node that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
+def held_port(address: str) -> socket.socket:
+    """Return a socket that holds a free TCP port of `address`, one of this node's addresses.
+
+    While it is open, the system gives the port to nobody else. It does not listen: whoever is to
+    listen there makes it do so, or, as vLLM does, binds a socket of its own with SO_REUSEADDR to
+    the port while this one is open.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((address, 0))
+    return holder

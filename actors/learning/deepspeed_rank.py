@@ -65,8 +65,18 @@ _CHECKPOINT_CLASSES: tuple[Any, ...] = (ZeroStageEnum, LossScaler, fragment_addr
 class DeepSpeedLearner:
     """See the module."""
 
-    def __init__(self, options: LearnerOptions, master_address: str, master_port: int) -> None:
-        """Join the process group; returns when all ranks have."""
+    def __init__(
+        self,
+        options: LearnerOptions,
+        master_address: str,
+        master_port: int,
+        meeting_point: socket.socket | None = None,
+    ) -> None:
+        """Join the process group; returns when all ranks have.
+
+        Rank 0 is given `meeting_point`, which holds the port that all are told
+        (`actors.process.held_port`), and has it listen.
+        """
         self._options = options
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._device = torch.device(options.device)
@@ -85,7 +95,7 @@ class DeepSpeedLearner:
         if not dist.is_initialized():  # a process joins once, however many learners it makes
             dist.init_process_group(
                 backend,
-                store=_meeting_point(options, master_address, master_port),
+                store=_store(options, master_address, master_port, meeting_point),
                 rank=options.rank,
                 world_size=options.world_size,
                 timeout=timedelta(seconds=options.collective_s),
@@ -291,13 +301,7 @@ class DeepSpeedLearner:
         An adapter is merged into it, and lies in a folder of its own beside it. Raises RunError
         where the disk refuses.
         """
-        state = {name: tensor.to("cpu", self._dtype) for name, tensor in self}
-        named = self._trained.adapter_parameters()
-        gathered = deepspeed.zero.GatheredParameters(
-            list(named.values()), enabled=self._options.zero_stage == 3
-        )
-        with gathered:
-            adapter = {name: p.detach().to("cpu", copy=True) for name, p in named.items()}
+        state, adapter = self._on_host()
         if self._options.rank == 0:
             assert self._initial_model is not None, "start_phase() comes first"
             write_model(
@@ -308,6 +312,23 @@ class DeepSpeedLearner:
                 lambda folder: self._trained.write_adapter(folder, adapter),
             )
         dist.barrier()
+
+    def _on_host(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the whole model and the whole adapter in the host's memory, on rank 0 alone.
+
+        All ranks gather; a copy on each would fill a node with as many models as it has ranks.
+        """
+        is_kept = self._options.rank == 0
+        state = {name: tensor.to("cpu", self._dtype) for name, tensor in self if is_kept}
+        named = self._trained.adapter_parameters()
+        gathered = deepspeed.zero.GatheredParameters(
+            list(named.values()), enabled=self._options.zero_stage == 3
+        )
+        with gathered:
+            adapter = {
+                name: p.detach().to("cpu", copy=True) for name, p in named.items() if is_kept
+            }
+        return state, adapter
 
     def _release(self) -> None:
         """Give back the memory of the policy, its optimizer and the reference."""
@@ -424,13 +445,19 @@ class DeepSpeedLearner:
         ]
 
 
-def _meeting_point(options: LearnerOptions, address: str, port: int) -> TCPStore:
+def _store(
+    options: LearnerOptions, address: str, port: int, meeting_point: socket.socket | None
+) -> TCPStore:
     """Return the store through which the ranks find each other, which rank 0 serves.
 
     It listens on `address` alone; torch itself would have it listen on every address of the node.
     """
-    listener = socket.create_server((address, port)).detach() if options.rank == 0 else None
-    return TCPStore(address, port, options.world_size, options.rank == 0, master_listen_fd=listener)
+    if options.rank != 0:
+        return TCPStore(address, port, options.world_size, is_master=False)
+    assert meeting_point is not None, "rank 0 serves the meeting point"
+    meeting_point.listen()
+    listener = meeting_point.detach()
+    return TCPStore(address, port, options.world_size, is_master=True, master_listen_fd=listener)
 
 
 class _CheckpointFiles(TorchCheckpointEngine):

@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.learning.options import LearnerOptions, PhaseOptions
-from actors.process import free_port
+from actors.process import held_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
 from tests.bench.harness import device, dtype, tiny_model
@@ -151,7 +151,7 @@ def set_threads(settings: Mapping[str, str]) -> None:
 
 def start_learner(settings: Mapping[str, str], budget: int) -> DeepSpeedLearner:
     """Return our learner as one rank in this process: in bfloat16 on a GPU, float32 on a CPU."""
-    port = free_port()
+    meeting_point = held_port("127.0.0.1")
     options = LearnerOptions(
         rank=0,
         world_size=1,
@@ -164,7 +164,7 @@ def start_learner(settings: Mapping[str, str], budget: int) -> DeepSpeedLearner:
         reference="device",
         weight_backend="object_store",
     )
-    return DeepSpeedLearner(options, "127.0.0.1", port)
+    return DeepSpeedLearner(options, *meeting_point.getsockname(), meeting_point)
 
 
 def start_phase(learner: DeepSpeedLearner, shape: Shape, loss: LossConfig) -> None:

@@ -205,6 +205,14 @@ def test_leaving_the_device_between_steps_changes_nothing(
     assert moves["remaining"] < 0.02 * both
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_one_rank_alone_copies_a_model_that_is_saved(ranks, scored, base_model, stage):
+    shared = ray.put(scored)
+    found = [r.learn.remote(stage, phase_of(base_model), shared, 0) for r in ranks[2]]
+    num_tensors = len(ray.get(found)[0]["weights"])
+    assert ray.get([r.num_on_host.remote() for r in ranks[2]]) == [num_tensors, 0]
+
+
 def test_without_a_kl_term_no_kl_is_reported(ranks, scored, base_model):
     no_kl = dataclasses.replace(OPTIONS, loss=LossConfig(kl_coefficient=0.0))
     result = ray.get(ranks[1][0].learn.remote(1, phase_of(base_model), scored, 2, no_kl))
