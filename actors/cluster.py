@@ -33,8 +33,9 @@ from actors.policy import ClusterPolicy
 from actors.sampling.pool import SamplerPool
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
+from actors.weights.probe import Probe
 from rzero_ray.config.cluster import SamplingSettings
-from rzero_ray.config.config import Config, sampling_settings
+from rzero_ray.config.config import Config, probe_bound, sampling_settings
 from rzero_ray.config.layout import Layout, engines_alone, resolve_layout
 from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Cast, Clock, Task
@@ -85,6 +86,7 @@ class Cluster:
         verified, `on_turn` who has the devices each time that changes (`actors.turns`).
         """
         self.turns.tell(clock, on_turn)
+        probe = Probe(self.probes, config.model.dtype, probe_bound(config))
         policies = {
             role.name: ClusterPolicy(
                 role.name,
@@ -93,7 +95,7 @@ class Cluster:
                 self.pool,
                 self.learner,
                 self.turns,
-                self.probes,
+                probe,
                 clock,
                 on_sync,
             )

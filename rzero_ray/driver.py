@@ -321,6 +321,8 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
             seconds=sync.transfer.seconds,
             seconds_paused=sync.transfer.seconds_engines_paused,
             max_logprob_difference=sync.probe.max_difference,
+            mean_logprob_difference=sync.probe.mean_difference,
+            probe_bound=sync.probe.bound,
         )
 
     def on_turn(holder: str) -> None:

@@ -101,8 +101,10 @@ class DeepSpeedLearner:
                 timeout=timedelta(seconds=options.collective_s),
             )
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        self._model: PolicyModel | None = None
+        """The policy in training, or a model that is only published and scored."""
         self._deepspeed: Any = None
-        """DeepSpeed's own engine: the policy with its optimizer, in a phase."""
+        """DeepSpeed's own engine around the policy: its optimizer, in a phase."""
         self._trained: TrainedWeights = AllWeights()
         self._reference: PolicyModel | None = None
         self._num_updates = 0
@@ -122,7 +124,7 @@ class DeepSpeedLearner:
         self._phase_options = options
         self._initial_model = phase.initial_model
         self._anchor = phase.anchor or phase.initial_model
-        model = PolicyModel.load(phase.initial_model, self._dtype, self._device)
+        model = self._model = PolicyModel.load(phase.initial_model, self._dtype, self._device)
         if self._options.lora.rank:
             self._trained = Adapter(model.causal_lm, self._options.lora, phase)
         if self._options.gradient_checkpointing:
@@ -138,6 +140,13 @@ class DeepSpeedLearner:
         self._num_updates = 0
         if phase.checkpoint is not None:
             self._load_checkpoint(phase.checkpoint)
+
+    def load_model(self, path: Path) -> None:
+        """Load a model to be published and scored, not trained: it gets no optimizer, and each rank
+        has it whole. What the phase before held is let go of first."""
+        self._release()
+        self._model = PolicyModel.load(path, self._dtype, self._device)
+        self._model.requires_grad_(False)
 
     def update(
         self, rollouts: Sequence[Rollout], allowed_tokens: NDArray[np.int32] | None = None
@@ -199,14 +208,19 @@ class DeepSpeedLearner:
     def prompt_logprobs(self, prompts: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first."""
         results = []
-        self._deepspeed.eval()
+        model = self._held() if self._deepspeed is None else self._deepspeed
+        model.eval()
         for prompt in prompts:
             tokens = torch.from_numpy(prompt.astype(np.int64)).to(self._device)
             positions = torch.arange(len(tokens) - 1, device=self._device)
-            scores, _ = self._deepspeed(tokens[None, :-1], positions, tokens[1:], temperature=1.0)
+            scores, _ = model(tokens[None, :-1], positions, tokens[1:], temperature=1.0)
             results.append(scores.cpu().numpy())
-        self._deepspeed.train()
+        model.train()
         return results
+
+    def _held(self) -> PolicyModel:
+        assert self._model is not None, "start_phase() or load_model() comes first"
+        return self._model
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Yield all weights under Hugging Face names, in layer order.
@@ -215,7 +229,7 @@ class DeepSpeedLearner:
         decoder layer at a time, and yielded as clones, which outlive the gathering. A tied output
         head is left out: it is the embedding.
         """
-        named = self._deepspeed.module.causal_lm.named_parameters()
+        named = self._held().causal_lm.named_parameters()
         if self._options.zero_stage < 3:
             yield from self._published(named)
             return
@@ -240,7 +254,7 @@ class DeepSpeedLearner:
         """
         return [
             (published_name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-            for name, parameter in self._deepspeed.module.causal_lm.named_parameters()
+            for name, parameter in self._held().causal_lm.named_parameters()
             if (published_name := self._trained.published_name(name)) is not None
         ]
 
@@ -250,10 +264,12 @@ class DeepSpeedLearner:
         With `keep_parameters` the policy stays, for weights to be gathered and scores to be taken;
         gradients and the optimizer go. The reference has to live on the host by itself.
         """
-        if self._deepspeed is None:
+        if self._model is None:
             return
-        self._deepspeed.empty_partition_cache()  # parameters that ZeRO 3 keeps gathered
-        self._states.move_off([self._deepspeed], self._policy_tensors() if keep_parameters else ())
+        if self._deepspeed is not None:
+            self._deepspeed.empty_partition_cache()  # parameters that ZeRO 3 keeps gathered
+        states = [self._model, self._deepspeed]
+        self._states.move_off(states, self._policy_tensors() if keep_parameters else ())
 
     def return_to_device(self) -> None:
         """Undo `leave_device`."""
@@ -261,8 +277,8 @@ class DeepSpeedLearner:
 
     def _policy_tensors(self) -> Iterator[Tensor]:
         """Yield parameters and buffers, and of partitioned parameters (ZeRO 3) the partitions."""
-        yield from self._deepspeed.module.buffers()
-        for parameter in self._deepspeed.module.parameters():
+        yield from self._held().buffers()
+        for parameter in self._held().parameters():
             yield parameter
             if hasattr(parameter, "ds_tensor"):
                 yield parameter.ds_tensor
@@ -306,7 +322,7 @@ class DeepSpeedLearner:
             assert self._initial_model is not None, "start_phase() comes first"
             write_model(
                 path,
-                self._deepspeed.module.causal_lm,
+                self._held().causal_lm,
                 self._initial_model,
                 state,
                 lambda folder: self._trained.write_adapter(folder, adapter),
@@ -342,7 +358,7 @@ class DeepSpeedLearner:
             for owner in (old.optimizer, old.basic_optimizer, *parameters):
                 vars(owner).clear()
             del old, owner, parameters
-        self._deepspeed = self._reference = None
+        self._deepspeed = self._reference = self._model = None
         self._trained = AllWeights()
         gc.collect()  # DeepSpeed's hooks and the model refer to each other
         if self._device.type == "cuda":

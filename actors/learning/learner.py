@@ -66,6 +66,10 @@ class Learner:
         """Take up a role."""
         self._ready().start_phase(phase, options)
 
+    def load_model(self, path: Path) -> None:
+        """Load a model to be published and scored, without an optimizer."""
+        self._ready().load_model(path)
+
     def update(
         self, rollouts: PackedRollouts, allowed_tokens: NDArray[np.int32] | None = None
     ) -> LearningReport:

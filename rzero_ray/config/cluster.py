@@ -147,7 +147,8 @@ class WeightSyncConfig:
     """Size of one flat buffer in the object store."""
     max_probe_difference: Annotated[float, at_least(0)] = 0.0
     """Nats; above it the run stops. 0 stands for what the type of the weights can hold: 1e-3 for
-    float32, held against the largest difference; 0.05 for bfloat16, against the mean."""
+    float32, held against the largest difference; 0.05 for bfloat16, against the mean. In bfloat16
+    it is a cap: the bound is 4 times what equal weights show, and never below a tenth of this."""
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,25 @@ class Rank:
             "probes": [between, learner.prompt_logprobs([prompt])[0]],
         }
 
+    def hold(self, stage: int, model: Path, prompt: Any) -> dict:
+        """Load a model without an optimizer; returns weights, log-probabilities of a prompt, the
+        bytes that lie on the device, and those that leave it in each part of a turn."""
+        learner = self._make(self._options(stage))
+        learner.load_model(model)
+        self._learner = learner
+        storages = storages_under([learner._model, learner._deepspeed], torch.device("cpu"))
+        found = {
+            "weights": {name: tensor.float().numpy() for name, tensor in learner},
+            "shapes": learner.shapes(),
+            "probe": learner.prompt_logprobs([prompt])[0],
+            "bytes": sum(storage.nbytes() for storage in storages.values()),
+        }
+        learner.leave_device(keep_parameters=True)
+        found["between"] = learner.prompt_logprobs([prompt])[0]
+        learner.leave_device(keep_parameters=False)
+        learner.return_to_device()
+        return found
+
     def takes_up_another_role(self, phase: Phase) -> bool:
         """Start a phase; returns whether all tensors of the one before are gone by then."""
         assert self._learner is not None
