@@ -30,6 +30,7 @@ from actors.placement import (
     sampling_demands,
 )
 from actors.policy import ClusterPolicy
+from actors.process import RAY_ENVIRONMENT
 from actors.sampling.pool import SamplerPool
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
@@ -150,8 +151,8 @@ def connect_ray() -> str:
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    # A Ray that is started here would run actors at nice 15, behind everything else.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         context = ray.init(**options)
     except SystemExit:  # what Ray's own handler of SIGTERM does while it starts

@@ -68,7 +68,7 @@ class Found:
 def in_child(work: Callable[..., T], *arguments: Any) -> T:
     """Call `work` in a fresh process, whose environment is that of an engine."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in engine_environment(num_threads=1, on_cpu=True).items():
+        for name, value in engine_environment(1, on_cpu=True, backend="object_store").items():
             patch.setenv(name, value)
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
             return pool.submit(work, *arguments).result(timeout=DEADLINE_S)
