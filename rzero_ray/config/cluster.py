@@ -90,8 +90,8 @@ class LearnerConfig:
     threads_per_rank: Annotated[int, count(1, 1_024)] = 1
     """CPU threads of torch."""
     memory_gib_per_rank: Annotated[float, between(0, 100_000)] = 0.0
-    """Memory of its node that Ray sets aside for each rank, so that two runs do not fill one node; 0
-    stands for what the plan expects, which is rough. Nothing ends a rank that takes more."""
+    """Memory of its node that Ray sets aside for each rank, so that two runs do not fill one node.
+    0 stands for what the plan expects, which is rough. Nothing ends a rank that takes more."""
     gradient_checkpointing: bool = False
     """Keep only each decoder layer's input for the backward pass and compute the rest again: a
     third more work, a fraction of the memory."""
