@@ -206,7 +206,10 @@ class ClusterPolicy:
         return report
 
     async def _verify(
-        self, version: Weights, samplers: Sequence[PooledSampler], equal: Collection[str]
+        self,
+        version: Weights,
+        samplers: Sequence[PooledSampler],
+        equal: Collection[str] = (),
     ) -> ProbeReport:
         """Compare the learner, while it holds its parameters, with the engines after it."""
         expected = await self._learner.prompt_logprobs(version, self._probe.prompts)
