@@ -30,11 +30,13 @@ from actors.placement import (
     sampling_demands,
 )
 from actors.policy import ClusterPolicy
+from actors.process import RAY_ENVIRONMENT
 from actors.sampling.pool import SamplerPool
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
+from actors.weights.probe import Probe
 from rzero_ray.config.cluster import SamplingSettings
-from rzero_ray.config.config import Config, sampling_settings
+from rzero_ray.config.config import Config, probe_bound, sampling_settings
 from rzero_ray.config.layout import Layout, engines_alone, resolve_layout
 from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Cast, Clock, Task
@@ -85,6 +87,7 @@ class Cluster:
         verified, `on_turn` who has the devices each time that changes (`actors.turns`).
         """
         self.turns.tell(clock, on_turn)
+        probe = Probe(self.probes, config.model.dtype, probe_bound(config))
         policies = {
             role.name: ClusterPolicy(
                 role.name,
@@ -93,7 +96,7 @@ class Cluster:
                 self.pool,
                 self.learner,
                 self.turns,
-                self.probes,
+                probe,
                 clock,
                 on_sync,
             )
@@ -148,8 +151,8 @@ def connect_ray() -> str:
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    # A Ray that is started here would run actors at nice 15, behind everything else.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         context = ray.init(**options)
     except SystemExit:  # what Ray's own handler of SIGTERM does while it starts

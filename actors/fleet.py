@@ -18,7 +18,7 @@ from actors.judge import RewardWorker
 from actors.learning.learner import Learner
 from actors.learning.options import LearnerOptions
 from actors.placement import Demand, bundles, runs_in_sampler, sampler_names
-from actors.process import engine_environment
+from actors.process import engine_environment, judge_environment, learner_environment
 from actors.sampling.options import EngineOptions
 from actors.sampling.pool import PooledSampler
 from actors.sampling.sampler import Sampler
@@ -107,11 +107,9 @@ class Fleet:
             weight_backend=self._layout.weight_backend,
             takes_turns=self._layout.takes_turns,
         )
-        environment = engine_environment(settings.threads_per_engine, on_cpu)
-        if self._layout.weight_backend == "cuda_ipc":
-            # The handles of a buffer hold Python types, which vLLM passes from this actor to its
-            # own engine process pickled or not at all.
-            environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+        environment = engine_environment(
+            settings.threads_per_engine, on_cpu, self._layout.weight_backend
+        )
         actor = ray.remote(Sampler).options(
             **self.placed(name, environment), max_concurrency=_MAX_REQUESTS_PER_SAMPLER
         )
@@ -141,9 +139,9 @@ class Fleet:
             workers_per_engine=config.sampler.tensor_parallel,
             collective_s=config.deadline.update,
         )
-        environment = {"OMP_NUM_THREADS": str(settings.threads_per_rank)}
-        if on_cpu:
-            environment["DS_ACCELERATOR"] = "cpu"
+        environment = learner_environment(
+            settings.threads_per_rank, on_cpu, self._layout.weight_backend
+        )
         actor = ray.remote(Learner).options(**self.placed(name, environment))
         weights, deadline = config.weights, config.deadline
         return self._keep(name, actor.remote(name, options, weights, deadline.sync))
@@ -151,7 +149,7 @@ class Fleet:
     def reward_worker(self, index: int) -> ActorHandle:
         """Create a reward worker."""
         name = f"reward/worker-{index}"
-        actor = ray.remote(RewardWorker).options(**self.placed(name, {"OMP_NUM_THREADS": "1"}))
+        actor = ray.remote(RewardWorker).options(**self.placed(name, judge_environment()))
         return self._keep(name, actor.remote(name, self._settings.task))
 
     def placed(self, name: str, environment: dict[str, str]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ MEMORY_OF_ONE_PROCESS = 2**30
 """The same where both are one process."""
 MEMORY_PER_WORKER = 2**30
 """The same of each further worker of an engine that is cut into parts, measured: 865 MB."""
+MEMORY_PER_RANK = 2**30
+"""Bytes of a learner rank beside its model, measured on a CPU with a model of 1 MB: 800 MB."""
 MEMORY_PER_REWARD_WORKER = 2**28
 """Bytes of a reward worker and its child that compares formulas, measured: 92 and 57 MB."""
 MEMORY_PER_CLUSTERED_QUESTION = 2**14
@@ -56,12 +58,14 @@ class Demand:
 
 def demands(config: Config, layout: Layout) -> list[Demand]:
     """Return one entry per actor of a run, in the order in which they are placed."""
+    told = int(config.learner.memory_gib_per_rank * 2**30)
+    rank_memory = told or MEMORY_PER_RANK + layout.rank_bytes
     ranks = [
         Demand(
             actor=f"learner/rank-{k}",
             cpus=config.learner.cpus_per_rank,
             gpus=layout.gpus_per_rank,
-            memory=0,
+            memory=rank_memory,
             place=_place(layout, f"learner/rank-{k}"),
         )
         for k in range(layout.num_ranks)
@@ -179,7 +183,8 @@ def check_resources(needed: list[Demand], has: Mapping[str, float]) -> None:
         raise UserError(
             f"not enough {' and '.join(missing)} for the actors of this config; lower "
             "sampler.num_solver, sampler.num_challenger or learner.num_ranks, or their "
-            "cpus_per_* and gpus_per_*:\n" + "\n".join(resource_table(needed, has))
+            "cpus_per_*, gpus_per_* and learner.memory_gib_per_rank:\n"
+            + "\n".join(resource_table(needed, has))
         )
 
 

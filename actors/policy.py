@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from actors.learning.options import PhaseOptions
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import Turns
 from actors.waiting import within
-from actors.weights.probe import compare_probes
-from rzero_ray.config.config import Config, probe_bound
+from actors.weights.probe import Probe
+from rzero_ray.config.config import Config
 from rzero_ray.method.finite import check_finite
 from rzero_ray.protocols import Clock
 from rzero_ray.types import (
@@ -48,18 +48,18 @@ class ClusterPolicy:
         pool: SamplerPool,
         learner: LearnerGroup,
         turns: Turns,
-        probes: Sequence[NDArray[np.int32]],
+        probe: Probe,
         clock: Clock,
         on_sync: Callable[[SyncReport], None],
     ) -> None:
-        """`probes` are token ids of the prompts by which a weight sync is verified."""
+        """`probe` verifies each publication; all roles of a run have the same."""
         self._role: Role = role
         self._config = config
         self._options = options
         self._pool = pool
         self._learner = learner
         self._turns = turns
-        self._probes = probes
+        self._probe = probe
         self._clock = clock
         self._on_sync = on_sync
         self._phase: Phase | None = None
@@ -76,8 +76,10 @@ class ClusterPolicy:
         """See `protocols.Policy`."""
         self._phase = phase
         samplers = self._pool.assign(self._role)
-        await self._load(phase, samplers)
-        await self._publish(phase.version(phase.num_finished_steps), samplers)
+        begins = phase.checkpoint is None
+        equal = {s.name for s in samplers if begins and s.model == phase.initial_model}
+        await self._load(partial(self._learner.start_phase, phase, self._options), samplers)
+        await self._publish(phase.version(phase.num_finished_steps), samplers, equal)
 
     async def update(
         self, rollouts: Sequence[Rollout], step: Step, vocabulary: Vocabulary | None = None
@@ -150,15 +152,7 @@ class ClusterPolicy:
         samplers = [s for s in self._pool.call_home(self._role) if s.model != model]
         if not samplers:
             return
-        phase = Phase(
-            iteration=0,
-            role=self._role,
-            initial_model=model,
-            checkpoint=None,
-            num_finished_steps=0,
-            final_model=model,
-        )
-        await self._load(phase, samplers)
+        await self._load(partial(self._learner.load_model, model), samplers)
         await self._publish(FinishedModel(folder=model), samplers)
         for sampler in samplers:
             sampler.model = model
@@ -183,38 +177,48 @@ class ClusterPolicy:
             )
         return [parts[k % len(samplers)][k // len(samplers)] for k in range(len(sequences))]
 
-    async def _load(self, phase: Phase, samplers: Sequence[PooledSampler]) -> None:
-        """Load a phase's policy into the learner, whose weights then go to `samplers`."""
+    async def _load(
+        self, load: Callable[[], Awaitable[None]], samplers: Sequence[PooledSampler]
+    ) -> None:
+        """Have the learner load what then goes to `samplers`."""
         for sampler in samplers:
             sampler.model = None
         await self._turns.learner()
         with self._clock.stage("learner_start"):
-            await self._learner.start_phase(phase, self._options)
+            await load()
 
-    async def _publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> SyncReport:
-        """Publish the learner's weights into `samplers` and verify them there."""
+    async def _publish(
+        self,
+        version: Weights,
+        samplers: Sequence[PooledSampler],
+        equal: Collection[str] = (),
+    ) -> SyncReport:
+        """Publish the learner's weights into `samplers` and verify them there.
+
+        The samplers named in `equal` have the same weights already (`actors.weights.probe`).
+        """
         await self._turns.handover(samplers)
         with self._clock.stage("weight_sync"):
             transfer = await self._learner.publish(version, samplers)
-            probe = await self._verify(version, samplers)
+            probe = await self._verify(version, samplers, equal)
         report = SyncReport(version=version, transfer=transfer, probe=probe)
         self._on_sync(report)
         return report
 
-    async def _verify(self, version: Weights, samplers: Sequence[PooledSampler]) -> ProbeReport:
+    async def _verify(
+        self,
+        version: Weights,
+        samplers: Sequence[PooledSampler],
+        equal: Collection[str] = (),
+    ) -> ProbeReport:
         """Compare the learner, while it holds its parameters, with the engines after it."""
-        expected = await self._learner.prompt_logprobs(version, self._probes)
+        expected = await self._learner.prompt_logprobs(version, self._probe.prompts)
         await self._turns.samplers()
+        prompts = self._probe.prompts
         found = await within(
             self._config.deadline.sync,
             f"the probe of weights {version.name}",
-            asyncio.gather(*(s.actor.prompt_logprobs.remote(self._probes) for s in samplers)),
+            asyncio.gather(*(s.actor.prompt_logprobs.remote(prompts) for s in samplers)),
         )
         names = [sampler.name for sampler in samplers]
-        return compare_probes(
-            expected,
-            dict(zip(names, found, strict=True)),
-            version,
-            self._config.model.dtype,
-            probe_bound(self._config),
-        )
+        return self._probe.compare(expected, dict(zip(names, found, strict=True)), version, equal)

@@ -26,6 +26,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ from rzero_ray.run.directory import (
 from rzero_ray.run.display import Display, make_display, print_plan
 from rzero_ray.run.inspection import check_files
 from rzero_ray.run.observers import Observers
-from rzero_ray.run.plan import assumptions, plan_iteration, plan_memory
+from rzero_ray.run.plan import assumptions, plan_iteration, plan_memory, rank_bytes
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
@@ -197,8 +198,8 @@ def _dry_run(config: Config) -> None:
     from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
     print(to_yaml(config))
-    layout = cluster.choose_layout(config)
     shape = _checked_shape(config, find_model(config.model))
+    layout = _layout(config, shape)
     plan = plan_iteration(config, make_task(config.task))
     memory = [] if shape is None else plan_memory(config, shape, layout)
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
@@ -288,12 +289,24 @@ def join_cluster(config: Config, num_clusters: int = 1) -> tuple[str, Layout]:
     """
     from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
+    shape = find_shape(config.model.path, find_model(config.model))
     if os.environ.get("RAY_ADDRESS") == "local":
-        cluster.check_machine(config, cluster.choose_layout(config), num_clusters)
+        cluster.check_machine(config, _layout(config, shape), num_clusters)
     address = cluster.connect_ray()
-    layout = cluster.choose_layout(config)
+    layout = _layout(config, shape)
     cluster.check_machine(config, layout, num_clusters)
     return address, layout
+
+
+def _layout(config: Config, shape: ModelShape | None) -> Layout:
+    """Return how the roles lie on the cluster that is joined, or else on this machine, and what
+    memory that takes, where the shape of the model is known."""
+    from actors.cluster import choose_layout
+
+    layout = choose_layout(config)
+    if shape is None:
+        return layout
+    return replace(layout, rank_bytes=rank_bytes(config, shape, layout))
 
 
 async def _run_on_cluster(config: Config, layout: Layout, run: Run, clock: StageClock) -> None:
@@ -321,6 +334,8 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
             seconds=sync.transfer.seconds,
             seconds_paused=sync.transfer.seconds_engines_paused,
             max_logprob_difference=sync.probe.max_difference,
+            mean_logprob_difference=sync.probe.mean_difference,
+            probe_bound=sync.probe.bound,
         )
 
     def on_turn(holder: str) -> None:

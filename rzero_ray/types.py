@@ -214,6 +214,8 @@ class ProbeReport:
     max_difference: float
     """Largest absolute difference over probe tokens and engines, in nats."""
     mean_difference: float
+    bound: float
+    """What the sync was held to, in nats (`weights.max_probe_difference`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,8 +66,18 @@ _CHECKPOINT_CLASSES: tuple[Any, ...] = (ZeroStageEnum, LossScaler, fragment_addr
 class DeepSpeedLearner:
     """See the module."""
 
-    def __init__(self, options: LearnerOptions, master_address: str, master_port: int) -> None:
-        """Join the process group; returns when all ranks have."""
+    def __init__(
+        self,
+        options: LearnerOptions,
+        master_address: str,
+        master_port: int,
+        meeting_point: socket.socket | None = None,
+    ) -> None:
+        """Join the process group; returns when all ranks have.
+
+        Rank 0 is given `meeting_point`, which holds the port that all are told
+        (`actors.process.held_port`), and has it listen.
+        """
         self._options = options
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._device = torch.device(options.device)
@@ -86,14 +96,16 @@ class DeepSpeedLearner:
         if not dist.is_initialized():  # a process joins once, however many learners it makes
             dist.init_process_group(
                 backend,
-                store=_meeting_point(options, master_address, master_port),
+                store=_store(options, master_address, master_port, meeting_point),
                 rank=options.rank,
                 world_size=options.world_size,
                 timeout=timedelta(seconds=options.collective_s),
             )
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        self._model: PolicyModel | None = None
+        """The policy in training, or a model that is only published and scored."""
         self._deepspeed: Any = None
-        """DeepSpeed's own engine: the policy with its optimizer, in a phase."""
+        """DeepSpeed's own engine around the policy: its optimizer, in a phase."""
         self._trained: TrainedWeights = AllWeights()
         self._reference: PolicyModel | None = None
         self._num_updates = 0
@@ -113,7 +125,7 @@ class DeepSpeedLearner:
         self._phase_options = options
         self._initial_model = phase.initial_model
         self._anchor = phase.anchor or phase.initial_model
-        model = PolicyModel.load(
+        model = self._model = PolicyModel.load(
             phase.initial_model, self._dtype, self._device, self._options.attention
         )
         if self._options.lora.rank:
@@ -131,6 +143,13 @@ class DeepSpeedLearner:
         self._num_updates = 0
         if phase.checkpoint is not None:
             self._load_checkpoint(phase.checkpoint)
+
+    def load_model(self, path: Path) -> None:
+        """Load a model to be published and scored, not trained: it gets no optimizer, and each rank
+        has it whole. What the phase before held is let go of first."""
+        self._release()
+        self._model = PolicyModel.load(path, self._dtype, self._device, self._options.attention)
+        self._model.requires_grad_(False)
 
     def update(
         self, rollouts: Sequence[Rollout], allowed_tokens: NDArray[np.int32] | None = None
@@ -192,14 +211,19 @@ class DeepSpeedLearner:
     def prompt_logprobs(self, prompts: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Return the log-probabilities of each prompt's tokens after the first."""
         results = []
-        self._deepspeed.eval()
+        model = self._held() if self._deepspeed is None else self._deepspeed
+        model.eval()
         for prompt in prompts:
             tokens = torch.from_numpy(prompt.astype(np.int64)).to(self._device)
             positions = torch.arange(len(tokens) - 1, device=self._device)
-            scores, _ = self._deepspeed(tokens[None, :-1], positions, tokens[1:], temperature=1.0)
+            scores, _ = model(tokens[None, :-1], positions, tokens[1:], temperature=1.0)
             results.append(scores.cpu().numpy())
-        self._deepspeed.train()
+        model.train()
         return results
+
+    def _held(self) -> PolicyModel:
+        assert self._model is not None, "start_phase() or load_model() comes first"
+        return self._model
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Yield all weights under Hugging Face names, in layer order.
@@ -208,7 +232,7 @@ class DeepSpeedLearner:
         decoder layer at a time, and yielded as clones, which outlive the gathering. A tied output
         head is left out: it is the embedding.
         """
-        named = self._deepspeed.module.causal_lm.named_parameters()
+        named = self._held().causal_lm.named_parameters()
         if self._options.zero_stage < 3:
             yield from self._published(named)
             return
@@ -233,7 +257,7 @@ class DeepSpeedLearner:
         """
         return [
             (published_name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-            for name, parameter in self._deepspeed.module.causal_lm.named_parameters()
+            for name, parameter in self._held().causal_lm.named_parameters()
             if (published_name := self._trained.published_name(name)) is not None
         ]
 
@@ -243,10 +267,12 @@ class DeepSpeedLearner:
         With `keep_parameters` the policy stays, for weights to be gathered and scores to be taken;
         gradients and the optimizer go. The reference has to live on the host by itself.
         """
-        if self._deepspeed is None:
+        if self._model is None:
             return
-        self._deepspeed.empty_partition_cache()  # parameters that ZeRO 3 keeps gathered
-        self._states.move_off([self._deepspeed], self._policy_tensors() if keep_parameters else ())
+        if self._deepspeed is not None:
+            self._deepspeed.empty_partition_cache()  # parameters that ZeRO 3 keeps gathered
+        states = [self._model, self._deepspeed]
+        self._states.move_off(states, self._policy_tensors() if keep_parameters else ())
 
     def return_to_device(self) -> None:
         """Undo `leave_device`."""
@@ -254,8 +280,8 @@ class DeepSpeedLearner:
 
     def _policy_tensors(self) -> Iterator[Tensor]:
         """Yield parameters and buffers, and of partitioned parameters (ZeRO 3) the partitions."""
-        yield from self._deepspeed.module.buffers()
-        for parameter in self._deepspeed.module.parameters():
+        yield from self._held().buffers()
+        for parameter in self._held().parameters():
             yield parameter
             if hasattr(parameter, "ds_tensor"):
                 yield parameter.ds_tensor
@@ -294,23 +320,34 @@ class DeepSpeedLearner:
         An adapter is merged into it, and lies in a folder of its own beside it. Raises RunError
         where the disk refuses.
         """
-        state = {name: tensor.to("cpu", self._dtype) for name, tensor in self}
-        named = self._trained.adapter_parameters()
-        gathered = deepspeed.zero.GatheredParameters(
-            list(named.values()), enabled=self._options.zero_stage == 3
-        )
-        with gathered:
-            adapter = {name: p.detach().to("cpu", copy=True) for name, p in named.items()}
+        state, adapter = self._on_host()
         if self._options.rank == 0:
             assert self._initial_model is not None, "start_phase() comes first"
             write_model(
                 path,
-                self._deepspeed.module.causal_lm,
+                self._held().causal_lm,
                 self._initial_model,
                 state,
                 lambda folder: self._trained.write_adapter(folder, adapter),
             )
         dist.barrier()
+
+    def _on_host(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the whole model and the whole adapter in the host's memory, on rank 0 alone.
+
+        All ranks gather; a copy on each would fill a node with as many models as it has ranks.
+        """
+        is_kept = self._options.rank == 0
+        state = {name: tensor.to("cpu", self._dtype) for name, tensor in self if is_kept}
+        named = self._trained.adapter_parameters()
+        gathered = deepspeed.zero.GatheredParameters(
+            list(named.values()), enabled=self._options.zero_stage == 3
+        )
+        with gathered:
+            adapter = {
+                name: p.detach().to("cpu", copy=True) for name, p in named.items() if is_kept
+            }
+        return state, adapter
 
     def _release(self) -> None:
         """Give back the memory of the policy, its optimizer and the reference."""
@@ -324,7 +361,7 @@ class DeepSpeedLearner:
             for owner in (old.optimizer, old.basic_optimizer, *parameters):
                 vars(owner).clear()
             del old, owner, parameters
-        self._deepspeed = self._reference = None
+        self._deepspeed = self._reference = self._model = None
         self._trained = AllWeights()
         gc.collect()  # DeepSpeed's hooks and the model refer to each other
         if self._device.type == "cuda":
@@ -432,13 +469,19 @@ class DeepSpeedLearner:
         ]
 
 
-def _meeting_point(options: LearnerOptions, address: str, port: int) -> TCPStore:
+def _store(
+    options: LearnerOptions, address: str, port: int, meeting_point: socket.socket | None
+) -> TCPStore:
     """Return the store through which the ranks find each other, which rank 0 serves.
 
     It listens on `address` alone; torch itself would have it listen on every address of the node.
     """
-    listener = socket.create_server((address, port)).detach() if options.rank == 0 else None
-    return TCPStore(address, port, options.world_size, options.rank == 0, master_listen_fd=listener)
+    if options.rank != 0:
+        return TCPStore(address, port, options.world_size, is_master=False)
+    assert meeting_point is not None, "rank 0 serves the meeting point"
+    meeting_point.listen()
+    listener = meeting_point.detach()
+    return TCPStore(address, port, options.world_size, is_master=True, master_listen_fd=listener)
 
 
 class _CheckpointFiles(TorchCheckpointEngine):

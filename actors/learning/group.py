@@ -52,6 +52,14 @@ class LearnerGroup:
             [rank.start_phase.remote(phase, options) for rank in self.ranks],
         )
 
+    async def load_model(self, path: Path) -> None:
+        """Load a model to be published and scored, in place of the phase's policy."""
+        await self._all_ranks(
+            "to load a model",
+            self._deadlines.start,
+            [rank.load_model.remote(path) for rank in self.ranks],
+        )
+
     async def update(
         self, rollouts: Sequence[Rollout], allowed_tokens: NDArray[np.int32] | None = None
     ) -> LearningReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from ray.actor import ActorHandle
 
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.rollouts import PackedRollouts, unpack_rollouts
-from actors.process import free_port, large_imports
+from actors.process import held_port, large_imports
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
 from rzero_ray.types import LearningReport, Phase, TransferReport, Weights
 
@@ -32,6 +33,8 @@ class Learner:
         self._name = name
         self._options = options
         self._learner: DeepSpeedLearner | None = None
+        self._meeting_point: socket.socket | None = None
+        """On rank 0: where the ranks meet, from `address` to `join`."""
         self._transport = _make_transport(
             options.weight_backend,
             rank=options.rank,
@@ -45,20 +48,27 @@ class Learner:
         return self._name
 
     def address(self) -> tuple[str, int]:
-        """Return this node's address and a free port, for the ranks to meet at."""
-        return ray.util.get_node_ip_address(), free_port()
+        """Return this node's address and a port of it, held until `join`, for the ranks to meet."""
+        self._meeting_point = held_port(ray.util.get_node_ip_address())
+        return self._meeting_point.getsockname()
 
     def join(self, master_address: str, master_port: int) -> int:
         """Join the process group; returns the process id."""
         with large_imports():
             from actors.learning.deepspeed_rank import DeepSpeedLearner
 
-        self._learner = DeepSpeedLearner(self._options, master_address, master_port)
+        self._learner = DeepSpeedLearner(
+            self._options, master_address, master_port, self._meeting_point
+        )
         return os.getpid()
 
     def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
         """Take up a role."""
         self._ready().start_phase(phase, options)
+
+    def load_model(self, path: Path) -> None:
+        """Load a model to be published and scored, without an optimizer."""
+        self._ready().load_model(path)
 
     def update(
         self, rollouts: PackedRollouts, allowed_tokens: NDArray[np.int32] | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from rzero_ray.types import (
     Weights,
 )
 
+logger = logging.getLogger(__name__)
+
 _HEARTBEAT_S = 10.0
 """Seconds after which a call without an answer of its own says that the engine is at work."""
 
@@ -42,6 +45,7 @@ class Sampler:
         self._asleep: set[str] = set()
         """The `PARTS` of the engine that sleep."""
         self._paused_since = 0.0
+        self._num_reloads = 0
         self._num_ended = 0
         """Requests that have ended, of all calls."""
         self._staging = StagingArea()
@@ -187,7 +191,8 @@ class Sampler:
 
     # New weights, whatever the backend: connect once, then per publication start, update as often
     # as there are parts, finish. The calls of one sampler overlap, so `after` takes the result of
-    # the call that must have ended before.
+    # the call that must have ended before: the number of the reload, by which calls of a reload
+    # that was given up are told from those of the next one.
 
     async def connect_weights(self, init_info: dict[str, Any]) -> None:
         """Make the engine ready for weights; `init_info` is the backend's."""
@@ -197,21 +202,55 @@ class Sampler:
         """Leave the learner's group."""
         await self._engine.disconnect()
 
-    async def start_weight_update(self, after: object = None) -> None:
-        """Stop sampling, keeping what is under way, and begin a reload."""
+    async def start_weight_update(self, staged: object = None) -> int:
+        """Stop sampling, keeping what is under way, and begin a reload; returns its number.
+
+        One that was begun before and has not ended is given up.
+        """
+        self._num_reloads += 1
+        number = self._num_reloads
         self._paused_since = time.monotonic()
-        await self._engine.pause()
-        await self._engine.start_weight_update()
+        with self._one_line_failure():
+            await self._engine.pause()
+            await self._engine.start_weight_update()
+        return number
 
-    async def update_weights(self, update_info: dict[str, Any], after: object = None) -> None:
+    async def update_weights(self, update_info: dict[str, Any], after: int | None = None) -> int:
         """Load one part of the weights; `update_info` is the backend's."""
-        await self._engine.update_weights(update_info)
+        number = self._current_reload(after)
+        with self._one_line_failure():
+            await self._engine.update_weights(update_info)
+        return number
 
-    async def finish_weight_update(self, version: Weights, after: object = None) -> float:
+    async def finish_weight_update(self, version: Weights, after: int | None = None) -> float:
         """End the reload and sample on, with the new version; returns the seconds stood still."""
-        await self._engine.finish_weight_update(version)
-        await self._engine.resume()
+        self._current_reload(after)
+        with self._one_line_failure():
+            await self._engine.finish_weight_update(version)
+            await self._engine.resume()
         return time.monotonic() - self._paused_since
+
+    def _current_reload(self, number: int | None) -> int:
+        """Return the number of the reload under way. RunError where `number` is an earlier one."""
+        if number not in (None, self._num_reloads):
+            raise RunError(f"{self._name} was told to load weights that were given up meanwhile")
+        return self._num_reloads
+
+    @contextmanager
+    def _one_line_failure(self) -> Iterator[None]:
+        """Raise what vLLM has against new weights as RunError. The engine then stands still until a
+        later publication has reached its end."""
+        try:
+            yield
+        except RunError:
+            raise
+        except Exception as error:
+            logger.exception("new weights could not be loaded")
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RunError(
+                f"{self._name} could not load new weights ({what}); its traceback is in the log of "
+                "this actor (in the dashboard, or under /tmp/ray/session_latest/logs)"
+            ) from None
 
     def _check_awake(self) -> None:
         """An engine that sleeps would keep a request waiting until its deadline."""

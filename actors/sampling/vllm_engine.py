@@ -91,14 +91,25 @@ class VllmEngine:
         self._published: dict[str, Weights] = {}
         """What was published into the engine, by the name that vLLM knows it by."""
         self._num_publications = 0
+        self._is_connected = False
+        self._is_reloading = False
+        """From the beginning of a reload to its end: one that fails has none."""
 
     async def connect(self, init_info: dict[str, Any]) -> None:
-        """Make the engine ready to take weights; `init_info` is the backend's."""
+        """Make the engine ready to take weights; `init_info` is the backend's.
+
+        It leaves the group in which it is still, where nobody has had it disconnect.
+        """
+        if self._is_connected:
+            await self.disconnect()
+        self._is_connected = True
         await self._vllm.tell_worker("init_weight_transfer_engine", init_info=init_info)
 
     async def disconnect(self) -> None:
         """Leave the learner's group; sampling goes on."""
+        await self._drop_reload()
         await self._vllm.tell_worker("shutdown_weight_transfer_engine")
+        self._is_connected = False
 
     async def generate(
         self, prompt_ids: Sequence[int], request: SampleRequest, tokenizer: ChatTokenizer
@@ -173,8 +184,15 @@ class VllmEngine:
         await self._vllm.wake(parts)
 
     async def start_weight_update(self) -> None:
-        """Begin a reload."""
+        """Begin a reload; one that a failed publication has left is dropped."""
+        await self._drop_reload()
+        self._is_reloading = True
         await self._vllm.tell_worker("start_weight_update")
+
+    async def _drop_reload(self) -> None:
+        if self._is_reloading:
+            await self._vllm.tell_worker("drop_weight_update")
+            self._is_reloading = False
 
     async def update_weights(self, bucket: dict[str, Any]) -> None:
         """Load one bucket, in the form of the backend's update info."""
@@ -183,6 +201,7 @@ class VllmEngine:
     async def finish_weight_update(self, version: Weights) -> None:
         """End the reload: from now on the engine samples `version`."""
         await self._vllm.tell_worker("finish_weight_update")
+        self._is_reloading = False
         await self._vllm.set_weight_version(version.name)
         self._published[version.name] = version
         self._num_publications += 1

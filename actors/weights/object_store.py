@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -44,10 +44,31 @@ class ObjectStoreTransport(WeightTransport):
             for _ in source:
                 pass
             return None
+        walk = iter(source)
+        try:
+            num_bytes, paused = self._deliver(walk, version, samplers)
+        finally:
+            # The other ranks walk to the end, whatever has happened here: they gather together.
+            for _ in walk:
+                pass
+        return TransferReport(
+            num_bytes=num_bytes,
+            num_engines=len(samplers),
+            seconds=time.monotonic() - start,
+            seconds_engines_paused=max(paused, default=0.0),
+        )
+
+    def _deliver(
+        self,
+        weights: Iterator[tuple[str, torch.Tensor]],
+        version: Weights,
+        samplers: Sequence[ActorHandle],
+    ) -> tuple[int, list[float]]:
+        """Return the bytes sent, and how long each sampler stood still."""
         deliveries = [_Delivery(neighbours) for neighbours in self._by_node(samplers)]
         what = f"{len(samplers)} engines to load weights {version.name}"
         num_bytes = 0
-        for layout, tensors in cut_buckets(source, self._dtype, self._bucket_bytes):
+        for layout, tensors in cut_buckets(weights, self._dtype, self._bucket_bytes):
             # The slot that this bucket will take must have been loaded by all.
             pending = [ref for delivery in deliveries for ref in delivery.loads_of_next_slot()]
             get_within(self._deadline_s, what, pending)
@@ -56,13 +77,7 @@ class ObjectStoreTransport(WeightTransport):
                 delivery.send(layout, bucket)
             num_bytes += layout.num_bytes
         ends = [ref for delivery in deliveries for ref in delivery.finish(version)]
-        paused = get_within(self._deadline_s, what, ends)
-        return TransferReport(
-            num_bytes=num_bytes,
-            num_engines=len(samplers),
-            seconds=time.monotonic() - start,
-            seconds_engines_paused=max(paused, default=0.0),
-        )
+        return num_bytes, get_within(self._deadline_s, what, ends)
 
     def _by_node(self, samplers: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
         """Return the samplers of each node; the first of a node stages for the others."""
@@ -116,7 +131,7 @@ class _Delivery:
 
 
 def cut_buckets(
-    source: WeightSource, dtype: torch.dtype, bucket_bytes: int
+    source: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype, bucket_bytes: int
 ) -> Iterator[tuple[BucketLayout, list[NDArray[np.uint8]]]]:
     """Yield (layout, flat bytes of each tensor) of successive buckets of about `bucket_bytes`.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -125,7 +126,29 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreU
 
 
 class WorkerExtension:
-    """Empty: vLLM wants a class, the registration below is what counts."""
+    """What vLLM's worker can do beside what vLLM has it do; its methods become the worker's.
+
+    vLLM imports this module to find it, and so comes by the registration below.
+    """
+
+    weight_transfer_engine: Any  # the worker's own, as is `vllm_config`
+    vllm_config: VllmConfig
+
+    def drop_weight_update(self) -> None:
+        """Leave a reload that nobody ends, so that another one can begin.
+
+        Layers that were complete have new weights, the others their old ones.
+        """
+        engine = self.weight_transfer_engine
+        for layer in engine.model.modules():
+            info = get_layerwise_info(layer)
+            if info.can_load():
+                info.loaded_weights.clear()
+                info.load_numel = 0
+        with set_current_vllm_config(self.vllm_config):
+            finalize_layerwise_reload(engine.model, engine.model_config)
+        engine.reset_weight_update_target()
+        self._weight_update_active = False  # vLLM's own record
 
 
 def _tensor_at(data: torch.Tensor, offset: int, dtype: str, shape: list[int]) -> torch.Tensor:

@@ -28,7 +28,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from actors.process import free_port
+from actors.process import held_port
 from actors.waiting import get_within
 from actors.weights.transport import WeightSource, WeightTransport
 from rzero_ray.types import TransferReport, Weights
@@ -144,13 +144,15 @@ class _VllmTransport(WeightTransport):
         self._source.source = source
         try:
             if not self._trainers:
-                self._trainers = [self._join(samplers) for samplers in self._groups(self._samplers)]
+                for group in self._groups(self._samplers):
+                    self._trainers.append(self._join(group))
             for client, trainer in self._trainers:
                 client.version = version
                 trainer.send_weights()
         except BaseException:
-            # An engine may be left inside a collective: the group cannot be used again.
-            self._trainers = []
+            # An engine may be left inside a collective: the groups cannot be used again. Engines
+            # leave theirs when they are connected anew; one that cannot is not waited for here.
+            self._end_trainers()
             raise
         if self._rank != 0:
             return None
@@ -164,17 +166,26 @@ class _VllmTransport(WeightTransport):
 
     def _leave(self) -> None:
         """Dissolve the groups with the samplers of the last publication."""
-        if self._rank == 0:
-            for client, _ in self._trainers:
-                client.shutdown_weight_transfer_engine()
-        self._trainers = []
+        try:
+            if self._rank == 0:
+                for client, _ in self._trainers:
+                    client.shutdown_weight_transfer_engine()
+        finally:
+            self._end_trainers()
 
-    def _join(
-        self, samplers: Sequence[ActorHandle]
+    def _end_trainers(self) -> None:
+        """Give back what this rank's ends of the groups hold: communicators, buffers."""
+        trainers, self._trainers = self._trainers, []
+        for _, trainer in trainers:
+            trainer.shutdown()
+
+    def _make_trainer(
+        self, samplers: Sequence[ActorHandle], info: TrainerInitInfo
     ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
+        """Connect `samplers` as one group; returns the client that drives them and the trainer."""
         client = SamplerClient(samplers, self._deadline_s, self._workers_per_engine)
         trainer = WeightTransferTrainerFactory.trainer_init(
-            self._init_info(), client=client, source=self._source
+            info, client=client, source=self._source
         )
         return client, trainer
 
@@ -183,21 +194,30 @@ class _VllmTransport(WeightTransport):
         return [list(samplers)]
 
     @abstractmethod
-    def _init_info(self) -> TrainerInitInfo: ...
+    def _join(
+        self, samplers: Sequence[ActorHandle]
+    ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
+        """Make a group of these samplers and this rank."""
 
 
 class NcclTransport(_VllmTransport):
     """Packed NCCL broadcast, for learner and samplers on different GPUs; double-buffered."""
 
-    def _init_info(self) -> NCCLTrainerInitInfo:
-        return NCCLTrainerInitInfo(
-            rank=self._rank,
-            master_address=ray.util.get_node_ip_address(),
-            master_port=free_port(),
-            world_size=1 + len(self._samplers) * self._workers_per_engine,
-            packed=True,
-            packed_buffer_size_bytes=self._bucket_bytes,
-        )
+    def _join(
+        self, samplers: Sequence[ActorHandle]
+    ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
+        # vLLM binds the port itself, beside the socket that keeps it from others until then.
+        with held_port(ray.util.get_node_ip_address()) as holder:
+            address, port = holder.getsockname()
+            info = NCCLTrainerInitInfo(
+                rank=self._rank,
+                master_address=address,
+                master_port=port,
+                world_size=1 + len(samplers) * self._workers_per_engine,
+                packed=True,
+                packed_buffer_size_bytes=self._bucket_bytes,
+            )
+            return self._make_trainer(samplers, info)
 
 
 class CudaIpcTransport(_VllmTransport):
@@ -222,15 +242,18 @@ class CudaIpcTransport(_VllmTransport):
             groups[earlier].append(sampler)
         return groups
 
-    def _init_info(self) -> IPCTrainerInitInfo:
+    def _join(
+        self, samplers: Sequence[ActorHandle]
+    ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
         largest = max(
             meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()
         )
-        return IPCTrainerInitInfo(
+        info = IPCTrainerInitInfo(
             rank=self._rank,
             packed=True,
             packed_buffer_size_bytes=max(self._bucket_bytes, int(largest * _IPC_HEADROOM)),
         )
+        return self._make_trainer(samplers, info)
 
 
 def _of_engine(init_info: dict[str, Any], num_before: int) -> dict[str, Any]:

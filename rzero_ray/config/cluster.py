@@ -91,6 +91,9 @@ class LearnerConfig:
     gpus_per_rank: Annotated[float, gpus()] = 0.0
     threads_per_rank: Annotated[int, count(1, 1_024)] = 1
     """CPU threads of torch."""
+    memory_gib_per_rank: Annotated[float, between(0, 100_000)] = 0.0
+    """Memory of its node that Ray sets aside for each rank, so that two runs do not fill one node.
+    0 stands for what the plan expects, which is rough. Nothing ends a rank that takes more."""
     gradient_checkpointing: bool = False
     """Keep only each decoder layer's input for the backward pass and compute the rest again: a
     third more work, a fraction of the memory."""
@@ -158,7 +161,8 @@ class WeightSyncConfig:
     """Size of one flat buffer in the object store."""
     max_probe_difference: Annotated[float, at_least(0)] = 0.0
     """Nats; above it the run stops. 0 stands for what the type of the weights can hold: 1e-3 for
-    float32, held against the largest difference; 0.05 for bfloat16, against the mean."""
+    float32, held against the largest difference; 0.05 for bfloat16, against the mean. In bfloat16
+    it is a cap: the bound is 4 times what equal weights show, and never below a tenth of this."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ class Layout:
     weight_backend: WeightBackend
     reason: str
     """Why this layout, in one line."""
+    rank_bytes: int = 0
+    """What a rank, with the engines that share its place, keeps in its node's memory beside their
+    programs (`run.plan.rank_bytes`); 0 where the shape of the model is not known."""
 
     @property
     def takes_turns(self) -> bool:

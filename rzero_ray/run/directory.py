@@ -43,6 +43,7 @@ _MAY_CHANGE = (
     "reward.",
     "learner.cpus_per_rank",
     "learner.threads_per_rank",
+    "learner.memory_gib_per_rank",
     "checkpoint.",
     "deadline.",
     "weights.",

@@ -185,6 +185,21 @@ def host_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
     return states + reference + sum(engine.weights for engine in engines)
 
 
+def rank_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
+    """Return what a learner rank keeps in its node's memory beside its program.
+
+    On a CPU that is everything. On a GPU of its own it is the whole model, which passes through the
+    host when it is loaded and when it is saved, and a reference that is kept there. On a shared GPU
+    it is what `host_bytes` says, that of the engines included.
+    """
+    if layout.gpus_per_rank == 0:
+        return plan_memory(config, shape, layout)[-1].total
+    if layout.takes_turns:
+        return host_bytes(config, shape, layout)
+    reference = _reference_bytes(config, shape) if config.learner.reference == "cpu" else 0
+    return shape.num_parameters * element_bytes(config) + reference
+
+
 def num_trained(config: Config, shape: ModelShape) -> int:
     """Return the parameters that a learner trains: all, or those of the adapter."""
     lora = config.learner.lora

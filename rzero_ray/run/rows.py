@@ -124,6 +124,8 @@ class EventRow(_Shape):
     event: str
     max_logprob_difference: float | None = None
     """Of a weight sync."""
+    probe_bound: float | None = None
+    """What the sync was held to."""
 
 
 def mean(values: Sequence[float]) -> float:

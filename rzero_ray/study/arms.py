@@ -124,6 +124,7 @@ _WHERE_IT_RUNS = (
     "reward.",
     "learner.cpus_per_rank",
     "learner.threads_per_rank",
+    "learner.memory_gib_per_rank",
     "model.cache_dir",
     "checkpoint.",
     "deadline.",

@@ -64,7 +64,7 @@ def start_samplers(
 ) -> tuple[list[ActorHandle], list[int]]:
     """Start `count` samplers, one after the other where they share a GPU; returns their process
     ids too."""
-    environment = engine_environment(num_threads=1, on_cpu=options.on_cpu)
+    environment = engine_environment(1, on_cpu=options.on_cpu, backend="object_store")
     settings: dict[str, Any] = {
         "num_cpus": 0,
         "num_gpus": min(1.0, torch.cuda.device_count() / count),

@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.learning.options import LearnerOptions, PhaseOptions
-from actors.process import free_port
+from actors.process import held_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
 from tests.bench.harness import device, dtype, tiny_model
@@ -154,7 +154,7 @@ def start_learner(settings: Mapping[str, str], budget: int, **changes: Any) -> D
 
     `changes` are of its options.
     """
-    port = free_port()
+    meeting_point = held_port("127.0.0.1")
     options = LearnerOptions(
         rank=0,
         world_size=1,
@@ -167,7 +167,8 @@ def start_learner(settings: Mapping[str, str], budget: int, **changes: Any) -> D
         reference="device",
         weight_backend="object_store",
     )
-    return DeepSpeedLearner(replace(options, **changes), "127.0.0.1", port)
+    address = meeting_point.getsockname()
+    return DeepSpeedLearner(replace(options, **changes), *address, meeting_point)
 
 
 def start_phase(learner: DeepSpeedLearner, shape: Shape, loss: LossConfig) -> None:

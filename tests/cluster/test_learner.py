@@ -224,6 +224,34 @@ def test_leaving_the_device_between_steps_changes_nothing(
     assert moves["remaining"] < 0.02 * both
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_model_that_is_only_held_has_no_optimizer_and_is_published_as_it_is(
+    ranks, scored, base_model, stage
+):
+    prompt = scored[0].prompt_ids
+    phases = [r.learn.remote(stage, phase_of(base_model), scored, 0) for r in ranks[2]]
+    expected = ray.get(phases, timeout=300)[0]
+    for found in ray.get([r.hold.remote(stage, base_model, prompt) for r in ranks[2]]):
+        assert list(found["weights"]) == [name for name, _ in found["shapes"]]
+        for name, weight in found["weights"].items():
+            np.testing.assert_array_equal(weight, expected["weights"][name])
+        np.testing.assert_allclose(found["probe"], expected["probe"], atol=1e-5)
+        np.testing.assert_array_equal(found["between"], found["probe"])
+        # Buffers such as rotary frequencies come on top of the parameters; moments would double it.
+        assert found["bytes"] < 1.1 * sum(w.nbytes for w in found["weights"].values())
+    # A phase begins as ever afterwards.
+    again = [r.learn.remote(stage, phase_of(base_model), scored, 1) for r in ranks[2]]
+    assert ray.get(again, timeout=300)[0]["reports"][0].num_updates == 2
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_one_rank_alone_copies_a_model_that_is_saved(ranks, scored, base_model, stage):
+    shared = ray.put(scored)
+    found = [r.learn.remote(stage, phase_of(base_model), shared, 0) for r in ranks[2]]
+    num_tensors = len(ray.get(found)[0]["weights"])
+    assert ray.get([r.num_on_host.remote() for r in ranks[2]]) == [num_tensors, 0]
+
+
 def test_without_a_kl_term_no_kl_is_reported(ranks, scored, base_model):
     no_kl = dataclasses.replace(OPTIONS, loss=LossConfig(kl_coefficient=0.0))
     result = ray.get(ranks[1][0].learn.remote(1, phase_of(base_model), scored, 2, no_kl))

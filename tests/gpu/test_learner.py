@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from actors.learning.options import LearnerOptions, PhaseOptions
-from actors.process import free_port
+from actors.process import held_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.types import LearningReport, Phase, Rollout
 
@@ -66,7 +66,7 @@ def _start(model: Path, **changes) -> DeepSpeedLearner:
     """Return a learner in a phase."""
     from actors.learning.deepspeed_rank import DeepSpeedLearner
 
-    port = free_port()
+    meeting_point = held_port("127.0.0.1")
     options = LearnerOptions(
         rank=0,
         world_size=1,
@@ -77,7 +77,8 @@ def _start(model: Path, **changes) -> DeepSpeedLearner:
         num_threads=4,
         weight_backend="object_store",
     )
-    learner = DeepSpeedLearner(dataclasses.replace(options, **changes), "127.0.0.1", port)
+    options = dataclasses.replace(options, **changes)
+    learner = DeepSpeedLearner(options, *meeting_point.getsockname(), meeting_point)
     phase = Phase(
         iteration=1,
         role="solver",

@@ -263,6 +263,6 @@ def fake_report(version: WeightVersion, num_tokens: int) -> UpdateReport:
         transfer=TransferReport(
             num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0
         ),
-        probe=ProbeReport(max_difference=0.0, mean_difference=0.0),
+        probe=ProbeReport(max_difference=0.0, mean_difference=0.0, bound=1e-3),
     )
     return UpdateReport(learning=learning, sync=sync)

@@ -17,6 +17,7 @@ from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import Holder, NoTurns, Turns
+from actors.weights.probe import Probe
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.protocols import Clock
@@ -53,6 +54,7 @@ class FakeLearner(FakeActor):
         self.loads: list[Path] = []
         self.published: list[tuple[str, list[Any]]] = []
         self.start_phase = Remote(lambda phase, _: self.loads.append(phase.initial_model))
+        self.load_model = Remote(self.loads.append)
         self.publish = Remote(self._publish)
         self.save_model = Remote(lambda path: None)
 
@@ -80,6 +82,7 @@ class Roles:
             temperature=1.0,
             max_tokens=8,
         )
+        probe = Probe([np.zeros(3, np.int32)], config.model.dtype, bound=1e-3)
         self.challenger, self.solver = (
             ClusterPolicy(
                 role,
@@ -88,7 +91,7 @@ class Roles:
                 pool,
                 LearnerGroup([self.learner], config.deadline),  # type: ignore[list-item]
                 turns or NoTurns(),
-                [np.zeros(3, np.int32)],
+                probe,
                 StageClock(),
                 self.syncs.append,
             )
@@ -98,8 +101,8 @@ class Roles:
     def actor(self, role: Role) -> Any:
         return self.engines[role].actor
 
-    async def train_solver(self) -> None:
-        phase = Phase(
+    def solver_phase(self) -> Phase:
+        return Phase(
             iteration=1,
             role="solver",
             initial_model=BASE,
@@ -107,6 +110,9 @@ class Roles:
             num_finished_steps=0,
             final_model=TRAINED,
         )
+
+    async def train_solver(self) -> None:
+        phase = self.solver_phase()
         await self.solver.start_phase(phase)
         await self.solver.finish_phase(phase)
 
@@ -126,6 +132,38 @@ def test_engines_that_hold_the_model_are_left_alone(roles: Roles):
     both = [roles.actor("challenger"), roles.actor("solver")]
     assert roles.learner.published == [("solver-01-000", both)]  # of the phase itself
     assert [sync.version.name for sync in roles.syncs] == ["solver-01-000"]
+
+
+def test_engines_that_hold_a_phases_first_weights_calibrate_the_probe(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[tuple[str, set[str]]] = []
+    compare = Probe.compare
+
+    def noted(self: Probe, learner: Any, engines: Any, version: Weights, equal: Any) -> Any:
+        seen.append((version.name, set(equal)))
+        return compare(self, learner, engines, version, equal)
+
+    monkeypatch.setattr(Probe, "compare", noted)
+    phase = roles.solver_phase()
+    later = replace(phase, initial_model=TRAINED)
+    resumed = replace(phase, checkpoint=Path("/checkpoints/step-001"), num_finished_steps=1)
+
+    async def go() -> None:
+        await roles.train_solver()
+        await roles.challenger.hold(BASE)
+        await roles.solver.start_phase(later)  # the Challenger's engine, lent, holds the base model
+        await roles.solver.hold(BASE)
+        await roles.solver.start_phase(resumed)
+
+    asyncio.run(go())
+    assert seen == [
+        ("solver-01-000", {"challenger", "solver"}),
+        ("base", set()),
+        ("solver-01-000", {"solver"}),
+        ("base", set()),
+        ("solver-01-001", set()),
+    ]
 
 
 def test_lent_engines_come_home_and_get_their_roles_model_back(roles: Roles):
@@ -204,7 +242,7 @@ def test_policies_ask_for_the_devices_before_anyone_works():
 
             setattr(actor, method, Remote(call))
 
-    learns = ("start_phase", "publish", "save_model", "prompt_logprobs")
+    learns = ("start_phase", "load_model", "publish", "save_model", "prompt_logprobs")
     noted(roles.learner, "learner", *learns)
     for engine in roles.engines.values():
         noted(engine.actor, engine.name, "prompt_logprobs")
@@ -226,7 +264,7 @@ def test_policies_ask_for_the_devices_before_anyone_works():
         "learner:",
         "learner save_model",
         "learner:",
-        "learner start_phase",
+        "learner load_model",
         "handover to challenger:",
         "learner publish",
         "learner prompt_logprobs",

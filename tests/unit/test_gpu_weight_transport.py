@@ -1,5 +1,6 @@
 """What can be tested of the GPU backends without a GPU: who is told what, and which is chosen."""
 
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import ray
 import torch
 
+from actors.weights import vllm_trainers
 from actors.weights.vllm_trainers import (
     CudaIpcTransport,
     NcclTransport,
@@ -16,7 +18,7 @@ from actors.weights.vllm_trainers import (
 )
 from rzero_ray.config.layout import backend_of
 from rzero_ray.config.load import load_config
-from rzero_ray.types import UserError, WeightVersion
+from rzero_ray.types import RunError, UserError, WeightVersion
 
 GPU = ["conf=qwen3_4b"]
 
@@ -164,6 +166,9 @@ class _Trainer:
     def send_weights(self) -> None:
         self.sent += 1
 
+    def shutdown(self) -> None:
+        pass
+
 
 def test_a_group_lasts_until_other_samplers_are_named(monkeypatch):
     monkeypatch.setattr(ray, "get", lambda refs, timeout: refs)
@@ -183,3 +188,76 @@ def test_a_group_lasts_until_other_samplers_are_named(monkeypatch):
     assert joined == [[first], [first, late]]
     assert first.log == [("disconnect_weights",)]  # of the group of one
     assert late.log == []
+
+
+class _FailingTrainer(_Trainer):
+    """One whose second transfer fails; it notes that it is shut down."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    def send_weights(self) -> None:
+        super().send_weights()
+        if self.sent == 2:
+            raise RunError("an engine has failed")
+
+    def shutdown(self) -> None:
+        self._log.append("shut down")
+
+
+def test_a_failed_publication_ends_its_group_and_the_next_one_makes_another(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda refs, timeout: refs)
+    engine = _Engine()
+    transport: Any = NcclTransport(0, "float32", 1 << 20, 5.0)
+    log: list[str] = []
+
+    def join(engines: list[Any]) -> tuple[SamplerClient, _Trainer]:
+        log.append("joined")
+        return SamplerClient(engines, 5.0), _FailingTrainer(log)
+
+    monkeypatch.setattr(transport, "_join", join)
+    version = WeightVersion(role="solver", iteration=1, num_steps=0)
+    transport.publish(_Weights(), version, [engine])
+    with pytest.raises(RunError, match="an engine has failed"):
+        transport.publish(_Weights(), version, [engine])
+    transport.publish(_Weights(), version, [engine])
+    assert log == ["joined", "shut down", "joined"]
+
+
+def test_a_trainer_is_shut_down_when_other_samplers_are_named_even_where_one_does_not_answer(
+    monkeypatch,
+):
+    transport: Any = NcclTransport(0, "float32", 1 << 20, 5.0)
+    log: list[str] = []
+    first, late = _Engine(), _Engine()
+    monkeypatch.setattr(
+        transport, "_join", lambda engines: (SamplerClient(engines, 5.0), _FailingTrainer(log))
+    )
+    version = WeightVersion(role="solver", iteration=1, num_steps=0)
+    transport.publish(_Weights(), version, [first])
+
+    def lost(refs: object, timeout: float) -> None:
+        raise RunError("an actor was lost")
+
+    monkeypatch.setattr(ray, "get", lost)
+    with pytest.raises(RunError, match="an actor was lost"):
+        transport.publish(_Weights(), version, [late])
+    assert log == ["shut down"]
+
+
+def test_nccl_tells_engines_a_port_that_is_held_until_vllm_listens(monkeypatch):
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    told: list[tuple[str, int]] = []
+
+    def trainer_init(info: Any, client: object, source: object) -> _Trainer:
+        address = (info.master_address, info.master_port)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(address)
+        told.append(address)
+        return _Trainer()
+
+    monkeypatch.setattr(vllm_trainers.WeightTransferTrainerFactory, "trainer_init", trainer_init)
+    transport = NcclTransport(0, "float32", 1 << 20, 5.0)
+    transport._join([_Engine()])  # type: ignore[list-item]
+    with socket.socket() as other:
+        other.bind(told[0])

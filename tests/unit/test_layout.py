@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -113,7 +115,7 @@ def test_a_rank_and_two_engines_share_the_bundle_of_a_gpu(two_gpus: tuple[Config
         "learner/rank-1": "device-1",
         "reward/worker-0": "reward/worker-0",
     }
-    shared = {"CPU": 12.0, "GPU": 1.0}
+    shared = {"CPU": 12.0, "GPU": 1.0, "memory": 2.0**30}
     *devices, worker = bundles(needed).values()
     assert devices == [shared, shared] and worker["CPU"] == 1.0
     here = [d for d in needed if d.place == "device-0"]
@@ -125,7 +127,7 @@ def test_alone_every_actor_has_a_bundle_with_what_the_config_names():
     needed = demands(config, disaggregated(config))
     found = bundles(needed)
     assert list(found) == [d.actor for d in needed]
-    assert found["learner/rank-0"] == {"CPU": 4.0, "GPU": 0.5}
+    assert found["learner/rank-0"] == {"CPU": 4.0, "GPU": 0.5, "memory": 2.0**30}
     assert found["solver/sampler-2"] == {"CPU": 4.0, "GPU": 1.0}
 
 
@@ -136,8 +138,31 @@ def test_a_place_on_a_cpu_has_the_cpus_and_the_memory_of_all_its_actors():
     found = bundles(needed)
     assert list(found) == ["device-0", "reward/worker-0"]
     assert found["device-0"]["CPU"] == 1.5
-    assert found["device-0"]["memory"] == sum(d.memory for d in needed[:-1]) == 2.5 * 2**30
+    assert found["device-0"]["memory"] == sum(d.memory for d in needed[:-1]) == 3.5 * 2**30
     assert layout.weight_backend == "object_store"
+
+
+def test_a_learner_rank_asks_for_the_memory_that_the_plan_expects_or_the_user_tells():
+    config = load_config(["conf=tiny"])
+    has = {"CPU": 2.0, "memory": 4.0 * 2**30}
+
+    def of_rank(config: Config, layout: Layout) -> int:
+        (rank,) = (d for d in demands(config, layout) if d.actor == "learner/rank-0")
+        return rank.memory
+
+    layout = resolve_layout(config, has)
+    assert of_rank(config, layout) == 2**30  # the program: tiny's shape is not known beforehand
+    check_resources(demands(config, layout), has)
+    large = replace(layout, rank_bytes=3 * 2**30)
+    assert of_rank(config, large) == 4 * 2**30
+    with pytest.raises(
+        UserError, match=r"not enough memory .*learner\.memory_gib_per_rank"
+    ) as error:
+        check_resources(demands(config, large), has)
+    assert re.search(r"1 x learner/rank .* 4\.0 GiB", str(error.value))
+    told = load_config(["conf=tiny", "learner.memory_gib_per_rank=0.5"])
+    assert of_rank(told, large) == 2**29
+    check_resources(demands(told, large), has)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from rzero_ray.run.plan import (
     phase_seconds,
     plan_iteration,
     plan_memory,
+    rank_bytes,
     run_seconds,
 )
 from rzero_ray.run.retention import plan_disk
@@ -214,6 +215,20 @@ def test_roles_that_share_a_gpu_fill_it_in_turns(config: Config):
     # Two engines of one GPU sample no faster than one.
     both = phase_plan("challenger", challenger=1_100 * 60, solver=1_100 * 100, trained=0)
     assert phase_seconds(config, BILLION, layout, both) == pytest.approx(LENGTH_SHARE * 160)
+
+
+def test_a_rank_keeps_in_its_nodes_memory_what_is_not_on_a_gpu_of_its_own(config: Config):
+    shared = resolve_layout(config, {"GPU": 1.0})
+    assert rank_bytes(config, BILLION, shared) == host_bytes(config, BILLION, shared)
+    own = disaggregated(config)
+    on_device = replace(config, learner=replace(config.learner, reference="device"))
+    assert rank_bytes(on_device, BILLION, own) == 2e9  # the model, loaded and saved
+    away = replace(config, learner=replace(config.learner, reference="cpu"))
+    assert rank_bytes(away, BILLION, own) == 4e9
+    on_cpu = load_config(["conf=tiny"])
+    layout = disaggregated(on_cpu)
+    total = plan_memory(on_cpu, BILLION, layout)[-1].total
+    assert rank_bytes(on_cpu, BILLION, layout) == total > 4 * 4e9
 
 
 def test_an_adapter_needs_its_own_optimizer_and_no_second_model():

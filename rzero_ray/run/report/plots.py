@@ -283,7 +283,7 @@ def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         ("mean, sampled tokens", "logprob_difference_mean", ORANGE),
         ("largest, probe after sync", "probe_difference_max", BLUE),
     )
-    bound = probe_bound(run.config)
+    bound = summary["probe_bound"] or probe_bound(run.config)
 
     def paint(axes: Any) -> None:
         axes.set_yscale("log")
@@ -295,7 +295,8 @@ def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
     series = [Series(name, xs, [row.get(key) or None for row in rows], c) for name, key, c in lines]
     caption = (
         "Absolute difference of log-probabilities, learner against sampler. The bound holds for "
-        "the probe: for its largest difference in float32, for its mean in bfloat16."
+        "the probe: for its largest difference in float32, for its mean in bfloat16, where "
+        "it is the last one that equal weights have given."
     )
     return Plot("Trainer against sampler", caption, plot_lines(series, paint))
 

@@ -28,11 +28,8 @@ def make_summary(run: StoredRun) -> Row:
     rows = [*metrics, *evaluations]
     heldout = [_heldout_row(row) for row in evaluations if row.get("num_problems", 1)]
     iterations = range(1, max((row["iteration"] for row in rows), default=0) + 1)
-    probes = [
-        event["max_logprob_difference"]
-        for event in run.log.events()
-        if event.get("max_logprob_difference") is not None
-    ]
+    syncs = [e for e in run.log.events() if e.get("max_logprob_difference") is not None]
+    probes = [event["max_logprob_difference"] for event in syncs]
     tell = quality_reading if run.config.method == "judged" else reading
     # Stale rollouts differ from the policy by design; only the probes compare equal weights then.
     on_policy = [] if run.config.pipeline.staleness else metrics
@@ -60,6 +57,7 @@ def make_summary(run: StoredRun) -> Row:
         "max_logprob_difference": _largest([*probes, *samples]),
         "max_logprob_difference_probes": _largest(probes),
         "max_logprob_difference_samples": _largest(samples),
+        "probe_bound": syncs[-1].get("probe_bound") if syncs else None,
     }
 
 
