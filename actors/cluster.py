@@ -175,7 +175,7 @@ def choose_layout(config: Config) -> Layout:
     Raises UserError when it contradicts another key of the config. Whether the roles fit is for
     `check_machine` to say.
     """
-    return resolve_layout(config, _has())
+    return resolve_layout(config, resources())
 
 
 def plan_resources(config: Config, layout: Layout) -> list[str]:
@@ -183,7 +183,7 @@ def plan_resources(config: Config, layout: Layout) -> list[str]:
 
     'has' is the cluster when one is joined, else this machine.
     """
-    return resource_table(demands(config, layout), _has())
+    return resource_table(demands(config, layout), resources())
 
 
 def check_machine(config: Config, layout: Layout, num_clusters: int = 1) -> None:
@@ -191,13 +191,13 @@ def check_machine(config: Config, layout: Layout, num_clusters: int = 1) -> None
 
     Of `num_clusters` that run side by side each has an equal share.
     """
-    share = {name: amount / num_clusters for name, amount in _has().items()}
+    share = {name: amount / num_clusters for name, amount in resources().items()}
     check_resources(demands(config, layout), share)
 
 
 def check_machine_for_sampling(settings: SamplingSettings) -> None:
     """Raise UserError when engines and reward workers do not fit, as `check_machine` does."""
-    check_resources(sampling_demands(settings, engines_alone(settings.sampler)), _has())
+    check_resources(sampling_demands(settings, engines_alone(settings.sampler)), resources())
 
 
 def check_texts(model: Path, texts: Sequence[PlacedText], max_model_len: int, key: str) -> None:
@@ -211,7 +211,8 @@ def check_texts(model: Path, texts: Sequence[PlacedText], max_model_len: int, ke
     check_lengths(model, texts, max_model_len, key)
 
 
-def _has() -> Mapping[str, float]:
+def resources() -> Mapping[str, float]:
+    """Return what the cluster that is joined has, or else this machine, in Ray's words."""
     return ray.cluster_resources() if ray.is_initialized() else local_resources()
 
 

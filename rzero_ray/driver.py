@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
-from rzero_ray.config.layout import Layout
+from rzero_ray.config.layout import Layout, uses_gpus, wanted_gpus
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import DamagedFileError
@@ -70,10 +70,12 @@ from rzero_ray.run.directory import (
     is_complete,
     prepare_run_dir,
 )
-from rzero_ray.run.display import Display, make_display, print_plan
+from rzero_ray.run.display import Display, make_display
 from rzero_ray.run.inspection import check_files
+from rzero_ray.run.layouts import LayoutEstimate, compare_layouts, fastest_layout
 from rzero_ray.run.observers import Observers
-from rzero_ray.run.plan import assumptions, plan_iteration, plan_memory, rank_bytes
+from rzero_ray.run.plan import PhasePlan, assumptions, plan_iteration, plan_memory, rank_bytes
+from rzero_ray.run.plan_tables import print_plan
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
@@ -203,11 +205,28 @@ def _dry_run(config: Config) -> None:
     plan = plan_iteration(config, make_task(config.task))
     memory = [] if shape is None else plan_memory(config, shape, layout)
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
-    print_plan(config, plan, memory, [*remarks, "", *cluster.plan_resources(config, layout)])
+    estimates = _estimates(config, shape, plan)
+    needs = cluster.plan_resources(config, layout)
+    print_plan(config, plan, memory, estimates, [*remarks, "", *needs])
     root = resolve_run_dir(config)
     check_run_dir(config, root)
     if shape is not None:
         print(f"disk: up to {plan_disk(config, shape)}, {free_space(root)} at {root}")
+
+
+def _estimates(
+    config: Config, shape: ModelShape | None, plan: Sequence[PhasePlan]
+) -> list[LayoutEstimate]:
+    """Return the layouts on the GPUs of the cluster, or, where there are none, on as many as the
+    roles take on their own."""
+    from actors.cluster import resources
+
+    if shape is None or not uses_gpus(config):
+        return []
+    has = resources()
+    return compare_layouts(
+        config, shape, plan, has if has.get("GPU") else {"GPU": wanted_gpus(config)}
+    )
 
 
 def _checked_shape(config: Config, base_model: Path | None) -> ModelShape | None:
@@ -301,11 +320,12 @@ def join_cluster(config: Config, num_clusters: int = 1) -> tuple[str, Layout]:
 def _layout(config: Config, shape: ModelShape | None) -> Layout:
     """Return how the roles lie on the cluster that is joined, or else on this machine, and what
     memory that takes, where the shape of the model is known."""
-    from actors.cluster import choose_layout
+    from actors.cluster import choose_layout, resources
 
-    layout = choose_layout(config)
     if shape is None:
-        return layout
+        return choose_layout(config)
+    plan = plan_iteration(config, make_task(config.task)) if uses_gpus(config) else []
+    layout = fastest_layout(config, shape, plan, resources()) or choose_layout(config)
     return replace(layout, rank_bytes=rank_bytes(config, shape, layout))
 
 

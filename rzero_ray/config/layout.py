@@ -83,7 +83,7 @@ def resolve_layout(config: Config, has: Mapping[str, float]) -> Layout:
     Raises UserError, in one line, when the choice contradicts another key.
     """
     num_gpus = int(has.get("GPU", 0.0))
-    wanted = _wanted_gpus(config)
+    wanted = wanted_gpus(config)
     gpus = f"{num_gpus} GPU{'' if num_gpus == 1 else 's'}"
     if config.layout == "disaggregated":
         return disaggregated(config, "as configured")
@@ -175,7 +175,7 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
     )
 
 
-def _wanted_gpus(config: Config) -> float:
+def wanted_gpus(config: Config) -> float:
     """Return the GPUs that the roles take on their own."""
     sampler, learner = config.sampler, config.learner
     num_parts = sampler.tensor_parallel * sum(role.engines(config.sampler) for role in ROLES)

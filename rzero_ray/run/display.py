@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +31,6 @@ from rich.table import Table
 from rich.text import Text
 
 from rzero_ray.config.config import Config, resolve_run_dir
-from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
 from rzero_ray.run.quality import quality_columns
 from rzero_ray.run.stored import evaluations_in
 from rzero_ray.text.characters import printable
@@ -70,47 +69,6 @@ _NEXT_ACTIVITY = {
 def make_display(config: Config) -> Display:
     """Return the display that fits where standard output goes. Use it as a context manager."""
     return LiveDisplay(config) if _is_terminal() else LogDisplay(config)
-
-
-def print_plan(
-    config: Config,
-    plan: Sequence[PhasePlan],
-    memory: Sequence[MemoryPlan],
-    remarks: Sequence[str],
-) -> None:
-    """Print what the run will do, at most, what each actor holds, and then the remarks."""
-    times = config.num_iterations
-    title = Text(printable(f"{config.name}: one iteration, at most"))  # a text is not markup
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("phase")
-    for name in ("samples", "most tokens", "updates"):
-        table.add_column(name, justify="right")
-    for row in plan:
-        table.add_row(row.phase, *_counts([row]))
-    table.add_section()
-    table.add_row("one iteration", *_counts(plan))
-    # The base model is evaluated once, before the first iteration.
-    base = [row for row in plan if row.phase == "evaluation"]
-    table.add_row(f"x {times} and the base's evaluation", *_counts([*list(plan) * times, *base]))
-    console = make_console()
-    console.print(table)
-    if memory:
-        console.print(_memory_table(memory))
-    for line in remarks:
-        console.print(Text(printable(line)), soft_wrap=True)
-
-
-def _memory_table(memory: Sequence[MemoryPlan]) -> Table:
-    table = Table(title="memory of each actor's device, GiB, estimated", box=box.SIMPLE_HEAD)
-    table.add_column("actors", no_wrap=True)
-    parts = ("weights", "reference", "gradients", "optimizer", "activations", "kv_cache", "total")
-    for name in parts:
-        header = {"kv_cache": "KV cache", "gradients": "grads", "optimizer": "Adam"}.get(name, name)
-        table.add_column(header, justify="right")
-    for row in memory:
-        cells = [f"{getattr(row, name) / GIB:.1f}" for name in parts]
-        table.add_row(f"{row.num_actors} x {row.role}", *("-" if c == "0.0" else c for c in cells))
-    return table
 
 
 class Display(ABC):
@@ -368,15 +326,6 @@ def _stage_line(wall_clock_s: dict[str, float]) -> str:
     texts = [f"{name} {seconds:,.1f}" for name, seconds in stages if name != "total"]
     total = wall_clock_s.get("total", 0.0)
     return f"seconds  {total:,.1f} in all; by stage, overlapping: {', '.join(texts)}"
-
-
-def _counts(rows: Sequence[PhasePlan]) -> list[str]:
-    sums = [
-        sum(row.samples for row in rows),
-        sum(row.max_tokens for row in rows),
-        sum(row.updates for row in rows),
-    ]
-    return [f"{number:,}" for number in sums]
 
 
 def _decimals(value: float | None) -> str:

@@ -43,6 +43,9 @@ TOKENS_PER_S_GPU_RANK = 3_250.0
 fully trained on 8 H100 at 16k tokens."""
 RANK_PARAMETERS = 4_022_468_096
 """Parameters of Qwen3-4B, to which that figure belongs; time is proportional to parameters."""
+HOST_COPY_BYTES_PER_S = 20e9
+"""Bytes that pass between a GPU and page-locked memory of its host: some two thirds of what PCIe 4
+carries. Reasoned, not measured."""
 PASSES_PER_TRAINED_TOKEN = 5 / 3
 """Cost beside a plain training pass of 3 (forward 1, backward 2): the reference's forward pass, and
 one for log-probabilities before the first of several updates."""
@@ -66,6 +69,8 @@ class PhasePlan:
     """The part of the tokens that the learner gets."""
     updates: int
     """Optimizer steps."""
+    turns: int = 0
+    """Steps: on shared GPUs the learner has one turn in each."""
 
     @property
     def max_tokens(self) -> int:
@@ -111,6 +116,7 @@ def plan_iteration(config: Config, task: Task) -> list[PhasePlan]:
             solver_tokens=votes * vote_tokens,
             trained_tokens=questions * challenger.sampling.max_tokens,
             updates=num_steps * num_updates(challenger.num_prompts, challenger.prompts_per_update),
+            turns=num_steps,
         ),
         PhasePlan(
             phase="curriculum",
@@ -127,6 +133,7 @@ def plan_iteration(config: Config, task: Task) -> list[PhasePlan]:
             solver_tokens=answers * solver.sampling.max_tokens,
             trained_tokens=answers * solver.sampling.max_tokens,
             updates=solver.num_steps * num_updates(solver.num_prompts, solver.prompts_per_update),
+            turns=solver.num_steps,
         ),
         PhasePlan(
             phase="evaluation",
@@ -274,20 +281,24 @@ def phase_seconds(config: Config, shape: ModelShape, layout: Layout, plan: Phase
     """Return the rough time of a phase on GPUs: sampling, then learning.
 
     The roles sample at the same time and the slower one counts; where the Challenger samples
-    nothing, the Solver has its engines too. Engines that share a GPU share what it can do. Passing
-    turns is not counted.
+    nothing, the Solver has its engines too, if they are lent. Engines that share a GPU share what
+    it can do, and pass turns with the learner twice a step.
     """
     if layout.takes_turns:
         sampling = plan.max_tokens / layout.num_ranks
     else:
-        has_both = plan.challenger_tokens > 0
         engines = layout.num_engines
-        num_solver = engines["solver"] + (0 if has_both else engines["challenger"])
+        lent = config.sampler.lends and plan.challenger_tokens == 0
+        num_solver = engines["solver"] + (engines["challenger"] if lent else 0)
         of_challenger = plan.challenger_tokens / engines["challenger"]
         sampling = max(of_challenger, plan.solver_tokens / num_solver)
     per_rank = PASSES_PER_TRAINED_TOKEN * plan.trained_tokens / layout.num_ranks
     learning = per_rank / TOKENS_PER_S_GPU_RANK * shape.num_parameters / RANK_PARAMETERS
-    return LENGTH_SHARE * (sampling / TOKENS_PER_S_GPU_ENGINE + learning)
+    seconds = LENGTH_SHARE * (sampling / TOKENS_PER_S_GPU_ENGINE + learning)
+    if not layout.takes_turns:
+        return seconds
+    moved = 2 * host_bytes(config, shape, layout)  # away and back
+    return seconds + plan.turns * moved / HOST_COPY_BYTES_PER_S
 
 
 def run_seconds(

@@ -13,8 +13,9 @@ import pytest
 
 from rzero_ray.config.audits import EvalConfig
 from rzero_ray.config.config import Config
-from rzero_ray.run.display import LiveDisplay, LogDisplay, make_display, print_plan
+from rzero_ray.run.display import LiveDisplay, LogDisplay, make_display
 from rzero_ray.run.plan import GIB, MemoryPlan, PhasePlan
+from rzero_ray.run.plan_tables import print_plan
 
 STEP = {
     "iteration": 1,
@@ -144,7 +145,7 @@ def test_plan_counts_the_whole_run(config: Config, capsys: pytest.CaptureFixture
             activations=GIB,
         )
     ]
-    print_plan(config, plan, memory, ["needs  2 CPU", "has    [4] CPU"])
+    print_plan(config, plan, memory, [], ["needs  2 CPU", "has    [4] CPU"])
     lines = [line.split() for line in printed(capsys).splitlines()]
     assert ["one", "iteration", "1,010", "20,100", "5"] in lines
     assert [line[-3:] for line in lines if line[:1] == ["x"]] == [["3,040", "60,400", "15"]]
@@ -157,7 +158,7 @@ def test_plan_counts_the_whole_run(config: Config, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("name", ["[/x]", "[red]x[/red]", "[link=x]y", ":smile:"])
 def test_a_name_is_no_markup(config: Config, name: str, capsys: pytest.CaptureFixture[str]):
     named = replace(config, name=name)
-    print_plan(named, [phase_plan("solver", samples=1, max_tokens=1, updates=1)], [], [name])
+    print_plan(named, [phase_plan("solver", samples=1, max_tokens=1, updates=1)], [], [], [name])
     assert printed(capsys).count(name) == 2
     with make_display(named) as display:
         display.note(name)
