@@ -49,9 +49,10 @@ def varlen_attention(
     if cu_seq_lens_q is None or max_length_q is None:
         ends = torch.arange(num_rows + 1, dtype=torch.int32, device=query.device)
         cu_seq_lens_q, max_length_q = ends * length, length
-    flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
     attended = varlen.varlen_attn(
-        *flat,
+        _tokens_first(query),
+        _tokens_first(key),
+        _tokens_first(value),
         cu_seq_lens_q,
         cu_seq_lens_q,
         max_length_q,
@@ -62,6 +63,11 @@ def varlen_attention(
     )
     assert isinstance(attended, Tensor)
     return attended.view(num_rows, length, num_heads, head_size), None
+
+
+def _tokens_first(part: Tensor) -> Tensor:
+    """Return [rows, heads, T, head size] as [rows x T, heads, head size]."""
+    return part.transpose(1, 2).flatten(0, 1)
 
 
 def register_varlen() -> None:
