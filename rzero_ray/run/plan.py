@@ -20,14 +20,12 @@ GIB = 2**30
 MASTER_AND_MOMENTS_BYTES = 12
 """Adam per parameter: float32 master, momentum and variance (ZeRO, arXiv 1910.02054, section 3.1).
 In float32 without ZeRO there is no master, and this is 4 too many."""
-LAYER_ACTIVATION_FACTOR = 34
-"""Bytes kept per token, layer and unit of hidden size for the backward pass, in 16 bits, with
-attention that keeps no matrix (Korthikanti et al., arXiv 2205.05198, section 4.1)."""
 GRADIENT_BYTES = 4
 """Per parameter: gradients of micro-batches add up in float32."""
-LOGITS_BYTES = 12 * 2**25
-"""Bytes of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in three float32 copies, however many
-tokens."""
+LOGITS_BYTES = 4 * 2**25
+"""Bytes of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in float32, however many tokens."""
+LOGITS_COPIES = 3
+"""Such chunks that exist at a time."""
 HEAD_GRADIENT_BYTES = 6
 """Per weight of a trained output head while a micro-batch's loss is taken: float32, and 16 bits."""
 CONTEXT_BYTES = 3 * GIB
@@ -236,13 +234,14 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     whole, trained = shape.num_parameters * size, num_trained(config, shape)
     reference = _reference_bytes(config, shape)
     stage, ranks = learner.zero_stage, layout.num_ranks
-    layer = LAYER_ACTIVATION_FACTOR * shape.hidden_size * size // 2
+    layer = layer_activations(shape, size, is_adapter=learner.lora.rank > 0)
     per_token = layer * shape.num_layers
     if learner.gradient_checkpointing:
         per_token = layer + shape.hidden_size * size * shape.num_layers
     trained_head = 0 if learner.lora.rank else shape.vocab_size * shape.hidden_size
-    head = LOGITS_BYTES + HEAD_GRADIENT_BYTES * trained_head
-    activations = learner.tokens_per_micro_batch * per_token + head
+    tokens = learner.tokens_per_micro_batch
+    logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * shape.vocab_size)
+    activations = tokens * per_token + logits + HEAD_GRADIENT_BYTES * trained_head
     visitor = reference if learner.reference == "cpu" or layout.takes_turns else 0
     is_offloaded = learner.offload != "none"
     optimizer = MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1)
@@ -255,6 +254,21 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
         optimizer=0 if is_offloaded else optimizer,
         activations=max(activations, visitor),
     )
+
+
+def layer_activations(shape: ModelShape, size: int, *, is_adapter: bool) -> int:
+    """Return the bytes that a decoder layer keeps of each token for the backward pass.
+
+    Counted for Qwen3 as transformers has it, where the norms of inputs, queries and keys keep what
+    they have made in float32, and attention keeps no matrix; Llama has no norms of queries and
+    keys and keeps a little less. `size` is that of an element. The inputs of frozen weights, beside
+    an adapter, are kept for the adapter alone.
+    """
+    (hidden, queries), (_, keys) = shape.linears["q_proj"], shape.linears["k_proj"]
+    inner = shape.linears["gate_proj"][1]
+    of_hidden = (2 if is_adapter else 4) * size + 8
+    of_heads = (2 if is_adapter else 3) * size + 4
+    return of_hidden * hidden + of_heads * (queries + keys) + 4 * size * inner
 
 
 def _kv_cache(config: Config, shape: ModelShape, layout: Layout) -> int:

@@ -25,6 +25,7 @@ BENCHMARKS = (
     "early_stopping",
     "evaluation_pitfalls",
     "learner",
+    "memory",
     "trl_comparison",
     "trl_steps",
     "pool",

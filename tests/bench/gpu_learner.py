@@ -18,13 +18,10 @@ import torch
 
 from actors.learning.deepspeed_rank import DeepSpeedLearner
 from rzero_ray.config.cluster import Attention, LoraConfig, Offload
-from rzero_ray.config.config import Config
-from rzero_ray.config.layout import resolve_layout
-from rzero_ray.config.load import load_config
-from rzero_ray.run.plan import plan_memory
 from rzero_ray.run.shape import ModelShape, find_shape
 from tests.bench import learning
 from tests.bench.harness import Figure, seconds
+from tests.bench.memory import planned_bytes
 from tests.bench.models import write_random_qwen3
 
 SETTINGS = {
@@ -126,7 +123,7 @@ def _measure(name: str, case: Case, settings: Mapping[str, str]) -> list[Figure]
     sizes = find_shape("", model)
     assert sizes is not None
     flops = _operations(sizes, shape, trained=3 if not case.lora_rank else 2)
-    planned = _planned(case, settings, model, sizes)
+    planned = _planned(case, settings, model)
     label = f"{name} ({case.shape}, ZeRO {case.zero_stage}, {case.attention})"
     figures = [
         Figure(
@@ -208,23 +205,12 @@ def _operations(sizes: ModelShape, shape: learning.Shape, trained: int) -> float
     return trained * forward
 
 
-def _planned(case: Case, settings: Mapping[str, str], model: Path, sizes: ModelShape) -> int:
+def _planned(case: Case, settings: Mapping[str, str], model: Path) -> int:
     """Return the bytes that the planner counts for the learner."""
-    config: Config = load_config(
-        [
-            "conf=qwen3_4b",
-            f"model.path={model}",
-            f"learner.zero_stage={case.zero_stage}",
-            f"learner.lora.rank={case.lora_rank}",
-            f"learner.offload={case.offload}",
-            f"learner.tokens_per_micro_batch={settings['tokens_per_micro_batch']}",
-            "learner.num_ranks=1",
-            "challenger.loss.kl_coefficient=0",
-            "solver.loss.kl_coefficient=0",
-            "layout=disaggregated",
-        ]
-    )
-    layout = resolve_layout(config, {"CPU": 64.0, "GPU": 8})
-    return next(
-        row.total for row in plan_memory(config, sizes, layout) if row.role == "learner/rank"
+    return planned_bytes(
+        ["conf=qwen3_4b", f"model.path={model}", f"learner.offload={case.offload}"],
+        model,
+        case.zero_stage,
+        case.lora_rank,
+        int(settings["tokens_per_micro_batch"]),
     )

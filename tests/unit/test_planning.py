@@ -16,6 +16,7 @@ from rzero_ray.run.plan import (
     GIB,
     LENGTH_SHARE,
     LOGITS_BYTES,
+    LOGITS_COPIES,
     MemoryPlan,
     PhasePlan,
     assumptions,
@@ -40,7 +41,12 @@ BILLION = ModelShape(
     hidden_size=100,
     vocab_size=1_000,
     kv_elements=5_000,
+    linears={"q_proj": (100, 120), "k_proj": (100, 40), "gate_proj": (100, 300)},
 )
+LAYER = 16 * 100 + 10 * (120 + 40) + 8 * 300
+"""Bytes that a layer of it keeps of a token in 16 bits."""
+LOGITS = 3 * 4 * 6_144 * 1_000
+"""Of a micro-batch of 6,144 tokens, which is less than a chunk."""
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +132,9 @@ def test_zero_divides_what_its_stage_says_by_four_ranks(
     parts = (learner.weights, learner.gradients, learner.optimizer)
     assert [part / 1e9 for part in parts] == [weights, gradients, optimizer]
     assert learner.reference == 2e9  # whole on every rank
-    # 34 bytes x hidden size x layers of each of 6,144 tokens; a chunk of logits, and the head's
-    # gradient
-    assert learner.activations == 6_144 * 34 * 100 * 10 + LOGITS_BYTES + 6 * 1_000 * 100
-    assert LOGITS_BYTES == 3 * 4 * CHUNK_ELEMENTS
+    # Ten layers of each of 6,144 tokens; the logits, and the head's gradient.
+    assert learner.activations == 6_144 * LAYER * 10 + LOGITS + 6 * 1_000 * 100
+    assert LOGITS_BYTES == 4 * CHUNK_ELEMENTS
     assert learner.total == sum(parts) + learner.reference + learner.activations
 
 
@@ -141,8 +146,8 @@ def test_recomputed_activations_and_a_visiting_reference_need_less(config: Confi
     wide = replace(saving, tokens_per_micro_batch=10_000_000)
     *_, learner = _memory(replace(config, learner=wide))
     # the inputs of 10 layers of 100 elements in 16 bits, and all of one layer
-    head = LOGITS_BYTES + 6 * 1_000 * 100
-    assert learner.activations == 10_000_000 * (2 * 100 * 10 + 34 * 100) + head
+    head = LOGITS_COPIES * LOGITS_BYTES + 6 * 1_000 * 100
+    assert learner.activations == 10_000_000 * (2 * 100 * 10 + LAYER) + head
 
 
 def test_an_engine_fills_its_gpu_unless_told_how_much(config: Config):
