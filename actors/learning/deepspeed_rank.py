@@ -280,8 +280,9 @@ class DeepSpeedLearner:
         yield from self._held().buffers()
         for parameter in self._held().parameters():
             yield parameter
-            if hasattr(parameter, "ds_tensor"):
-                yield parameter.ds_tensor
+            partition = getattr(parameter, "ds_tensor", None)
+            if partition is not None:
+                yield partition
 
     def save_checkpoint(self, path: Path) -> None:
         """Write policy and optimizer, so that `start_phase` can go on from here.
