@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**25
-"""Logits of one chunk, 128 MiB in float32: two or three such tensors exist at a time."""
+"""Logits of one chunk, 128 MiB in float32: two or three such tensors exist at a time.
+
+On a CPU too, although no cache holds it: each chunk reads the head and adds to its gradient, so
+small ones cost more than they save. Processor time of loss and gradient on one core, 2**20 against
+2**25, hidden size 128 to 192: 1.4 times with 32,000 tokens in the vocabulary, 1.9 with 152,000, and
+0.95 with 1,024."""
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
 """From [C] log-probabilities, and which of the N tokens they belong to, to the sum of their losses.
