@@ -36,14 +36,15 @@ and the engines' captured graphs, which do not sleep. Reasoned, not measured."""
 TOKENS_PER_S_GPU_ENGINE = 1_100.0
 """Sampled by one engine. NVIDIA's NeMo-RL (performance summary, v0.6) reports 1,102 per GPU for
 Qwen3-30B-A3B on 32 H100, of the whole on-policy step and with training: low for an engine alone."""
-TOKENS_PER_S_GPU_RANK = 3_250.0
-"""Trained by one rank, for a model of `RANK_PARAMETERS`: prime-rl reports 26,000 for Qwen3-4B,
-fully trained on 8 H100 at 16k tokens."""
-RANK_PARAMETERS = 4_022_468_096
-"""Parameters of Qwen3-4B, to which that figure belongs; time is proportional to parameters."""
-HOST_COPY_BYTES_PER_S = 20e9
-"""Bytes that pass between a GPU and page-locked memory of its host: some two thirds of what PCIe 4
-carries. Reasoned, not measured."""
+TOKENS_PER_S_GPU_RANK = 17_900.0
+"""Trained by one rank, for a model of `RANK_PARAMETERS`: `python -m tests.bench gpu_learner` on one
+H100, all weights, packed sequences of 1,085 tokens on average; with ranks that exchange gradients
+it is less."""
+RANK_PARAMETERS = 1_720_574_976
+"""Parameters of Qwen3-1.7B, to which that figure belongs; time is proportional to parameters."""
+HOST_COPY_BYTES_PER_S = 40e9
+"""Bytes that pass between a GPU and page-locked memory of its host. The same benchmark saw 44e9 to
+48e9 on the way back; the first way out, which page-locks the memory, has 3e9 and is not counted."""
 PASSES_PER_TRAINED_TOKEN = 5 / 3
 """Cost beside a plain training pass of 3 (forward 1, backward 2): the reference's forward pass, and
 one for log-probabilities before the first of several updates."""
@@ -357,7 +358,7 @@ def assumptions(
     lines.append(
         f"time: roughly {hours:.0f} h for {config.num_iterations} iterations, with completions of "
         f"{LENGTH_SHARE:.0%} of their limit, {TOKENS_PER_S_GPU_ENGINE:,.0f} tokens/s per engine, "
-        f"{TOKENS_PER_S_GPU_RANK:,.0f} per learner rank for 4B parameters (rzero_ray/run/plan.py "
-        "has the sources); weight syncs, loading and grading come on top"
+        f"{TOKENS_PER_S_GPU_RANK:,.0f} per learner rank for {RANK_PARAMETERS / 1e9:.1f}B parameters "
+        "(rzero_ray/run/plan.py has the sources); weight syncs, loading and grading come on top"
     )
     return lines

@@ -25,6 +25,8 @@ pytestmark = [
 ]
 
 VOCAB = 32_000
+CUBLAS_BYTES = 64 << 20
+"""Workspaces of cuBLAS, which stay whatever a learner does: seen on an H100."""
 PHASE_OPTIONS = PhaseOptions(
     optimizer=OptimizerConfig(learning_rate=1e-5),
     loss=LossConfig(kl_coefficient=0.1),
@@ -146,8 +148,8 @@ def test_a_learner_that_leaves_takes_its_memory_along_and_learns_on(model, stage
         learner.leave_device(keep_parameters=True)
         learner.prompt_logprobs([rollouts[0].prompt_ids])
         learner.leave_device(keep_parameters=False)
-        assert torch.cuda.memory_allocated() < 0.05 * stays.held_bytes
-        assert torch.cuda.memory_reserved() - before < 0.2 * stays.held_bytes
+        assert torch.cuda.memory_allocated() < 0.05 * stays.held_bytes + CUBLAS_BYTES
+        assert torch.cuda.memory_reserved() - before < 0.2 * stays.held_bytes + CUBLAS_BYTES
         learner.return_to_device()
     learner._release()
     for expected, report in zip(stays.reports, reports, strict=True):

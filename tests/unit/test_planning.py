@@ -17,6 +17,7 @@ from rzero_ray.run.plan import (
     LENGTH_SHARE,
     LOGITS_BYTES,
     LOGITS_COPIES,
+    RANK_PARAMETERS,
     MemoryPlan,
     PhasePlan,
     assumptions,
@@ -175,11 +176,11 @@ def phase_plan(name: str, challenger: int, solver: int, trained: int) -> PhasePl
 
 
 def test_time_is_that_of_the_slower_role_and_then_the_learners(config: Config):
-    shape, layout = replace(BILLION, num_parameters=2 * 4_022_468_096), disaggregated(config)
+    shape, layout = replace(BILLION, num_parameters=2 * RANK_PARAMETERS), disaggregated(config)
     both = phase_plan("challenger", challenger=1_100 * 60, solver=3 * 1_100 * 100, trained=0)
     assert phase_seconds(config, shape, layout, both) == pytest.approx(LENGTH_SHARE * 100)
     # The Solver alone has all four engines: 100 s. Four ranks, twice the model: 50 x 2 x 5/3.
-    alone = phase_plan("solver", 0, solver=4 * 1_100 * 100, trained=4 * 3_250 * 50)
+    alone = phase_plan("solver", 0, solver=4 * 1_100 * 100, trained=4 * 17_900 * 50)
     seconds = phase_seconds(config, shape, layout, alone)
     assert seconds == pytest.approx(LENGTH_SHARE * (100 + 500 / 3))
     evaluation = phase_plan("evaluation", 0, solver=4 * 1_100 * 8, trained=0)
