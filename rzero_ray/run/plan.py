@@ -358,7 +358,8 @@ def assumptions(
     lines.append(
         f"time: roughly {hours:.0f} h for {config.num_iterations} iterations, with completions of "
         f"{LENGTH_SHARE:.0%} of their limit, {TOKENS_PER_S_GPU_ENGINE:,.0f} tokens/s per engine, "
-        f"{TOKENS_PER_S_GPU_RANK:,.0f} per learner rank for {RANK_PARAMETERS / 1e9:.1f}B parameters "
-        "(rzero_ray/run/plan.py has the sources); weight syncs, loading and grading come on top"
+        f"{TOKENS_PER_S_GPU_RANK:,.0f} per learner rank for {RANK_PARAMETERS / 1e9:.1f}B "
+        "parameters (rzero_ray/run/plan.py has the sources); weight syncs, loading and grading "
+        "come on top"
     )
     return lines

@@ -36,7 +36,7 @@ BENCHMARKS = (
 """Modules of this folder. Each has `run() -> list[Figure]`, or `SETTINGS`, a dict of what it can be
 told with defaults, and `run(settings) -> list[Figure]`."""
 
-ON_GPUS = ("gpu_learner",)
+ON_GPUS = ("gpu", "gpu_learner")
 """Those that need a GPU: only run when they are named."""
 
 
