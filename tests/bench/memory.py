@@ -1,4 +1,4 @@
-"""The planner's memory of a learner rank against what one takes, on a CPU.
+"""The planner's memory of a learner rank against what one takes, on a CPU, and its time.
 
 Each case is a process of its own: what it holds when it has joined is taken off its peak during an
 optimizer step, the second one of a phase.
@@ -19,7 +19,7 @@ from rzero_ray.config.load import load_config
 from rzero_ray.run.plan import plan_memory
 from rzero_ray.run.shape import find_shape
 from tests.bench import learning
-from tests.bench.harness import Figure
+from tests.bench.harness import CLOCKS, Figure, seconds
 from tests.bench.models import write_random_qwen3
 
 SETTINGS = {
@@ -57,7 +57,7 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
 
 def _compare(case: _Case, settings: Mapping[str, str]) -> Figure:
     with multiprocessing.get_context("spawn").Pool(1) as process:
-        measured = process.apply(_measure, (case, dict(settings)))
+        measured, taken = process.apply(_measure, (case, dict(settings)))
     planned = planned_bytes(
         [
             "conf=tiny",
@@ -77,7 +77,8 @@ def _compare(case: _Case, settings: Mapping[str, str]) -> Figure:
         value=measured / planned,
         unit="x",
         target=".85 to 1.15",
-        details=f"{measured / _GIB:.3f} GiB / {planned / _GIB:.3f} GiB",
+        details=f"{measured / _GIB:.3f} GiB / {planned / _GIB:.3f} GiB; {taken:.1f} s of processor "
+        "time an update",
     )
 
 
@@ -113,8 +114,9 @@ def planned_bytes(
     )
 
 
-def _measure(case: _Case, settings: dict[str, str]) -> int:
-    """Return the bytes that the process takes for a learner at most."""
+def _measure(case: _Case, settings: dict[str, str]) -> tuple[int, float]:
+    """Return the bytes that the process takes for a learner at most, and the seconds of processor
+    time of an update."""
     all_settings = learning.SETTINGS | settings | {"model": str(case.model)}
     (shape,) = learning.shapes(all_settings, case.model)
     learner = learning.start_learner(
@@ -127,8 +129,8 @@ def _measure(case: _Case, settings: dict[str, str]) -> int:
     learning.start_phase(learner, shape, learning.NO_KL)
     learner.update(shape.rollouts)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
-    learner.update(shape.rollouts)
-    return _bytes_of("VmHWM") - before
+    taken = seconds(lambda: learner.update(shape.rollouts), CLOCKS["cpu"])
+    return _bytes_of("VmHWM") - before, taken
 
 
 def _bytes_of(name: str) -> int:
