@@ -28,6 +28,9 @@ LOGITS_COPIES = 3
 """Such chunks that exist at a time."""
 HEAD_GRADIENT_BYTES = 6
 """Per weight of a trained output head while a micro-batch's loss is taken: float32, and 16 bits."""
+BUFFER_BYTES = 100 << 20
+"""Of a learner rank beside all that is counted: DeepSpeed's buffers and what an allocator keeps.
+Measured on CPUs beside models of 5 and 24 million parameters (`python -m tests.bench memory`)."""
 CONTEXT_BYTES = 3 * GIB
 """Bytes of a shared GPU that are taken whoever has the turn: the CUDA contexts of three processes
 and the engines' captured graphs, which do not sleep. Reasoned, not measured."""
@@ -242,7 +245,8 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     trained_head = 0 if learner.lora.rank else shape.vocab_size * shape.hidden_size
     tokens = learner.tokens_per_micro_batch
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * shape.vocab_size)
-    activations = tokens * per_token + logits + HEAD_GRADIENT_BYTES * trained_head
+    head = logits + HEAD_GRADIENT_BYTES * trained_head
+    activations = tokens * per_token + head + BUFFER_BYTES
     visitor = reference if learner.reference == "cpu" or layout.takes_turns else 0
     is_offloaded = learner.offload != "none"
     optimizer = MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1)
