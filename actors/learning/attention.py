@@ -15,6 +15,7 @@ from torch.nn.attention import varlen
 from transformers import AttentionInterface
 
 from rzero_ray.method.batching import PACKED, PADDED, BatchLayout
+from rzero_ray.types import RunError
 
 VARLEN = "varlen"
 """PyTorch's own FlashAttention over sequences of different lengths: CUDA, 16 bits, and no package
@@ -36,15 +37,27 @@ def varlen_attention(
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally within each sequence; transformers' interface of an attention function.
 
     Shapes: queries [rows, heads, T, head size], keys and values with their own number of heads,
     the result [rows, T, heads, head size]. `cu_seq_lens_q` [S + 1] says where the S sequences begin
-    in the flattened rows, and where the last ends; without it each row is a sequence.
+    in the flattened rows, and where the last ends; without it each row is a sequence. With a
+    `sliding_window` a token sees so many tokens, itself among them. Raises RunError for a model
+    that changes its scores in a way that the kernel does not know: ignored, the learner would train
+    another model than the engines sample from.
     """
     assert attention_mask is None, "sequences are told apart by where they begin"
+    for what, value_of_model in (("caps its scores", softcap), ("has attention sinks", s_aux)):
+        if value_of_model is not None:
+            raise RunError(
+                f"this model {what}, which learner.attention={VARLEN} does not do; install "
+                "FlashAttention and set learner.attention=flash_attention_2 or flash_attention_3"
+            )
     num_rows, num_heads, length, head_size = query.shape
     if cu_seq_lens_q is None or max_length_q is None:
         ends = torch.arange(num_rows + 1, dtype=torch.int32, device=query.device)
@@ -57,7 +70,8 @@ def varlen_attention(
         cu_seq_lens_q,
         max_length_q,
         max_length_q,
-        window_size=(-1, 0),  # to the left without a limit, to the right not at all
+        # Before the token itself (-1: all), and nothing after it.
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
         scale=scaling,
         enable_gqa=key.shape[1] != num_heads,
     )

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from actors.learning.attention import register_varlen
 from rzero_ray.method.batching import Packing
 from rzero_ray.method.logprobs import TokenLoss, score_and_lose, score_tokens
+from rzero_ray.types import RunError
 
 
 class PolicyModel(nn.Module):
@@ -34,12 +35,20 @@ class PolicyModel(nn.Module):
     ) -> PolicyModel:
         """Load a folder in Hugging Face format onto `device`; `attention` as transformers knows it.
 
-        Micro-batches have to be laid out for it (`actors.learning.attention.batch_layout`).
+        Micro-batches have to be laid out for it (`actors.learning.attention.batch_layout`). Raises
+        RunError where it is of a package that is not installed.
         """
         register_varlen()
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention
-        )
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation=attention
+            )
+        except ImportError as error:
+            raise RunError(
+                f"learner.attention={attention} cannot be used on this node "
+                f"({' '.join(str(error).split())}); install its package, or set "
+                "learner.attention=auto"
+            ) from None
         return cls(model.to(device))
 
     def forward(

@@ -203,10 +203,10 @@ def backend_of(config: Config, layout: LayoutKind) -> WeightBackend:
     if wanted == "auto":
         return fits
     if wanted not in ("object_store", fits):
+        others = ", ".join(dict.fromkeys((fits, "object_store")))
         raise UserError(
             f"weights.backend={wanted} does not fit layout {layout} with learner.gpus_per_rank="
-            f"{shares[0]:g} and sampler.gpus_per_engine={shares[1]:g}; use {fits}, object_store or "
-            "auto"
+            f"{shares[0]:g} and sampler.gpus_per_engine={shares[1]:g}; use {others} or auto"
         )
     return wanted
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout, resolve_layout, uses_gpus, wanted_gpus
-from rzero_ray.run.plan import GIB, PhasePlan, gpu_bytes, rank_bytes, run_seconds
+from rzero_ray.run.plan import (
+    GIB,
+    PhasePlan,
+    gpu_bytes,
+    num_full_sequences,
+    rank_bytes,
+    run_seconds,
+)
 from rzero_ray.run.shape import ModelShape
 from rzero_ray.types import UserError
 
@@ -33,7 +40,8 @@ class LayoutEstimate:
     host_bytes: int
     """What all of its ranks keep in their nodes' memory, and the engines that sleep there."""
     fits: bool
-    """Whether the cluster has all of that."""
+    """Whether the cluster has all of that, and an engine's share of a GPU has room for one sequence
+    beside the weights."""
     seconds: float
     """The rough time of the run."""
 
@@ -55,7 +63,9 @@ def compare_layouts(
             taken = layout.num_ranks if layout.takes_turns else wanted_gpus(config)
             largest = max(gpu_bytes(of_kind, shape, layout).values())
             in_hosts = layout.num_ranks * rank_bytes(of_kind, shape, layout)
-            fits_gpus = taken <= has["GPU"] and largest <= config.gpu_gib * GIB
+            # vLLM does not start where its KV cache holds less than one sequence.
+            samples = num_full_sequences(of_kind, shape, layout) >= 1
+            fits_gpus = samples and taken <= has["GPU"] and largest <= config.gpu_gib * GIB
             estimates.append(
                 LayoutEstimate(
                     layout=layout,

@@ -198,15 +198,30 @@ def rank_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
     """Return what a learner rank keeps in its node's memory beside its program.
 
     On a CPU that is everything. On a GPU of its own it is the whole model, which passes through the
-    host when it is loaded and when it is saved, and a reference that is kept there. On a shared GPU
-    it is what `host_bytes` says, that of the engines included.
+    host when it is loaded and when it is saved, a reference that is kept there, and what is
+    offloaded. On a shared GPU it is what `host_bytes` says, that of the engines included.
     """
     if layout.gpus_per_rank == 0:
         return plan_memory(config, shape, layout)[-1].total
     if layout.takes_turns:
         return host_bytes(config, shape, layout)
     reference = _reference_bytes(config, shape) if config.learner.reference == "cpu" else 0
-    return shape.num_parameters * element_bytes(config) + reference
+    whole = shape.num_parameters * element_bytes(config)
+    return whole + reference + _offloaded_bytes(config, shape, layout)
+
+
+def _offloaded_bytes(config: Config, shape: ModelShape, layout: Layout) -> int:
+    """Return a rank's part of what DeepSpeed keeps on the host (`learner.offload`).
+
+    That is masters and moments with the gradients that they are stepped by, in float32, and with
+    `all` the parameters.
+    """
+    offload, ranks = config.learner.offload, layout.num_ranks
+    if offload == "none":
+        return 0
+    optimizer = (MASTER_AND_MOMENTS_BYTES + GRADIENT_BYTES) * num_trained(config, shape) // ranks
+    parameters = shape.num_parameters * element_bytes(config) // ranks
+    return optimizer + (parameters if offload == "all" else 0)
 
 
 def num_trained(config: Config, shape: ModelShape) -> int:

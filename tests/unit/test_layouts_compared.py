@@ -54,6 +54,16 @@ def test_what_the_cluster_lacks_does_not_fit():
     assert not _compare({"GPU": 8, "memory": needed - 1})["colocated", True].fits
 
 
+def test_an_engine_without_room_for_one_sequence_does_not_fit():
+    """As it is where the weights fill what the engine may take, though the GPU has room."""
+    small = replace(FOUR_B.sampler, kv_cache_gib=0.5)
+    assert not _compare({"GPU": 8}, replace(FOUR_B, sampler=small))["disaggregated", True].fits
+    small = replace(FOUR_B.sampler, gpu_memory_utilization=0.1)
+    rows = _compare({"GPU": 8}, replace(FOUR_B, sampler=small))
+    assert rows["disaggregated", True].gpu_bytes < 80 * GIB
+    assert not any(row.fits for row in rows.values())
+
+
 def test_a_layout_that_the_config_rules_out_is_left_out():
     overlapping = load_config(["conf=qwen3_4b", "pipeline.staleness=1"])
     assert {kind for kind, _ in _compare({"GPU": 8}, overlapping)} == {"disaggregated"}

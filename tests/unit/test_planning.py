@@ -239,6 +239,17 @@ def test_a_rank_keeps_in_its_nodes_memory_what_is_not_on_a_gpu_of_its_own(config
     assert rank_bytes(on_cpu, BILLION, layout) == total > 4 * 4e9
 
 
+@pytest.mark.parametrize(
+    ("offload", "of_each_parameter"), [("none", 0), ("optimizer", 12 + 4), ("all", 12 + 4 + 2)]
+)
+def test_what_is_offloaded_is_in_the_memory_of_the_node(config: Config, offload, of_each_parameter):
+    learner = replace(config.learner, offload=offload, zero_stage=3, reference="device")
+    offloading = replace(config, learner=learner)
+    layout = disaggregated(offloading)
+    part = of_each_parameter * 1e9 / layout.num_ranks
+    assert rank_bytes(offloading, BILLION, layout) == 2e9 + part
+
+
 def test_an_adapter_needs_its_own_optimizer_and_no_second_model():
     """Of Qwen3-4B, by hand: 36 layers, rank 16 times the widths into and out of seven layers."""
     config = load_config(["conf=qwen3_4b_lora"])

@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
-from actors.learning.attention import VARLEN
+from actors.learning.attention import VARLEN, varlen_attention
 from actors.learning.policy_model import PolicyModel
 from rzero_ray.method.batching import PACKED, PADDED, collate
-from rzero_ray.types import Rollout
+from rzero_ray.types import Rollout, RunError
 from tests.unit.builders import rollout
 
 VOCAB = 40
@@ -32,6 +38,8 @@ CONFIGS = {
     "qwen3-tied": Qwen3Config(**SIZES, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES, tie_word_embeddings=False),
     "llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    # Shorter than the sequences, which would else see everything.
+    "mistral-windowed": MistralConfig(**SIZES, tie_word_embeddings=False, sliding_window=4),
 }
 
 
@@ -71,16 +79,25 @@ def _attend_one_by_one(
 ) -> Tensor:
     """Stand in for `varlen_attn`, which no CPU has: the same, one sequence after the other."""
     assert bounds_q.dtype == torch.int32
-    assert window_size == (-1, 0)
+    before, after = window_size
+    assert after == 0
     lengths = bounds_q.diff().tolist()
     assert (bounds_k.diff().tolist(), longest_q, longest_k) == (lengths, *[max(lengths)] * 2)
     parts = zip(*(tensor.split(lengths) for tensor in (query, key, value)), strict=True)
     heads_first = [[part.transpose(0, 1)[None] for part in of_one] for of_one in parts]
     attended = [
-        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa)
+        scaled_dot_product_attention(
+            q, k, v, _seen(q.shape[2], before), scale=scale, enable_gqa=enable_gqa
+        )
         for q, k, v in heads_first
     ]
     return torch.cat([one[0].transpose(0, 1) for one in attended])
+
+
+def _seen(length: int, before: int) -> Tensor:
+    """Return which tokens each one of a sequence sees: itself and so many before it (-1: all)."""
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    return seen if before < 0 else seen.triu(-before)
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
@@ -138,3 +155,19 @@ def test_rows_without_bounds_are_sequences_of_their_own(folder, monkeypatch):
         for model in models
     )
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("of_model", "what"),
+    [({"softcap": 50.0}, "caps its scores"), ({"s_aux": torch.zeros(4)}, "has attention sinks")],
+)
+def test_scores_that_the_kernel_does_not_know_are_refused(of_model, what):
+    part = torch.zeros(1, 4, 3, 8)
+    with pytest.raises(RunError, match=rf"{what}, which learner\.attention=varlen does not do"):
+        varlen_attention(torch.nn.Identity(), part, part, part, None, **of_model)
+
+
+def test_an_attention_whose_package_is_missing_is_told_in_one_line(folder):
+    with pytest.raises(RunError, match="install its package, or set ") as e:
+        PolicyModel.load(folder, torch.bfloat16, torch.device("cpu"), "flash_attention_2")
+    assert "\n" not in str(e.value)
