@@ -21,6 +21,7 @@ from tests.cluster.learner_ranks import (
     completion_logprobs,
     norm_of,
     phase_of,
+    slow,
     with_aggregation,
 )
 
@@ -137,7 +138,8 @@ def test_recomputed_activations_and_a_reference_from_the_cpu_change_nothing(
 
 
 @pytest.mark.parametrize(
-    ("world_size", "stage", "offload"), [(1, 1, "optimizer"), (2, 2, "optimizer"), (2, 3, "all")]
+    ("world_size", "stage", "offload"),
+    [(1, 1, "optimizer"), slow(2, 2, "optimizer"), slow(2, 3, "all")],
 )
 def test_states_that_deepspeed_offloads_change_nothing(
     ranks, scored, base_model, world_size, stage, offload
@@ -193,12 +195,12 @@ def test_bfloat16_learns_with_float32_masters(ranks, scored, base_model, stage):
     [
         # Without ZeRO float32 parameters lie in the mapped file on a CPU, whose memory cannot go.
         (1, 0, "bfloat16"),
-        (1, 1, "bfloat16"),
-        (1, 2, "bfloat16"),
+        slow(1, 1, "bfloat16"),
+        slow(1, 2, "bfloat16"),
         (1, 3, "bfloat16"),
-        (2, 1, "float32"),
+        slow(2, 1, "float32"),
         (2, 2, "bfloat16"),
-        (2, 3, "float32"),
+        slow(2, 3, "float32"),
     ],
 )
 def test_leaving_the_device_between_steps_changes_nothing(
@@ -244,7 +246,7 @@ def test_a_model_that_is_only_held_has_no_optimizer_and_is_published_as_it_is(
     assert ray.get(again, timeout=300)[0]["reports"][0].num_updates == 2
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [slow(1), 3])
 def test_one_rank_alone_copies_a_model_that_is_saved(ranks, scored, base_model, stage):
     shared = ray.put(scored)
     found = [r.learn.remote(stage, phase_of(base_model), shared, 0) for r in ranks[2]]

@@ -22,6 +22,7 @@ from tests.cluster.learner_ranks import (
     learn_plainly,
     norm_of,
     phase_of,
+    slow,
 )
 
 LORA = LoraConfig(rank=8)
@@ -49,13 +50,9 @@ def with_peft(base_model, scored):
     return learn_plainly(base_model, scored, 2, "sequence_mean", _with_adapter, merge)
 
 
-def _slow(*values: int) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize(
     ("world_size", "stage"),
-    [(1, 1), (2, 3), _slow(1, 0), _slow(1, 2), _slow(1, 3), _slow(2, 1), _slow(2, 2)],
+    [(1, 1), (2, 3), slow(1, 0), slow(1, 2), slow(1, 3), slow(2, 1), slow(2, 2)],
 )
 def test_learning_equals_peft_in_a_plain_loop(
     ranks, scored, base_model, with_peft, world_size, stage
