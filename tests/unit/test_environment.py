@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,8 @@ def test_both_locks_hold_the_pinned_versions():
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
 def test_the_lock_for_gpus_resolves_to_itself(tmp_path: Path, python: str):
     """Metadata of packages is looked up, no wheel is downloaded."""
-    uv = shutil.which("uv")
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    uv = shutil.which("uv", path=beside)
     if uv is None:
         pytest.skip("uv is not installed: bash launch/setup.sh tests")
     lock, resolved = LAUNCH / "requirements-cuda.txt", tmp_path / "lock.txt"
@@ -104,6 +106,8 @@ def test_the_lock_for_gpus_resolves_to_itself(tmp_path: Path, python: str):
     command += ["--extra", "gpu", "-c", str(lock), "-o", str(resolved)]
     command += [str(LAUNCH / "build-tools.txt"), str(REPOSITORY / "pyproject.toml")]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if "Failed to fetch" in found.stderr:
+        pytest.skip(f"no package registry answers: {found.stderr.splitlines()[-1]}")
     assert found.returncode == 0, found.stderr
     lines = [line for line in resolved.read_text().splitlines() if not line.startswith("#")]
     assert dict(line.split("==") for line in lines) == _lock("requirements-cuda.txt")
