@@ -50,6 +50,7 @@ from rzero_ray.config.method import OptimizerConfig
 from rzero_ray.disk.errors import one_line_disk_errors
 from rzero_ray.disk.files import remove_folder
 from rzero_ray.method.batching import MicroBatch, micro_batches_of_rank, mini_batches
+from rzero_ray.method.logprobs import TokenLoss
 from rzero_ray.method.losses import (
     AGGREGATIONS,
     ImitationLosses,
@@ -389,15 +390,10 @@ class DeepSpeedLearner:
         """Accumulate the gradient of a mini-batch's micro-batches, step, return its norm."""
         for index, of_tokens in enumerate(losses):
             self._deepspeed.set_gradient_accumulation_boundary(index == len(losses) - 1)
-            micro = of_tokens.micro
-            loss, logprobs_N, entropies_N = self._deepspeed(
-                micro.inputs_BT,
-                micro.positions_N,
-                micro.tokens_N,
-                temperature=self._phase_options.temperature,
-                allowed_A=self._allowed_A,
-                packing=micro.packing,
-                token_loss=lambda logprobs, rows, of=of_tokens: of.sums(logprobs, rows).loss,
+            loss, logprobs_N, entropies_N = self._forward(
+                self._deepspeed,
+                of_tokens.micro,
+                lambda logprobs, rows, of=of_tokens: of.sums(logprobs, rows).loss,
             )
             # DeepSpeed averages gradients over ranks; the loss is the sum over them.
             self._deepspeed.backward(loss * self._options.world_size)
@@ -409,21 +405,25 @@ class DeepSpeedLearner:
         self._num_updates += 1
         return float(self._deepspeed.get_global_grad_norm() or 0.0)
 
+    def _forward(
+        self, model: torch.nn.Module, micro: MicroBatch, token_loss: TokenLoss | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return what `PolicyModel.forward` does of a step's micro-batch."""
+        return model(
+            micro.inputs_BT,
+            micro.positions_N,
+            micro.tokens_N,
+            temperature=self._phase_options.temperature,
+            token_loss=token_loss,
+            allowed_A=self._allowed_A,
+            packing=micro.packing,
+        )
+
     @torch.no_grad()
     def _scores(self, model: torch.nn.Module, batch: list[MicroBatch]) -> list[Tensor]:
         """Return, per micro-batch, [N] log-probabilities under `model` as it is."""
         model.eval()
-        scores = [
-            model(
-                micro.inputs_BT,
-                micro.positions_N,
-                micro.tokens_N,
-                temperature=self._phase_options.temperature,
-                allowed_A=self._allowed_A,
-                packing=micro.packing,
-            )[0]
-            for micro in batch
-        ]
+        scores = [self._forward(model, micro)[0] for micro in batch]
         model.train()
         return scores
 

@@ -22,9 +22,10 @@ from actors.learning.deepspeed_rank import DeepSpeedLearner
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.process import held_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
-from rzero_ray.types import Phase, Rollout
+from rzero_ray.types import Rollout
 from tests.bench.harness import device, dtype, tiny_model
 from tests.bench.models import write_random_qwen3
+from tests.unit.builders import phase_of
 
 SETTINGS = {
     "model": "",  # a folder in Hugging Face format in place of both shapes
@@ -173,14 +174,6 @@ def start_learner(settings: Mapping[str, str], budget: int, **changes: Any) -> D
 
 def start_phase(learner: DeepSpeedLearner, shape: Shape, loss: LossConfig) -> None:
     """Let the learner load the shape's model; all rollouts make one optimizer step."""
-    phase = Phase(
-        iteration=1,
-        role="solver",
-        initial_model=shape.model,
-        checkpoint=None,
-        num_finished_steps=0,
-        final_model=shape.model,
-    )
     options = PhaseOptions(
         optimizer=OPTIMIZER,
         loss=loss,
@@ -188,4 +181,4 @@ def start_phase(learner: DeepSpeedLearner, shape: Shape, loss: LossConfig) -> No
         temperature=1.0,
         max_tokens=max(len(r.token_ids) for r in shape.rollouts),
     )
-    learner.start_phase(phase, options)
+    learner.start_phase(phase_of(shape.model), options)

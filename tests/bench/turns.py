@@ -16,7 +16,8 @@ import torch
 from rzero_ray.config.config import Config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.tasks.registry import ArithmeticTask
-from rzero_ray.types import Phase, Role, Rollout, SampleRequest, Sampling, Step, SyncReport
+from rzero_ray.types import Role, SampleRequest, Sampling, Step, SyncReport
+from tests.unit.builders import opposed_rollouts, phase_of
 
 TASK = ArithmeticTask()
 NUM_STEPS = 2
@@ -61,14 +62,7 @@ async def _go(config: Config, model: Path, folder: Path, max_tokens: int) -> Tak
     syncs: list[SyncReport] = []
     clock = StageClock()
     models: dict[Role, Path] = {"challenger": model, "solver": model}
-    phase = Phase(
-        iteration=1,
-        role="solver",
-        initial_model=model,
-        checkpoint=None,
-        num_finished_steps=0,
-        final_model=folder / "final",
-    )
+    phase = phase_of(model, final_model=folder / "final")
     request = SampleRequest(
         messages=TASK.solver_messages("7+5-6"),
         num_samples=8,
@@ -88,17 +82,8 @@ async def _go(config: Config, model: Path, folder: Path, max_tokens: int) -> Tak
         await solver.start_phase(phase)
         for index in range(1, NUM_STEPS + 1):
             completions = await solver.sample(request)
-            rollouts = [
-                Rollout(
-                    prompt_ids=c.prompt_ids,
-                    token_ids=c.token_ids,
-                    logprobs=c.logprobs,
-                    advantage=(-1.0) ** k,
-                    prompt_index=0,
-                )
-                for k, c in enumerate(completions)
-            ]
-            await solver.update(rollouts, Step(iteration=1, phase="solver", index=index))
+            step = Step(iteration=1, phase="solver", index=index)
+            await solver.update(opposed_rollouts(completions), step)
         await solver.finish_phase(phase)
         await cast.challenger.hold(model)
         await cast.challenger.sample(request)

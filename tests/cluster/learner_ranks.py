@@ -250,18 +250,6 @@ def scored(rollouts: list[Rollout], base_model: Path) -> list[Rollout]:
         ]
 
 
-def phase_of(base_model: Path, **changes) -> Phase:
-    settings = {
-        "iteration": 1,
-        "role": "solver",
-        "initial_model": base_model,
-        "checkpoint": None,
-        "num_finished_steps": 0,
-        "final_model": base_model,
-    }
-    return Phase(**(settings | changes))
-
-
 def completion_logprobs(model, rollout: Rollout) -> torch.Tensor:
     """Return [T] log-probabilities of a rollout's completion, one sequence, no padding."""
     ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.token_ids])).long()[None]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,10 @@ from tests.cluster.learner_ranks import (
     Trap,
     completion_logprobs,
     norm_of,
-    phase_of,
     slow,
     with_aggregation,
 )
+from tests.unit.builders import phase_of
 
 
 @pytest.mark.parametrize(
@@ -120,18 +123,21 @@ def test_imitation_descends_from_the_cross_entropy_of_the_base(
     assert losses[0] == losses[-1]
 
 
+def _weights(
+    ranks: Sequence[Any], stage: int, base_model: Path, rollouts: Any, **changes: Any
+) -> dict[str, np.ndarray]:
+    """Return what two steps come to; `changes` are of `LearnerOptions`."""
+    results = [
+        rank.learn.remote(stage, phase_of(base_model), rollouts, 2, **changes) for rank in ranks
+    ]
+    return ray.get(results, timeout=300)[0]["weights"]
+
+
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 1), (2, 3)])
 def test_recomputed_activations_and_a_reference_from_the_cpu_change_nothing(
     ranks, scored, base_model, world_size, stage
 ):
-    def weights(**changes: Any) -> dict[str, np.ndarray]:
-        results = [
-            rank.learn.remote(stage, phase_of(base_model), shared, 2, **changes)
-            for rank in ranks[world_size]
-        ]
-        return ray.get(results, timeout=300)[0]["weights"]
-
-    shared = ray.put(scored)
+    weights = partial(_weights, ranks[world_size], stage, base_model, ray.put(scored))
     expected = weights()
     for name, weight in weights(gradient_checkpointing=True, reference="cpu").items():
         np.testing.assert_allclose(weight, expected[name], rtol=0, atol=1e-7)
@@ -144,14 +150,7 @@ def test_recomputed_activations_and_a_reference_from_the_cpu_change_nothing(
 def test_states_that_deepspeed_offloads_change_nothing(
     ranks, scored, base_model, world_size, stage, offload
 ):
-    def weights(**changes: Any) -> dict[str, np.ndarray]:
-        results = [
-            rank.learn.remote(stage, phase_of(base_model), shared, 2, **changes)
-            for rank in ranks[world_size]
-        ]
-        return ray.get(results, timeout=300)[0]["weights"]
-
-    shared = ray.put(scored)
+    weights = partial(_weights, ranks[world_size], stage, base_model, ray.put(scored))
     expected = weights()
     for name, weight in weights(offload=offload).items():
         np.testing.assert_allclose(weight, expected[name], rtol=0, atol=1e-6)

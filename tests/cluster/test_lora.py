@@ -21,9 +21,9 @@ from tests.cluster.learner_ranks import (
     completion_logprobs,
     learn_plainly,
     norm_of,
-    phase_of,
     slow,
 )
+from tests.unit.builders import phase_of
 
 LORA = LoraConfig(rank=8)
 FAST = dataclasses.replace(

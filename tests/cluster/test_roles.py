@@ -28,7 +28,6 @@ from rzero_ray.types import (
     Completion,
     Phase,
     Role,
-    Rollout,
     SampleRequest,
     Sampling,
     Step,
@@ -36,6 +35,7 @@ from rzero_ray.types import (
     UserError,
     WeightVersion,
 )
+from tests.unit.builders import opposed_rollouts
 
 TASK = ArithmeticTask()
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=64)
@@ -95,19 +95,6 @@ def _request(question: str, num_samples: int = 4, seed: int = 5) -> SampleReques
         seed=seed,
         sampling=SAMPLING,
     )
-
-
-def _rollouts(completions: list[Completion]) -> list[Rollout]:
-    return [
-        Rollout(
-            prompt_ids=c.prompt_ids,
-            token_ids=c.token_ids,
-            logprobs=c.logprobs,
-            advantage=(-1.0) ** k,
-            prompt_index=0,
-        )
-        for k, c in enumerate(completions)
-    ]
 
 
 def _weights_of(completions: list[Completion]) -> set[str]:
@@ -228,7 +215,7 @@ def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Pat
         await solver.start_phase(phase)
         before = await solver.sample(_request("9+8-3+6"))
         step = Step(iteration=1, phase="solver", index=1)
-        report = await solver.update(_rollouts(before), step)
+        report = await solver.update(opposed_rollouts(before), step)
         assert report.sync.version.name == "solver-01-001"
         assert report.learning.logprob_difference_max < 1e-3
         assert report.sync.probe.max_difference < 1e-3
@@ -244,7 +231,7 @@ def test_weights_move_are_versioned_and_verified(running: Fixture, tmp_path: Pat
         assert moved > 1e-4  # far above the difference between trainer and sampler
         # The next update sees samples of the new weights and agrees with them.
         second = await solver.update(
-            _rollouts(after[0]), Step(iteration=1, phase="solver", index=2)
+            opposed_rollouts(after[0]), Step(iteration=1, phase="solver", index=2)
         )
         assert second.learning.logprob_difference_max < 1e-3
 
@@ -257,7 +244,7 @@ def test_an_engine_with_other_weights_stops_the_run(running: Fixture, tmp_path: 
         await challenger.start_phase(_phase(running, "challenger", tmp_path))
         completions = await challenger.sample(_request("7+5-6"))
         # Learn without publishing, as if the sync had silently failed.
-        await running.cluster.learner.update(_rollouts(completions))
+        await running.cluster.learner.update(opposed_rollouts(completions))
         engines = running.cluster.pool.samplers_of("challenger")
         version = WeightVersion(role="challenger", iteration=1, num_steps=1)
         with pytest.raises(WeightMismatchError, match="challenger/sampler-0 does not sample from"):
@@ -287,7 +274,7 @@ def test_the_distance_to_the_base_is_zero_before_learning_and_that_of_transforme
             length = np.mean([len(c.token_ids) for c in completions])
             rollouts = [
                 replace(r, advantage=float(np.sign(length - len(r.token_ids))))
-                for r in _rollouts(completions)
+                for r in opposed_rollouts(completions)
             ]
             await solver.update(rollouts, Step(iteration=1, phase="solver", index=index))
         after = await sample()

@@ -14,7 +14,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.process import held_port
 from rzero_ray.config.method import LossConfig, OptimizerConfig
-from rzero_ray.types import LearningReport, Phase, Rollout
+from rzero_ray.types import LearningReport, Rollout
+from tests.unit.builders import phase_of
 
 if TYPE_CHECKING:
     from actors.learning.deepspeed_rank import DeepSpeedLearner
@@ -81,15 +82,7 @@ def _start(model: Path, **changes) -> DeepSpeedLearner:
     )
     options = dataclasses.replace(options, **changes)
     learner = DeepSpeedLearner(options, *meeting_point.getsockname(), meeting_point)
-    phase = Phase(
-        iteration=1,
-        role="solver",
-        initial_model=model,
-        checkpoint=None,
-        num_finished_steps=0,
-        final_model=model,
-    )
-    learner.start_phase(phase, PHASE_OPTIONS)
+    learner.start_phase(phase_of(model), PHASE_OPTIONS)
     return learner
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rzero_ray.evaluation.answering import AnsweredProblem
-from rzero_ray.types import Rollout
+from rzero_ray.types import Completion, Phase, Rollout
 
 
 def answered(
@@ -52,3 +54,30 @@ def rollout(
         advantage=advantage,
         prompt_index=prompt_index,
     )
+
+
+def opposed_rollouts(completions: Sequence[Completion]) -> list[Rollout]:
+    """Return one prompt's completions as rollouts with advantages of 1 and -1 in turn."""
+    return [
+        Rollout(
+            prompt_ids=c.prompt_ids,
+            token_ids=c.token_ids,
+            logprobs=c.logprobs,
+            advantage=(-1.0) ** k,
+            prompt_index=0,
+        )
+        for k, c in enumerate(completions)
+    ]
+
+
+def phase_of(model: Path, **changes: Any) -> Phase:
+    """Return the Solver's phase of iteration 1 that begins with `model`."""
+    settings: dict[str, Any] = {
+        "iteration": 1,
+        "role": "solver",
+        "initial_model": model,
+        "checkpoint": None,
+        "num_finished_steps": 0,
+        "final_model": model,
+    }
+    return Phase(**(settings | changes))

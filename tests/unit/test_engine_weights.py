@@ -23,7 +23,7 @@ from rzero_ray.config.load import load_config
 from rzero_ray.protocols import Clock
 from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Phase, Role, RunError, Step, SyncReport, TransferReport, Weights
-from tests.unit.builders import rollout
+from tests.unit.builders import phase_of, rollout
 from tests.unit.fakes import fake_report
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
@@ -194,14 +194,7 @@ def test_with_a_shared_model_lent_engines_need_nothing(roles: Roles):
 
 def test_weights_in_training_are_no_finished_model(roles: Roles):
     async def go() -> None:
-        phase = Phase(
-            iteration=1,
-            role="challenger",
-            initial_model=BASE,
-            checkpoint=None,
-            num_finished_steps=0,
-            final_model=TRAINED,
-        )
+        phase = phase_of(BASE, role="challenger", final_model=TRAINED)
         await roles.challenger.start_phase(phase)
 
     asyncio.run(go())
