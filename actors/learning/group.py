@@ -76,7 +76,7 @@ class LearnerGroup:
             [rank.join.remote(address, port) for rank in self._actors()],
         )
         for rank, where in zip(self.ranks, found, strict=True):
-            rank.pid, rank.node = where
+            rank.found_at(where)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.fleet.member import Member
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
@@ -43,6 +44,7 @@ class FakeActor:
     """A sampler: only its log-probabilities are asked for."""
 
     def __init__(self) -> None:
+        self.pulse = Remote(lambda: None)
         self.prompt_logprobs = Remote(lambda prompts: [np.zeros(2, np.float32) for _ in prompts])
 
 
@@ -69,7 +71,7 @@ class Roles:
     def __init__(self, config: Config, turns: Turns | None = None) -> None:
         roles: tuple[Role, Role] = ("challenger", "solver")
         self.engines = {
-            role: PooledSampler(name=role, actor=FakeActor(), home=role, role=role, model=BASE)  # type: ignore[arg-type]
+            role: PooledSampler(Member(role, FakeActor()), home=role, role=role, model=BASE)  # type: ignore[arg-type]
             for role in roles
         }
         self.learner = FakeLearner()
@@ -89,7 +91,7 @@ class Roles:
                 config,
                 options,
                 pool,
-                LearnerGroup([self.learner], config.deadline),  # type: ignore[list-item]
+                LearnerGroup([Member("learner", self.learner)], config.deadline),  # type: ignore[arg-type]
                 turns or NoTurns(),
                 probe,
                 StageClock(),
@@ -272,7 +274,7 @@ def test_a_role_samples_with_the_engines_of_all_that_lend_to_it(monkeypatch: pyt
     homes: list[Any] = list(lends_to)
     actor: Any = FakeActor()
     pool = SamplerPool(
-        [PooledSampler(name=h, actor=actor, home=h, role=h, model=BASE) for h in homes], 10.0
+        [PooledSampler(Member(h, actor), home=h, role=h, model=BASE) for h in homes], 10.0
     )
 
     def names(samplers: Sequence[PooledSampler]) -> list[str]:

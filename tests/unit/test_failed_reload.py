@@ -60,11 +60,11 @@ def test_a_failure_is_one_line_and_the_next_publication_drops_what_it_left(
     sampler: Sampler, vllm: FakeVllm
 ):
     async def go() -> None:
-        first = await sampler.start_weight_update()
+        first = await sampler.start_weight_update(1)
         with pytest.raises(RunError, match="solver/sampler-0 could not load new weights") as error:
             await sampler.update_weights({"part": "bad"}, first)
         assert "ValueError: shapes do not match" in str(error.value)
-        second = await sampler.start_weight_update()
+        second = await sampler.start_weight_update(1)
         with pytest.raises(RunError, match="given up"):  # a call of the first, come late
             await sampler.update_weights({"part": "late"}, first)
         last = await sampler.update_weights({"part": "good"}, second)
@@ -80,7 +80,7 @@ def test_a_failure_is_one_line_and_the_next_publication_drops_what_it_left(
 def test_an_engine_leaves_a_group_that_nobody_has_dissolved(sampler: Sampler, vllm: FakeVllm):
     async def go() -> None:
         await sampler.connect_weights({})
-        await sampler.start_weight_update()
+        await sampler.start_weight_update(1)
         await sampler.connect_weights({})
 
     asyncio.run(go())
