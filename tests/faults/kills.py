@@ -79,6 +79,11 @@ class Row:
     sent: signal.Signals = signal.SIGKILL
 
     @property
+    def name(self) -> str:
+        """Its run directory, in the folder of the table."""
+        return f"{self.target}-{self.phase}-{self.sent.name}"
+
+    @property
     def moment(self) -> str:
         """When the row's signal is sent, in words."""
         doing = "learned" if self._strikes_update else "sampled"
@@ -137,10 +142,9 @@ def rows(settings: dict[str, str]) -> list[Row]:
 
 def run_row(row: Row, folder: Path) -> Outcome:
     """Start a run, strike it, and say what came of it."""
-    name = f"{row.target}-{row.phase}-{row.sent.name}"
-    short = ShortRun(folder / name, row.settings())
+    short = ShortRun(folder / row.name, row.settings())
     where = nodes(short.environment()) if row.target == "node" else nullcontext()
-    watched = WatchedRun(short, folder / f"{name}.log")
+    watched = WatchedRun(short, folder / f"{row.name}.log")
     try:
         with where as several:
             if several is not None:
