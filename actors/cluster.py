@@ -9,15 +9,16 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.actor import ActorHandle
 
-from actors.fleet import Fleet
+from actors.fleet.fleet import Fleet
+from actors.fleet.member import Member
 from actors.judge import ClusterJudge
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
@@ -31,7 +32,8 @@ from actors.placement import (
 )
 from actors.policy import ClusterPolicy
 from actors.process import RAY_ENVIRONMENT
-from actors.sampling.pool import SamplerPool
+from actors.sampling.pool import PooledSampler, SamplerPool
+from actors.sampling.renewal import EngineRenewal
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
 from actors.weights.probe import Probe
@@ -41,6 +43,7 @@ from rzero_ray.config.layout import Layout, engines_alone, resolve_layout
 from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Cast, Clock, Task
 from rzero_ray.types import (
+    ActorChange,
     Completion,
     PlacedText,
     Role,
@@ -64,9 +67,10 @@ class Cluster:
 
     learner: LearnerGroup
     pool: SamplerPool
-    workers: Sequence[ActorHandle]
+    workers: Sequence[Member]
     """The reward workers."""
     turns: Turns
+    renewal: EngineRenewal
     probes: Sequence[NDArray[np.int32]]
     """Token ids of the prompts by which a weight sync is verified."""
     fleet: Fleet
@@ -78,15 +82,18 @@ class Cluster:
         clock: Clock,
         on_sync: Callable[[SyncReport], None],
         on_turn: Callable[[Holder], None] = lambda holder: None,
+        on_change: Callable[[ActorChange], None] = lambda change: None,
     ) -> Cast:
         """Return the roles of a run; one run at a time has them.
 
         `config` may differ from that of the start in what `config.layout.is_fixed_at_start` does
         not name. What the engines hold is another run's until it is published or held
         (`protocols.Policy.hold`). `on_sync` is told of each publication of weights once it is
-        verified, `on_turn` who has the devices each time that changes (`actors.turns`).
+        verified, `on_turn` who has the devices each time that changes (`actors.turns`), `on_change`
+        how each actor is, at once and each time that changes (`actors.fleet`).
         """
         self.turns.tell(clock, on_turn)
+        self.fleet.watch.tell(on_change)
         probe = Probe(self.probes, config.model.dtype, probe_bound(config))
         policies = {
             role.name: ClusterPolicy(
@@ -99,11 +106,12 @@ class Cluster:
                 probe,
                 clock,
                 on_sync,
+                self.renewal,
             )
             for role in ROLES
             if role.learns is not None
         }
-        judge = ClusterJudge(self.workers, config.deadline.grade, clock)
+        judge = ClusterJudge(self.workers, config.deadline, clock, self.fleet.watch)
         return Cast(
             policies["challenger"],
             policies["solver"],
@@ -223,18 +231,18 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
     needed = sampling_demands(settings, layout)
     fleet = Fleet(settings, layout, await reserve(needed, settings.deadline.placement), needed)
     async with fleet.ended_on_failure():
-        workers = [fleet.reward_worker(k) for k in range(settings.reward.num_workers)]
-        samplers, _ = await within(
+        workers, samplers = await within(
             settings.deadline.start,
             "engines and reward workers to start",
             asyncio.gather(
-                fleet.start_samplers({role.name: model for role in ROLES}),
-                asyncio.gather(*(worker.start.remote() for worker in workers)),
+                fleet.start_workers(), fleet.start_samplers({role.name: model for role in ROLES})
             ),
         )
+    pool = _pool(fleet, settings, samplers)
+    _look_after(fleet, pool, workers, NoTurns(), model, settings)
     return SamplingCluster(
-        judge=ClusterJudge(workers, settings.deadline.grade, clock),
-        pool=SamplerPool(samplers, settings.deadline.sample),
+        judge=ClusterJudge(workers, settings.deadline, clock, fleet.watch),
+        pool=pool,
         num_engines=len(samplers),
         fleet=fleet,
     )
@@ -244,39 +252,63 @@ async def start_cluster(
     config: Config, layout: Layout, models: Mapping[Role, Path], task: Task
 ) -> Cluster:
     """Place and start every actor; `models` are the folders that the engines start from."""
-    needed = demands(config, layout)
-    placement = await reserve(needed, config.deadline.placement)
-    fleet = Fleet(sampling_settings(config), layout, placement, needed)
+    needed, settings = demands(config, layout), sampling_settings(config)
+    fleet = Fleet(settings, layout, await reserve(needed, config.deadline.placement), needed)
     async with fleet.ended_on_failure():
-        learner = LearnerGroup(
-            [fleet.learner(rank, config) for rank in range(layout.num_ranks)], config.deadline
-        )
-        workers = [fleet.reward_worker(k) for k in range(config.reward.num_workers)]
-        samplers, *_ = await within(
+        make_ranks = partial(fleet.make_ranks, config)
+        learner = LearnerGroup(await make_ranks(1), config.deadline, make_ranks, fleet.watch)
+        workers, samplers, _ = await within(
             config.deadline.start,
             "all actors to start",
-            asyncio.gather(
-                fleet.start_samplers(models),
-                asyncio.gather(*(worker.start.remote() for worker in workers)),
-                learner.join(),
-            ),
+            asyncio.gather(fleet.start_workers(), fleet.start_samplers(models), learner.join()),
         )
         probes: list[NDArray[np.int32]] = await within(
             config.deadline.start,
             f"{samplers[0].name} to render the probe prompts",
             samplers[0].actor.render.remote(_probe_requests(task)),
         )
+    pool = _pool(fleet, settings, samplers)
     turns: Turns = NoTurns()
     if layout.takes_turns:
-        turns = SharedDevices(samplers, learner, config.deadline.sync)
+        turns = SharedDevices(pool, learner, config.deadline.sync)
+    for rank in learner.ranks:
+        fleet.watch.enter(rank)
     return Cluster(
         learner=learner,
-        pool=SamplerPool(samplers, config.deadline.sample, lends=config.sampler.lends),
+        pool=pool,
         workers=workers,
         turns=turns,
+        renewal=_look_after(fleet, pool, workers, turns, models["solver"], settings),
         probes=probes,
         fleet=fleet,
     )
+
+
+def _pool(fleet: Fleet, settings: SamplingSettings, samplers: list[PooledSampler]) -> SamplerPool:
+    return SamplerPool(
+        samplers,
+        settings.deadline.sample,
+        watch=fleet.watch,
+        start_s=settings.deadline.start,
+        lends=settings.sampler.lends,
+    )
+
+
+def _look_after(
+    fleet: Fleet,
+    pool: SamplerPool,
+    workers: Sequence[Member],
+    turns: Turns,
+    model: Path,
+    settings: SamplingSettings,
+) -> EngineRenewal:
+    """Have engines and reward workers watched, and replaced when they die."""
+    renewal = EngineRenewal(fleet, pool, turns, model, settings.deadline.sync)
+    for sampler in pool.samplers:
+        fleet.watch.enter(sampler.member, renewal.renew)
+    for worker in workers:
+        fleet.watch.enter(worker, fleet.renew_worker)
+    return renewal
 
 
 def _probe_requests(task: Task) -> list[SampleRequest]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
-from actors.waiting import within
+from actors.fleet.life import Lives, Whereabouts, whereabouts
+from actors.fleet.member import Member, State
+from actors.fleet.watch import Watch
+from actors.waiting import ActorLostError, DeadlineError, within
+from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
 from rzero_ray.method.judging import LocalJudge
 from rzero_ray.protocols import Clock
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Ballot, BenchmarkProblem, Marks, RepetitionRule, VotingRule
 
+_MOST_FAILURES = 2
+"""How often a job may be late, or fail on a worker that lives, before the failure is its own."""
 
-class RewardWorker(LocalJudge):
+
+class RewardWorker(LocalJudge, Lives):
     """An actor that reads model text on a CPU."""
 
     def __init__(self, name: str, task: str) -> None:
@@ -26,67 +31,96 @@ class RewardWorker(LocalJudge):
     def __repr__(self) -> str:
         return self._name
 
-    def start(self) -> int:
-        """Return the process id."""
-        return os.getpid()
+    def start(self) -> Whereabouts:
+        """Return where the worker runs."""
+        return whereabouts()
 
 
 class ClusterJudge:
-    """Sends each job to the worker with the fewest under way."""
+    """Sends each job to the worker with the fewest under way.
 
-    def __init__(self, workers: Sequence[ActorHandle], deadline_s: float, clock: Clock) -> None:
+    A job whose worker dies goes to another one. A worker that is not done in time is ended, for it
+    is no use to others either, and its job is tried once more: it may have been the worker.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[Member],
+        deadlines: DeadlineConfig,
+        clock: Clock,
+        watch: Watch | None = None,
+    ) -> None:
         self._workers = workers
-        self._under_way = [0] * len(workers)
-        self._deadline_s = deadline_s
+        self._under_way = {worker.name: 0 for worker in workers}
+        self._deadlines = deadlines
         self._clock = clock
+        self._watch = watch or Watch(RecoveryConfig())
 
     async def vote(self, responses: Sequence[str], rule: VotingRule = "by_value") -> Ballot:
         """See `protocols.Judge`."""
-        index = self._least_busy()
-        return await self._ask(index, "to vote", self._workers[index].vote.remote(responses, rule))
+        return await self._ask("to vote", lambda worker: worker.vote.remote(responses, rule))
 
     async def grade(self, responses: Sequence[str], reference: str) -> list[str | None]:
         """See `protocols.Judge`."""
-        index = self._least_busy()
-        return await self._ask(
-            index, "to grade", self._workers[index].grade.remote(responses, reference)
-        )
+        return await self._ask("to grade", lambda worker: worker.grade.remote(responses, reference))
 
     async def mark(self, responses: Sequence[str], problem: BenchmarkProblem) -> Marks:
         """See `protocols.Judge`."""
-        index = self._least_busy()
         return await self._ask(
-            index, "to mark answers", self._workers[index].mark.remote(responses, problem)
+            "to mark answers", lambda worker: worker.mark.remote(responses, problem)
         )
 
     async def repetition_shares(
         self, questions: Sequence[str], threshold: float, rule: RepetitionRule = "symmetric"
     ) -> list[float]:
         """See `protocols.Judge`."""
-        index = self._least_busy()
         return await self._ask(
-            index,
             "to measure repetition",
-            self._workers[index].repetition_shares.remote(questions, threshold, rule),
+            lambda worker: worker.repetition_shares.remote(questions, threshold, rule),
         )
 
     async def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
         """See `protocols.Judge`."""
-        index = self._least_busy()
         return await self._ask(
-            index,
             "to cluster questions",
-            self._workers[index].repetition_clusters.remote(questions, threshold),
+            lambda worker: worker.repetition_clusters.remote(questions, threshold),
         )
 
-    def _least_busy(self) -> int:
-        return min(range(len(self._workers)), key=self._under_way.__getitem__)
+    async def _ask(self, what: str, job: Callable[[Any], ray.ObjectRef]) -> Any:
+        num_failures = 0
+        with self._clock.stage("grading"):
+            while True:
+                worker = await self._available()
+                life = worker.life
+                try:
+                    return await self._answered(worker, what, job)
+                except ActorLostError as error:
+                    if worker.life != life or not await self._watch.is_alive(worker, str(error)):
+                        continue
+                    num_failures += 1
+                    if num_failures == _MOST_FAILURES:
+                        raise
+                except DeadlineError as error:
+                    if worker.life == life:
+                        self._watch.condemn(worker, str(error))
+                    num_failures += 1
+                    if num_failures == _MOST_FAILURES:
+                        raise
 
-    async def _ask(self, index: int, what: str, ref: ray.ObjectRef) -> Any:
-        self._under_way[index] += 1
+    async def _answered(self, worker: Member, what: str, job: Callable[[Any], Any]) -> Any:
+        self._under_way[worker.name] += 1
         try:
-            with self._clock.stage("grading"):
-                name = f"reward/worker-{index}"
-                return await within(self._deadline_s, f"{name} {what}", ref, "grading")
+            return await within(
+                self._deadlines.grade, f"{worker.name} {what}", job(worker.actor), "grading"
+            )
         finally:
-            self._under_way[index] -= 1
+            self._under_way[worker.name] -= 1
+
+    async def _available(self) -> Member:
+        """Return the worker with the least to do, as soon as there is one."""
+        while not (ready := [w for w in self._workers if w.state is State.HEALTHY]):
+            if all(self._watch.given_up(worker) for worker in self._workers):
+                raise self._watch.lost(self._workers[-1].name)
+            change = self._watch.next_change()
+            await within(self._deadlines.start, "a reward worker", change)
+        return min(ready, key=lambda worker: self._under_way[worker.name])

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.waiting import DeadlineError, within
 from rzero_ray.config.cluster import RewardConfig, SamplerConfig, SamplingSettings
@@ -25,6 +26,8 @@ from rzero_ray.config.layout import Layout
 from rzero_ray.method.selection import most_clustered
 from rzero_ray.types import Role, UserError
 
+_LEARNER = "learner"
+"""The group of all ranks that have places of their own, whose names begin so."""
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
 """Bytes that a vLLM engine on a CPU takes beside its KV cache, measured: two processes, each with
 torch and vLLM loaded."""
@@ -188,23 +191,71 @@ def check_resources(needed: list[Demand], has: Mapping[str, float]) -> None:
         )
 
 
-async def reserve(needed: list[Demand], deadline_s: float) -> PlacementGroup:
-    """Reserve all bundles at once, or raise UserError with the table after `deadline_s`."""
+class Places:
+    """What is reserved for a run: a placement group for each engine, GPU or worker, so that one can
+    be given back or found anew by itself, and one for all ranks of a learner, which stay near each
+    other.
+
+    A group whose node has died looks for another node by itself, and is demand that Ray's
+    autoscaler sees.
+    """
+
+    def __init__(self, needed: Sequence[Demand]) -> None:
+        """Ask for the places of all these actors."""
+        self._groups: dict[str, PlacementGroup] = {}
+        self._where: dict[str, tuple[str, int]] = {}
+        """By place: the group that it is in, and the number of its bundle there."""
+        found: dict[str, list[dict[str, float]]] = {}
+        for place, bundle in bundles(needed).items():
+            group = _LEARNER if place.startswith(_LEARNER) else place
+            here = found.setdefault(group, [])
+            self._where[place] = group, len(here)
+            here.append(bundle)
+        for group, wanted in found.items():
+            self._groups[group] = placement_group(wanted, strategy="PACK")
+
+    def strategy(self, place: str) -> PlacementGroupSchedulingStrategy:
+        """Return what puts an actor into its place."""
+        group, index = self._where[place]
+        return PlacementGroupSchedulingStrategy(
+            placement_group=self._groups[group], placement_group_bundle_index=index
+        )
+
+    async def ready(self, place: str) -> None:
+        """Wait until a place is there."""
+        await self._groups[self._where[place][0]].ready()
+
+    async def all_ready(self) -> None:
+        """Wait until all places are there."""
+        await asyncio.gather(*(group.ready() for group in self._groups.values()))
+
+    def give_back(self, group: str) -> None:
+        """Give up a group, whoever is in it; one that is pending asks for nothing any more."""
+        remove_placement_group(self._groups.pop(group))
+
+    def close(self) -> None:
+        """Give up all places, and whoever is in them."""
+        for group in list(self._groups):
+            self.give_back(group)
+
+
+async def reserve(needed: list[Demand], deadline_s: float) -> Places:
+    """Reserve a place for each actor, or raise UserError with the table after `deadline_s`."""
     check_resources(needed, ray.cluster_resources())
-    group = placement_group(list(bundles(needed).values()), strategy="PACK")
+    places = Places(needed)
     try:
-        await within(deadline_s, "the placement of all actors", group.ready())
+        await within(deadline_s, "the placement of all actors", places.all_ready())
     except asyncio.CancelledError:
-        remove_placement_group(group)
+        places.close()
         raise
     except DeadlineError:
-        remove_placement_group(group)
+        places.close()
         table = "\n".join(resource_table(needed, ray.available_resources()))
         raise UserError(
             f"the actors of this config found no place in {deadline_s:.0f} s; other jobs hold the "
             f"resources, or no single node has room for one actor ('has' is what is free):\n{table}"
         ) from None
-    return group
+    return places
 
 
 def _total(needed: Sequence[Demand]) -> dict[str, float]:

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.fleet.member import State
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
 from actors.sampling.pool import PooledSampler, SamplerPool
+from actors.sampling.renewal import EngineRenewal
 from actors.turns import Turns
 from actors.waiting import within
 from actors.weights.probe import Probe
@@ -22,6 +25,7 @@ from rzero_ray.protocols import Clock
 from rzero_ray.types import (
     Completion,
     FinishedModel,
+    LearnerLostError,
     LearningReport,
     Message,
     Phase,
@@ -36,9 +40,17 @@ from rzero_ray.types import (
     Weights,
 )
 
+T = TypeVar("T")
+
 
 class ClusterPolicy:
-    """One role. Both share the pool and the learner; one is in training at a time."""
+    """One role. All share the pool and the learner; one is in training at a time.
+
+    Where the learner dies, what the role was learning is gone with it: `LearnerLostError` reaches
+    the phase, which begins again from its checkpoint. What is done outside of phases is repeated
+    here. Engines that die are replaced without anybody's doing (`sampling.renewal`), apart from
+    the weights in training, which only the role that trains can give them (`_readmit`).
+    """
 
     def __init__(
         self,
@@ -51,8 +63,10 @@ class ClusterPolicy:
         probe: Probe,
         clock: Clock,
         on_sync: Callable[[SyncReport], None],
+        renewal: EngineRenewal | None = None,
     ) -> None:
-        """`probe` verifies each publication; all roles of a run have the same."""
+        """`probe` verifies each publication; all roles of a run have the same. Without `renewal`
+        no engine is replaced."""
         self._role: Role = role
         self._config = config
         self._options = options
@@ -62,7 +76,12 @@ class ClusterPolicy:
         self._probe = probe
         self._clock = clock
         self._on_sync = on_sync
+        self._renewal = renewal
         self._phase: Phase | None = None
+        self._version: Weights | None = None
+        """What the learner holds, or is about to publish."""
+        self._attempt = 0
+        """The learner that holds it."""
 
     async def sample(self, request: SampleRequest) -> list[Completion]:
         """See `protocols.Policy`."""
@@ -78,8 +97,9 @@ class ClusterPolicy:
         samplers = self._pool.assign(self._role)
         begins = phase.checkpoint is None
         equal = {s.name for s in samplers if begins and s.model == phase.initial_model}
-        await self._load(partial(self._learner.start_phase, phase, self._options), samplers)
-        await self._publish(phase.version(phase.num_finished_steps), samplers, equal)
+        async with self._learner.alone():
+            await self._load(partial(self._learner.start_phase, phase, self._options), samplers)
+            await self._publish(phase.version(phase.num_finished_steps), samplers, equal)
 
     async def update(
         self, rollouts: Sequence[Rollout], step: Step, vocabulary: Vocabulary | None = None
@@ -91,11 +111,9 @@ class ClusterPolicy:
         return await self._learn(learn, rollouts, step)
 
     async def _allowed_tokens(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
-        sampler = self._pool.samplers_of(self._role)[0]
-        return await within(
-            self._config.deadline.sample,
-            f"{sampler.name} to say which tokens are allowed",
-            sampler.actor.allowed_tokens.remote(vocabulary),
+        return await self._ask(
+            "to say which tokens are allowed",
+            lambda actor: actor.allowed_tokens.remote(vocabulary),
         )
 
     async def imitate(self, demonstrations: Sequence[Rollout], step: Step) -> UpdateReport:
@@ -106,12 +124,16 @@ class ClusterPolicy:
         self, exchanges: Sequence[tuple[tuple[Message, ...], str]]
     ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """See `protocols.Policy`."""
-        sampler = self._pool.samplers_of(self._role)[0]
-        return await within(
-            self._config.deadline.sample,
-            f"{sampler.name} to tokenize",
-            sampler.actor.tokenize.remote(exchanges),
-        )
+        return await self._ask("to tokenize", lambda actor: actor.tokenize.remote(exchanges))
+
+    async def _ask(self, what: str, call: Callable[[Any], Awaitable[T]]) -> T:
+        """Have one of the role's samplers answer something that it needs no turn for."""
+        deadline_s = self._config.deadline.sample
+
+        async def ask(sampler: PooledSampler) -> T:
+            return await within(deadline_s, f"{sampler.name} {what}", call(sampler.actor))
+
+        return await self._pool.ask(self._role, ask)
 
     async def _learn(
         self,
@@ -121,61 +143,85 @@ class ClusterPolicy:
     ) -> UpdateReport:
         """Have the learner learn, save the checkpoint of the step, publish the weights."""
         assert self._phase is not None
-        await self._turns.learner()
-        with self._clock.stage("learning"):
-            learning = await learn(rollouts)
-        check_finite(learning, step)
-        # Before the weights go to the engines, which may take the learner's place on the device.
-        if step.checkpoint is not None:
-            with self._clock.stage("checkpoint"):
-                await self._learner.save_checkpoint(step.checkpoint)
-        version = self._phase.version(step.index)
-        sync = await self._publish(version, self._pool.samplers_of(self._role))
+        async with self._learner.alone():
+            self._check_attempt()
+            await self._turns.learner()
+            with self._clock.stage("learning"):
+                learning = await learn(rollouts)
+            check_finite(learning, step)
+            # Before the weights go to the engines, which may take the learner's place on the
+            # device.
+            if step.checkpoint is not None:
+                with self._clock.stage("checkpoint"):
+                    await self._learner.save_checkpoint(step.checkpoint)
+            version = self._phase.version(step.index)
+            sync = await self._publish(version, self._pool.samplers_of(self._role))
         return UpdateReport(learning=learning, sync=sync)
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
-        await self._turns.learner()
-        with self._clock.stage("checkpoint"):
-            await self._learner.save_model(phase.final_model)
-        for sampler in self._pool.samplers_of(self._role):
-            sampler.model = phase.final_model
+        async with self._learner.alone():
+            self._check_attempt()
+            await self._turns.learner()
+            with self._clock.stage("checkpoint"):
+                await self._learner.save_model(phase.final_model)
+            for sampler in self._pool.samplers_of(self._role):
+                sampler.model = phase.final_model
 
     async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
         """See `protocols.Policy`."""
-        await self._turns.learner()
-        with self._clock.stage("checkpoint"):
-            await self._learner.average(older, newer, decay, folder)
+
+        async def average() -> None:
+            await self._turns.learner()
+            with self._clock.stage("checkpoint"):
+                await self._learner.average(older, newer, decay, folder)
+
+        await self._outside_phases(average)
 
     async def hold(self, model: Path) -> None:
         """See `protocols.Policy`. The learner loads the model and publishes it as it is."""
         samplers = [s for s in self._pool.call_home(self._role) if s.model != model]
         if not samplers:
             return
-        await self._load(partial(self._learner.load_model, model), samplers)
-        await self._publish(FinishedModel(folder=model), samplers)
-        for sampler in samplers:
-            sampler.model = model
+
+        async def publish_model() -> None:
+            await self._load(partial(self._learner.load_model, model), samplers)
+            await self._publish(FinishedModel(folder=model), samplers)
+            for sampler in samplers:
+                sampler.model = model
+
+        await self._outside_phases(publish_model)
 
     async def score(
         self, sequences: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
     ) -> list[NDArray[np.float32]]:
-        """See `protocols.Policy`. Each sampler takes every n-th sequence."""
+        """See `protocols.Policy`. There are as many parts as samplers, each every n-th sequence."""
         await self._turns.samplers()
-        samplers = self._pool.samplers_of(self._role)
-        names = ", ".join(sampler.name for sampler in samplers)
-        with self._clock.stage("scoring"):
-            parts: list[list[NDArray[np.float32]]] = await within(
-                self._config.deadline.sample,
-                f"{names} to score {len(sequences)} texts",
-                asyncio.gather(
-                    *(
-                        sampler.actor.score.remote(sequences[k :: len(samplers)])
-                        for k, sampler in enumerate(samplers)
-                    )
-                ),
+        num_parts = len(self._pool.samplers_of(self._role))
+
+        def score(part: int) -> Awaitable[list[NDArray[np.float32]]]:
+            share = sequences[part::num_parts]
+            return self._ask(
+                f"to score {len(share)} texts", lambda actor: actor.score.remote(share)
             )
-        return [parts[k % len(samplers)][k // len(samplers)] for k in range(len(sequences))]
+
+        with self._clock.stage("scoring"):
+            parts = await asyncio.gather(*(score(part) for part in range(num_parts)))
+        return [parts[k % num_parts][k // num_parts] for k in range(len(sequences))]
+
+    async def _outside_phases(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have the learner do something that it can do again from the beginning."""
+        while True:
+            try:
+                async with self._learner.alone():
+                    return await work()
+            except LearnerLostError:  # there is a new one; how often, `alone` decides
+                continue
+
+    def _check_attempt(self) -> None:
+        """Raise LearnerLostError where the learner is not the one that the phase has begun with."""
+        if self._learner.attempt != self._attempt:
+            raise LearnerLostError("the learner holds nothing of this phase")
 
     async def _load(
         self, load: Callable[[], Awaitable[None]], samplers: Sequence[PooledSampler]
@@ -183,9 +229,25 @@ class ClusterPolicy:
         """Have the learner load what then goes to `samplers`."""
         for sampler in samplers:
             sampler.model = None
+        self._attempt, self._version = self._learner.attempt, None
+        if self._renewal is not None:
+            self._renewal.probe = self._probe
+            self._renewal.publish = self._readmit
         await self._turns.learner()
         with self._clock.stage("learner_start"):
             await load()
+
+    async def _readmit(self, sampler: PooledSampler) -> None:
+        """Publish the weights in training into an engine that has none, unless it has got them
+        meanwhile, or they are not in training any more."""
+        async with self._turns.undisturbed(self._pool), self._learner.alone():
+            if sampler.member.state is not State.STALE or sampler.model is not None:
+                return
+            self._check_attempt()
+            if self._version is None:  # the phase has not got that far, and will publish to all
+                raise LearnerLostError("the learner holds nothing yet")
+            await self._turns.learner()
+            await self._publish(self._version, [sampler])
 
     async def _publish(
         self,
@@ -195,15 +257,40 @@ class ClusterPolicy:
     ) -> SyncReport:
         """Publish the learner's weights into `samplers` and verify them there.
 
-        The samplers named in `equal` have the same weights already (`actors.weights.probe`).
+        The samplers named in `equal` have the same weights already (`actors.weights.probe`). Those
+        that die meanwhile are left out, and get them when they are back; there must be one.
         """
-        await self._turns.handover(samplers)
-        with self._clock.stage("weight_sync"):
-            transfer = await self._learner.publish(version, samplers)
-            probe = await self._verify(version, samplers, equal)
+        self._version = version
+        while True:
+            present = await self._present(samplers)
+            await self._turns.handover(present)
+            try:
+                with self._clock.stage("weight_sync"):
+                    transfer = await self._learner.publish(version, present)
+                    probe = await self._verify(version, present, equal)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                watch = self._pool.watch
+                alive = [await watch.is_alive(sampler.member, reason) for sampler in present]
+                if all(alive):
+                    raise
+                await self._turns.learner()
+            else:
+                break
+        for sampler in present:
+            self._pool.watch.set(sampler.member, State.HEALTHY, f"it holds weights {version.name}")
         report = SyncReport(version=version, transfer=transfer, probe=probe)
         self._on_sync(report)
         return report
+
+    async def _present(self, samplers: Sequence[PooledSampler]) -> list[PooledSampler]:
+        """Return the samplers that can take weights, in the learner's turn; where none can, engines
+        get their turn to come back."""
+        if not any(sampler.can_load for sampler in samplers):
+            await self._turns.samplers()
+            await self._pool.loadable(samplers)
+            await self._turns.learner()
+        return await self._pool.loadable(samplers)
 
     async def _verify(
         self,
@@ -221,4 +308,8 @@ class ClusterPolicy:
             asyncio.gather(*(s.actor.prompt_logprobs.remote(prompts) for s in samplers)),
         )
         names = [sampler.name for sampler in samplers]
-        return self._probe.compare(expected, dict(zip(names, found, strict=True)), version, equal)
+        equal = set(equal) & set(names)
+        report = self._probe.compare(expected, dict(zip(names, found, strict=True)), version, equal)
+        for sampler in samplers:
+            sampler.expected = expected
+        return report

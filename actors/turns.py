@@ -16,17 +16,20 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Literal
 
 from actors.learning.group import LearnerGroup
 from actors.sampling.options import PARTS
-from actors.sampling.pool import PooledSampler
-from actors.waiting import within
+from actors.sampling.pool import PooledSampler, SamplerPool
+from actors.waiting import ActorLostError, within
 from rzero_ray.protocols import Clock
 from rzero_ray.types import RunError
 
 Holder = Literal["learner", "handover", "samplers"]
+
+_LOOK_S = 0.5
 
 
 class Turns(ABC):
@@ -48,6 +51,15 @@ class Turns(ABC):
     async def samplers(self) -> None:
         """Engines are about to sample or to score."""
 
+    @abstractmethod
+    def at_samplers(self) -> AbstractAsyncContextManager[None]:
+        """Have the block take place in the samplers' turn, as soon as it is theirs."""
+
+    @abstractmethod
+    def undisturbed(self, pool: SamplerPool) -> AbstractAsyncContextManager[None]:
+        """Have the block take place while nobody samples, where that is needed for the learner to
+        have its turn."""
+
 
 class NoTurns(Turns):
     """Everybody has devices of their own and works at any time."""
@@ -64,6 +76,12 @@ class NoTurns(Turns):
     async def samplers(self) -> None:
         pass
 
+    def at_samplers(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    def undisturbed(self, pool: SamplerPool) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
 
 class SharedDevices(Turns):
     """Engines and learner ranks live on the same devices. At the start the engines are awake, and
@@ -72,10 +90,8 @@ class SharedDevices(Turns):
     _clock: Clock
     _on_turn: Callable[[Holder], None]
 
-    def __init__(
-        self, samplers: Sequence[PooledSampler], learner: LearnerGroup, deadline_s: float
-    ) -> None:
-        self._samplers = samplers
+    def __init__(self, pool: SamplerPool, learner: LearnerGroup, deadline_s: float) -> None:
+        self._pool = pool
         self._learner = learner
         self._deadline_s = deadline_s
         self._holder: Holder = "samplers"
@@ -90,7 +106,7 @@ class SharedDevices(Turns):
         if self._holder == "learner":
             return
         async with self._passing:
-            busy = [sampler.name for sampler in self._samplers if sampler.outstanding_tokens]
+            busy = [sampler.name for sampler in self._pool.samplers if sampler.outstanding_tokens]
             if busy:
                 raise RunError(
                     f"{', '.join(busy)} still sample while the learner wants their devices: a bug"
@@ -115,29 +131,51 @@ class SharedDevices(Turns):
         async with self._passing:
             if self._holder == "samplers":  # another request has asked first
                 return
-            asleep = [s for s in self._samplers if s not in self._with_weights]
+            asleep = [s for s in self._living() if s not in self._with_weights]
             with self._clock.stage("turns"):
                 await self._learner.leave_device(keep_parameters=False)
                 await self._wake(asleep, PARTS)
-                await self._wake(self._with_weights, ["kv_cache"])
+                with_weights = [s for s in self._with_weights if s.can_load]
+                await self._wake(with_weights, ["kv_cache"])
             self._with_weights = []
             self._begin("samplers")
+
+    @asynccontextmanager
+    async def at_samplers(self) -> AsyncIterator[None]:
+        while True:
+            async with self._passing:
+                if self._holder == "samplers":
+                    yield
+                    return
+            await asyncio.sleep(_LOOK_S)
+
+    def undisturbed(self, pool: SamplerPool) -> AbstractAsyncContextManager[None]:
+        return pool.quiet()
 
     def _begin(self, holder: Holder) -> None:
         self._holder = holder
         self._on_turn(holder)
 
     async def _sleep(self) -> None:
-        await within(
-            self._deadline_s,
-            f"{', '.join(sampler.name for sampler in self._samplers)} to fall asleep",
-            asyncio.gather(*(sampler.actor.sleep.remote() for sampler in self._samplers)),
-        )
+        await self._each(self._living(), "to fall asleep", lambda actor: actor.sleep.remote())
 
     async def _wake(self, samplers: Sequence[PooledSampler], parts: Sequence[str]) -> None:
-        if samplers:
-            await within(
-                self._deadline_s,
-                f"{', '.join(sampler.name for sampler in samplers)} to wake ({', '.join(parts)})",
-                asyncio.gather(*(sampler.actor.wake.remote(list(parts)) for sampler in samplers)),
-            )
+        what = f"to wake ({', '.join(parts)})"
+        await self._each(samplers, what, lambda actor: actor.wake.remote(list(parts)))
+
+    def _living(self) -> list[PooledSampler]:
+        return [sampler for sampler in self._pool.samplers if sampler.can_load]
+
+    async def _each(
+        self, samplers: Sequence[PooledSampler], what: str, call: Callable[[Any], Any]
+    ) -> None:
+        """Call all; the turn passes without one that has died."""
+
+        async def one(sampler: PooledSampler) -> None:
+            try:
+                await within(self._deadline_s, f"{sampler.name} {what}", call(sampler.actor))
+            except ActorLostError as error:
+                if await self._pool.watch.is_alive(sampler.member, str(error)):
+                    raise
+
+        await asyncio.gather(*(one(sampler) for sampler in samplers))

@@ -42,6 +42,10 @@ class ActorLostError(RunError):
     """An actor died; the text names what was waited for and Ray's account of the death."""
 
 
+class EngineFailedError(RunError):
+    """vLLM has failed in an actor that lives: it answers nothing any more; the text says why."""
+
+
 async def within(
     deadline_s: float, what: str, awaitable: Awaitable[T], stage: str | None = None
 ) -> T:

@@ -26,7 +26,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +84,15 @@ from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_task, make_task, open_task
-from rzero_ray.types import LabelledProblem, Role, RunError, SyncReport, UserError, iteration_key
+from rzero_ray.types import (
+    ActorChange,
+    LabelledProblem,
+    Role,
+    RunError,
+    SyncReport,
+    UserError,
+    iteration_key,
+)
 
 if TYPE_CHECKING:  # it imports Ray
     from actors.cluster import Cluster
@@ -361,7 +369,12 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
     def on_turn(holder: str) -> None:
         run.add_event("turn", holder=holder)
 
-    cast = cluster.cast(config, make_task(config.task), clock, on_sync, on_turn)
+    def on_change(change: ActorChange) -> None:
+        run.add_event("actor", **asdict(change))
+        if change.reason and change.state != "SUSPECT":
+            run.say(f"{change.actor}: {change.state.lower()}, {change.reason}")
+
+    cast = cluster.cast(config, make_task(config.task), clock, on_sync, on_turn, on_change)
     models = current_models(run)
     await cast.challenger.hold(models["challenger"])
     await cast.solver.hold(models["solver"])

@@ -72,6 +72,13 @@ class BudgetSpentError(Exception):
     """
 
 
+class LearnerLostError(RunError):
+    """The learner died and another one has taken its place, which holds nothing yet.
+
+    A phase of learning goes on from what it has written (`phases.learning`).
+    """
+
+
 class TooLongError(RunError):
     """A prompt leaves the model no room for an answer; its text is one line.
 
@@ -671,3 +678,20 @@ def standing_key(iteration: int) -> str:
 def iteration_key(iteration: int) -> str:
     """Return the folder of an iteration inside the run directory, and its name in the manifest."""
     return f"iteration-{iteration:02d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorChange:
+    """How an actor is, told at a run's start and each time that it changes."""
+
+    actor: str
+    """Its name in the dashboard."""
+    state: str
+    """A value of `actors.fleet.member.State`."""
+    life: int
+    """Which actor of this name it is, counted from 1."""
+    reason: str
+    """Why it changed, in one line; empty at the start."""
+    pid: int
+    node: str
+    """The address of its node."""

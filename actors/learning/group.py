@@ -3,53 +3,136 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 
+from actors.fleet.life import Whereabouts
+from actors.fleet.member import Member, State
+from actors.fleet.watch import Watch
 from actors.learning.options import PhaseOptions
 from actors.learning.rollouts import pack_rollouts
 from actors.sampling.pool import PooledSampler
 from actors.waiting import within
-from rzero_ray.config.cluster import DeadlineConfig
-from rzero_ray.types import LearningReport, Phase, Rollout, TransferReport, Weights
+from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
+from rzero_ray.types import (
+    LearnerLostError,
+    LearningReport,
+    Phase,
+    Rollout,
+    TransferReport,
+    Weights,
+)
+
+_OF_A_GROUP = ("gloo/transport", "NCCL", "ProcessGroup")
+"""What torch's errors of a collective name, whose class says nothing."""
+
+MakeRanks = Callable[[int], Awaitable[list[Member]]]
+"""Makes the ranks of the learner's n-th attempt, counted from 1, in their places."""
 
 
 class LearnerGroup:
     """Every call goes to all ranks, and ends when the last has answered or its deadline is over.
 
     Ranks work together (gradients, partitions): they get the same calls in the same order, and a
-    call must not overlap another.
+    call must not overlap another. Whoever calls has them to himself (`alone`).
+
+    A rank that dies takes the others with it: what they hold is of no use without its part, and a
+    process that has been in a group cannot join another one. All are made anew.
     """
 
-    def __init__(self, ranks: Sequence[ActorHandle], deadlines: DeadlineConfig) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[Member],
+        deadlines: DeadlineConfig,
+        make: MakeRanks | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Without `make` a rank that dies is not replaced."""
         self.ranks = list(ranks)
+        self.attempt = 1
+        """How many learners there have been; what one of them holds the next one does not."""
         self._deadlines = deadlines
+        self._make = make
+        self._watch = watch or Watch(RecoveryConfig())
+        self._busy = asyncio.Lock()
 
     async def join(self) -> None:
         """Have the ranks meet at rank 0, once, before everything else."""
         address, port = await within(
             self._deadlines.start,
             "the learner to name a meeting point",
-            self.ranks[0].address.remote(),
+            self._actors()[0].address.remote(),
         )
-        await self._all_ranks(
+        found: list[Whereabouts] = await self._all_ranks(
             "to join",
             self._deadlines.start,
-            [rank.join.remote(address, port) for rank in self.ranks],
+            [rank.join.remote(address, port) for rank in self._actors()],
         )
+        for rank, where in zip(self.ranks, found, strict=True):
+            rank.pid, rank.node = where
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Have the learner to oneself in the block.
+
+        Raises LearnerLostError where a rank has died, in the block or before, once there is a new
+        learner. Raises RunError where that is not allowed any more, or does not succeed.
+        """
+        async with self._busy:
+            try:
+                if any(not rank.is_up for rank in self.ranks):
+                    raise LearnerLostError("a rank of the learner has died")
+                yield
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                alive = [await self._watch.is_alive(rank, reason) for rank in self.ranks]
+                if all(alive) and not _parted(error):
+                    raise
+                await self._renew()
+                raise LearnerLostError(
+                    "the learner has died and was made anew; it holds nothing yet"
+                ) from error
+
+    async def _renew(self) -> None:
+        """Make all ranks anew, until they have met."""
+        assert self._make is not None, "a learner that is watched can be made anew"
+        while True:
+            lost = [rank.name for rank in self.ranks if not self._watch.may_restart(rank.name)]
+            for rank in self.ranks:
+                self._watch.retire(rank, "all ranks are made anew")
+            if lost:
+                raise self._watch.lost(lost[0])
+            self.attempt += 1
+            self.ranks = await self._make(self.attempt)
+            for rank in self.ranks:
+                rank.state = State.RESTARTING
+                self._watch.enter(rank)
+            try:
+                await self.join()
+            except Exception as error:
+                for rank in self.ranks:
+                    self._watch.bury(rank, f"the new learner failed: {error}")
+                continue
+            for rank in self.ranks:
+                self._watch.set(rank, State.HEALTHY, "a new learner")
+            return
+
+    def _actors(self) -> list[Any]:
+        return [rank.actor for rank in self.ranks]
 
     async def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
         """Load a phase's policy in place of the one before."""
         await self._all_ranks(
             "to load the policy",
             self._deadlines.start,
-            [rank.start_phase.remote(phase, options) for rank in self.ranks],
+            [rank.start_phase.remote(phase, options) for rank in self._actors()],
         )
 
     async def load_model(self, path: Path) -> None:
@@ -57,7 +140,7 @@ class LearnerGroup:
         await self._all_ranks(
             "to load a model",
             self._deadlines.start,
-            [rank.load_model.remote(path) for rank in self.ranks],
+            [rank.load_model.remote(path) for rank in self._actors()],
         )
 
     async def update(
@@ -68,7 +151,7 @@ class LearnerGroup:
         reports = await self._all_ranks(
             "to update",
             self._deadlines.update,
-            [rank.update.remote(shared, allowed_tokens) for rank in self.ranks],
+            [rank.update.remote(shared, allowed_tokens) for rank in self._actors()],
         )
         return reports[0]
 
@@ -78,7 +161,7 @@ class LearnerGroup:
         reports = await self._all_ranks(
             "to imitate",
             self._deadlines.update,
-            [rank.imitate.remote(shared) for rank in self.ranks],
+            [rank.imitate.remote(shared) for rank in self._actors()],
         )
         return reports[0]
 
@@ -88,7 +171,7 @@ class LearnerGroup:
         reports = await self._all_ranks(
             f"to publish weights {version.name}",
             self._deadlines.sync,
-            [rank.publish.remote(version, actors) for rank in self.ranks],
+            [rank.publish.remote(version, actors) for rank in self._actors()],
         )
         return reports[0]
 
@@ -102,7 +185,7 @@ class LearnerGroup:
         scores = await self._all_ranks(
             f"to score the probe of weights {version.name}",
             self._deadlines.sync,
-            [rank.prompt_logprobs.remote(prompts) for rank in self.ranks],
+            [rank.prompt_logprobs.remote(prompts) for rank in self._actors()],
         )
         return scores[0]
 
@@ -111,7 +194,7 @@ class LearnerGroup:
         await self._all_ranks(
             "to make room for weights" if keep_parameters else "to leave its devices",
             self._deadlines.sync,
-            [rank.leave_device.remote(keep_parameters) for rank in self.ranks],
+            [rank.leave_device.remote(keep_parameters) for rank in self._actors()],
         )
 
     async def return_to_device(self) -> None:
@@ -119,7 +202,7 @@ class LearnerGroup:
         await self._all_ranks(
             "to return to its devices",
             self._deadlines.sync,
-            [rank.return_to_device.remote() for rank in self.ranks],
+            [rank.return_to_device.remote() for rank in self._actors()],
         )
 
     async def save_checkpoint(self, path: Path) -> None:
@@ -127,7 +210,7 @@ class LearnerGroup:
         await self._all_ranks(
             "to save a checkpoint",
             self._deadlines.update,
-            [rank.save_checkpoint.remote(path) for rank in self.ranks],
+            [rank.save_checkpoint.remote(path) for rank in self._actors()],
         )
 
     async def save_model(self, path: Path) -> None:
@@ -135,7 +218,7 @@ class LearnerGroup:
         await self._all_ranks(
             "to save the model",
             self._deadlines.update,
-            [rank.save_model.remote(path) for rank in self.ranks],
+            [rank.save_model.remote(path) for rank in self._actors()],
         )
 
     async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
@@ -143,7 +226,7 @@ class LearnerGroup:
         await within(
             self._deadlines.update,
             f"the learner to write {folder.name}",
-            self.ranks[0].average.remote(older, newer, decay, folder),
+            self._actors()[0].average.remote(older, newer, decay, folder),
         )
 
     async def _all_ranks(
@@ -157,3 +240,9 @@ def _share(rollouts: Sequence[Rollout]) -> ray.ObjectRef:
     """Put rollouts where the ranks of a node read them in place: in a thread, for a step of a large
     model has a hundred megabytes."""
     return ray.put(pack_rollouts(rollouts))
+
+
+def _parted(error: Exception) -> bool:
+    """Return whether ranks that live have lost each other: their group is of no use any more."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return isinstance(cause, RuntimeError) and any(word in str(cause) for word in _OF_A_GROUP)

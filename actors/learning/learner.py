@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
+from actors.fleet.life import Lives, Whereabouts, whereabouts
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.rollouts import PackedRollouts, unpack_rollouts
 from actors.process import held_port, large_imports
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from actors.weights.transport import WeightTransport
 
 
-class Learner:
+class Learner(Lives):
     """One rank. Every rank gets the same calls in the same order (`actors.learning.group`)."""
 
     def __init__(
@@ -42,6 +42,7 @@ class Learner:
             bucket_bytes=weights.bucket_mib << 20,
             deadline_s=deadline_s,
             workers_per_engine=options.workers_per_engine,
+            attempt=options.attempt,
         )
 
     def __repr__(self) -> str:
@@ -52,15 +53,15 @@ class Learner:
         self._meeting_point = held_port(ray.util.get_node_ip_address())
         return self._meeting_point.getsockname()
 
-    def join(self, master_address: str, master_port: int) -> int:
-        """Join the process group; returns the process id."""
+    def join(self, master_address: str, master_port: int) -> Whereabouts:
+        """Join the process group; returns where the rank runs."""
         with large_imports():
             from actors.learning.deepspeed_rank import DeepSpeedLearner
 
         self._learner = DeepSpeedLearner(
             self._options, master_address, master_port, self._meeting_point
         )
-        return os.getpid()
+        return whereabouts()
 
     def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
         """Take up a role."""
@@ -126,15 +127,16 @@ def _make_transport(
     bucket_bytes: int,
     deadline_s: float,
     workers_per_engine: int,
+    attempt: int,
 ) -> WeightTransport:
     """Return a learner rank's end of a backend."""
     if backend == "object_store":
         from actors.weights.object_store import ObjectStoreTransport
 
-        return ObjectStoreTransport(rank, dtype, bucket_bytes, deadline_s)
+        return ObjectStoreTransport(rank, dtype, bucket_bytes, deadline_s, attempt)
     # Imports vLLM, which a learner without GPUs does not need: it takes seconds.
     from actors.weights.vllm_trainers import CudaIpcTransport, NcclTransport
 
     if backend == "cuda_ipc":
-        return CudaIpcTransport(rank, dtype, bucket_bytes, deadline_s)
-    return NcclTransport(rank, dtype, bucket_bytes, deadline_s, workers_per_engine)
+        return CudaIpcTransport(rank, dtype, bucket_bytes, deadline_s, attempt=attempt)
+    return NcclTransport(rank, dtype, bucket_bytes, deadline_s, workers_per_engine, attempt)

@@ -19,6 +19,9 @@ class LearnerOptions:
 
     rank: int
     world_size: int
+    attempt: int = 1
+    """Which learner of this start of the run it belongs to: one that dies is followed by another,
+    and one that is only cut off may go on writing."""
     device: str
     """`cpu` or `cuda`."""
     dtype: str

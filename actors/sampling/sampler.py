@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.fleet.life import Lives, Whereabouts, whereabouts
 from actors.process import large_imports
 from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import FinishedRequests, PackedCompletions, pack
@@ -35,7 +35,7 @@ _HEARTBEAT_S = 10.0
 """Seconds after which a call without an answer of its own says that the engine is at work."""
 
 
-class Sampler:
+class Sampler(Lives):
     """An async actor: requests overlap, and the engine batches them."""
 
     def __init__(self, name: str, options: EngineOptions) -> None:
@@ -46,6 +46,8 @@ class Sampler:
         """The `PARTS` of the engine that sleep."""
         self._paused_since = 0.0
         self._num_reloads = 0
+        self._attempt = 0
+        """The learner that may load weights: the latest of those that have asked."""
         self._num_ended = 0
         """Requests that have ended, of all calls."""
         self._staging = StagingArea()
@@ -67,8 +69,14 @@ class Sampler:
     def __repr__(self) -> str:
         return self._name
 
-    async def start(self) -> int:
-        """Make the engine ready for weights; returns the process id.
+    async def pulse(self) -> None:
+        """Return: the process runs, and so does its event loop. Raises EngineFailedError where vLLM
+        in it has failed."""
+        if self._refusal is None:
+            self._engine.check()
+
+    async def start(self) -> Whereabouts:
+        """Make the engine ready for weights; returns where it runs.
 
         Raises UserError where the model's tokenizer or chat template cannot be used.
         """
@@ -76,7 +84,7 @@ class Sampler:
             raise self._refusal
         if self._weight_backend == "object_store":  # the others connect when the learner does
             await self.connect_weights({})
-        return os.getpid()
+        return whereabouts()
 
     async def sleep(self) -> None:
         """Give the device's memory back; requests have to wait for `wake`."""
@@ -202,11 +210,15 @@ class Sampler:
         """Leave the learner's group."""
         await self._engine.disconnect()
 
-    async def start_weight_update(self, staged: object = None) -> int:
+    async def start_weight_update(self, attempt: int, staged: object = None) -> int:
         """Stop sampling, keeping what is under way, and begin a reload; returns its number.
 
-        One that was begun before and has not ended is given up.
+        One that was begun before and has not ended is given up. `attempt` is the learner's: one in
+        whose place there is a newer one, and which does not know it yet, is refused.
         """
+        if attempt < self._attempt:
+            raise RunError(f"{self._name} takes no weights of a learner that has been replaced")
+        self._attempt = attempt
         self._num_reloads += 1
         number = self._num_reloads
         self._paused_since = time.monotonic()

@@ -43,8 +43,8 @@ class Vllm(Protocol):
     async def run(self, prompt: TokensPrompt, params: SamplingParams) -> RequestOutput:
         """Return a request's output once it has ended; `params` must be `FINAL_ONLY`.
 
-        Cancelled, vLLM drops the request. Raises what vLLM has against it, or RunError when vLLM
-        has failed.
+        Cancelled, vLLM drops the request. Raises what vLLM has against it, or EngineFailedError
+        when vLLM has failed.
         """
         ...
 
@@ -74,6 +74,10 @@ class Vllm(Protocol):
 
     async def set_weight_version(self, name: str) -> None:
         """Have vLLM record `name` with each token that it samples from now on."""
+        ...
+
+    def check(self) -> None:
+        """Raise EngineFailedError where vLLM has failed."""
         ...
 
     def shutdown(self) -> None:
@@ -209,6 +213,10 @@ class VllmEngine:
     def num_unfinished(self) -> int:
         """Return how many sequences are being sampled or wait to be."""
         return self._vllm.num_unfinished()
+
+    def check(self) -> None:
+        """Raise EngineFailedError where vLLM has failed."""
+        self._vllm.check()
 
     def shutdown(self) -> None:
         """End vLLM: its process, or its thread."""

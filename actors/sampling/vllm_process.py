@@ -12,7 +12,12 @@ from vllm.inputs import TokensPrompt
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from rzero_ray.types import RunError
+from actors.waiting import EngineFailedError
+
+_DEAD = (
+    "vLLM's engine process died; why is in the log of this actor (in the dashboard, or under "
+    "/tmp/ray/session_latest/logs)"
+)
 
 
 class VllmProcess:
@@ -29,10 +34,7 @@ class VllmProcess:
             async for output in self._llm.generate(prompt, params, str(next(self._request_ids))):
                 final = output
         except EngineDeadError:
-            raise RunError(
-                "vLLM's engine process died; why is in the log of this actor (in the dashboard, or "
-                "under /tmp/ray/session_latest/logs)"
-            ) from None
+            raise EngineFailedError(_DEAD) from None
         assert final is not None
         return final
 
@@ -65,6 +67,11 @@ class VllmProcess:
     async def set_weight_version(self, name: str) -> None:
         """See `vllm_engine.Vllm`."""
         await self._llm.update_weight_version(name)
+
+    def check(self) -> None:
+        """See `vllm_engine.Vllm`."""
+        if self._llm.errored:
+            raise EngineFailedError(_DEAD)
 
     def shutdown(self) -> None:
         """See `vllm_engine.Vllm`."""

@@ -24,7 +24,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from rzero_ray.types import RunError
+from actors.waiting import EngineFailedError
 
 T = TypeVar("T")
 _Answer = asyncio.Future[RequestOutput]
@@ -99,6 +99,11 @@ class VllmThread:
         """See `vllm_engine.Vllm`."""
         await self._call(self._llm.set_weight_version, name)
 
+    def check(self) -> None:
+        """See `vllm_engine.Vllm`."""
+        if self._refusal:
+            raise EngineFailedError(self._refusal)
+
     def shutdown(self) -> None:
         """See `vllm_engine.Vllm`."""
         if not self._ended:
@@ -114,7 +119,7 @@ class VllmThread:
 
     def _send(self, errand: Callable[[], None]) -> None:
         if self._refusal:
-            raise RunError(self._refusal)
+            raise EngineFailedError(self._refusal)
         self._errands.put(errand)
 
     # All that follows runs on the thread.
@@ -143,7 +148,7 @@ class VllmThread:
         """Hand a request to vLLM; one that it refuses is the error of that request alone."""
         try:
             if self._refusal:
-                raise RunError(self._refusal)
+                raise EngineFailedError(self._refusal)
             self._llm.add_request(request_id, prompt, params)
         except Exception as error:
             _deliver([(answer, error)])
@@ -165,7 +170,7 @@ class VllmThread:
             return
         try:
             if self._refusal:
-                raise RunError(self._refusal)
+                raise EngineFailedError(self._refusal)
             future.set_result(function())
         except Exception as error:
             future.set_exception(error)
@@ -196,7 +201,7 @@ class VllmThread:
 
     def _end_all(self, why: str) -> None:
         answers, self._answers = self._answers, {}
-        _deliver([(answer, RunError(why)) for answer in answers.values()])
+        _deliver([(answer, EngineFailedError(why)) for answer in answers.values()])
 
 
 def _deliver(ended: Iterable[tuple[_Answer, RequestOutput | Exception]]) -> None:

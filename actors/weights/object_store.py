@@ -28,8 +28,12 @@ class ObjectStoreTransport(WeightTransport):
     put and staged.
     """
 
-    def __init__(self, rank: int, dtype: str, bucket_bytes: int, deadline_s: float) -> None:
+    def __init__(
+        self, rank: int, dtype: str, bucket_bytes: int, deadline_s: float, attempt: int = 1
+    ) -> None:
+        """`attempt` is the learner's (`LearnerOptions.attempt`)."""
         self._rank = rank
+        self._attempt = attempt
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._bucket_bytes = bucket_bytes
         self._deadline_s = deadline_s
@@ -65,7 +69,9 @@ class ObjectStoreTransport(WeightTransport):
         samplers: Sequence[ActorHandle],
     ) -> tuple[int, list[float]]:
         """Return the bytes sent, and how long each sampler stood still."""
-        deliveries = [_Delivery(neighbours) for neighbours in self._by_node(samplers)]
+        deliveries = [
+            _Delivery(neighbours, self._attempt) for neighbours in self._by_node(samplers)
+        ]
         what = f"{len(samplers)} engines to load weights {version.name}"
         num_bytes = 0
         for layout, tensors in cut_buckets(weights, self._dtype, self._bucket_bytes):
@@ -99,8 +105,9 @@ class _Delivery:
     A call is an argument of the calls that must come after it: a sampler's calls overlap otherwise.
     """
 
-    def __init__(self, samplers: Sequence[ActorHandle]) -> None:
+    def __init__(self, samplers: Sequence[ActorHandle], attempt: int) -> None:
         self._samplers = samplers
+        self._attempt = attempt
         self._loads: list[list[ray.ObjectRef]] = []
         """[buckets][samplers]"""
 
@@ -111,7 +118,10 @@ class _Delivery:
         if self._loads:
             before = self._loads[-1]
         else:
-            before = [sampler.start_weight_update.remote(staged) for sampler in self._samplers]
+            before = [
+                sampler.start_weight_update.remote(self._attempt, staged)
+                for sampler in self._samplers
+            ]
         loads: list[ray.ObjectRef] = [
             sampler.update_weights.remote(staged, last)
             for sampler, last in zip(self._samplers, before, strict=True)

@@ -45,9 +45,15 @@ class SamplerClient:
     """
 
     def __init__(
-        self, samplers: Sequence[ActorHandle], deadline_s: float, workers_per_engine: int = 1
+        self,
+        samplers: Sequence[ActorHandle],
+        deadline_s: float,
+        workers_per_engine: int = 1,
+        attempt: int = 1,
     ) -> None:
+        """`attempt` is the learner's (`LearnerOptions.attempt`)."""
         self._samplers = list(samplers)
+        self._attempt = attempt
         self._deadline_s = deadline_s
         self._workers_per_engine = workers_per_engine
         self.version: Weights | None = None
@@ -73,7 +79,10 @@ class SamplerClient:
 
     def start_weight_update(self) -> None:
         """Stop sampling and begin a reload."""
-        self._all("to start a reload", [s.start_weight_update.remote() for s in self._samplers])
+        self._all(
+            "to start a reload",
+            [s.start_weight_update.remote(self._attempt) for s in self._samplers],
+        )
 
     def update_weights(self, update_info: Any) -> None:
         """Receive one round of weights."""
@@ -123,7 +132,9 @@ class _VllmTransport(WeightTransport):
         bucket_bytes: int,
         deadline_s: float,
         workers_per_engine: int = 1,
+        attempt: int = 1,
     ) -> None:
+        self._attempt = attempt
         self._rank = rank
         self._workers_per_engine = workers_per_engine
         self._bucket_bytes = bucket_bytes
@@ -183,7 +194,7 @@ class _VllmTransport(WeightTransport):
         self, samplers: Sequence[ActorHandle], info: TrainerInitInfo
     ) -> tuple[SamplerClient, TrainerWeightTransferEngine[Any]]:
         """Connect `samplers` as one group; returns the client that drives them and the trainer."""
-        client = SamplerClient(samplers, self._deadline_s, self._workers_per_engine)
+        client = SamplerClient(samplers, self._deadline_s, self._workers_per_engine, self._attempt)
         trainer = WeightTransferTrainerFactory.trainer_init(
             info, client=client, source=self._source
         )

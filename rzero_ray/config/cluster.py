@@ -206,6 +206,19 @@ class DeadlineConfig:
 
 
 @dataclass(frozen=True)
+class RecoveryConfig:
+    """What becomes of an actor that dies while a run goes on."""
+
+    silence: Annotated[float, above(0, LONGEST_S)] = 60.0
+    """Seconds without a sign of life after which an actor counts as dead, though its process may
+    be there: stopped, hung, or on a node that is cut off. It is ended, and a new one takes its
+    place. After a third of them nobody asks it any more."""
+    max_restarts: Annotated[int, count(0, 10_000)] = 5
+    """How often an actor is replaced within an hour. Beyond that the run goes on without it, or
+    ends with what it died of where nobody else can do its work. 0 replaces none."""
+
+
+@dataclass(frozen=True)
 class SamplingSettings:
     """What it takes to sample from one model that does not learn: engines and reward workers."""
 
@@ -217,3 +230,4 @@ class SamplingSettings:
     sampler: SamplerConfig
     reward: RewardConfig
     deadline: DeadlineConfig
+    recovery: RecoveryConfig

@@ -20,6 +20,7 @@ from rzero_ray.config.cluster import (
     DeadlineConfig,
     LearnerConfig,
     ModelConfig,
+    RecoveryConfig,
     RewardConfig,
     SamplerConfig,
     SamplingSettings,
@@ -105,6 +106,7 @@ class Config:
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
 
 def to_yaml(config: Any) -> str:
@@ -132,6 +134,7 @@ def sampling_settings(config: Config) -> SamplingSettings:
         sampler=config.sampler,
         reward=config.reward,
         deadline=config.deadline,
+        recovery=config.recovery,
     )
 
 

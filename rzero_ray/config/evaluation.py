@@ -20,6 +20,7 @@ from rzero_ray.config.cluster import (
     BUILT_IN_MODELS,
     DeadlineConfig,
     ModelConfig,
+    RecoveryConfig,
     RewardConfig,
     SamplerConfig,
     SamplingSettings,
@@ -101,6 +102,8 @@ class EvaluationConfig:
     """The workers that read and grade answers."""
     deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
     """Seconds after which waiting becomes an error; `update` and `sync` have no meaning here."""
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """What becomes of an engine or a worker that dies meanwhile."""
 
 
 def load_evaluation_config(arguments: Sequence[str]) -> EvaluationConfig:
@@ -147,6 +150,7 @@ def sampling_settings(config: EvaluationConfig, model: str) -> SamplingSettings:
         sampler=config.sampler,
         reward=config.reward,
         deadline=config.deadline,
+        recovery=config.recovery,
     )
 
 

@@ -20,6 +20,7 @@ from rzero_ray.run.concurrency import made_ahead
 from rzero_ray.run.run import Run
 from rzero_ray.types import (
     ChallengerSample,
+    LearnerLostError,
     Role,
     Rollout,
     SolverSample,
@@ -63,18 +64,21 @@ async def learn_step_by_step(
     """Have a policy learn from what `make` returns of each step, unless the phase is finished.
 
     Up to `staleness` later steps are made while one is learned (`pipeline.staleness`). `describe`
-    gives the phase's own part of a step's row of metrics.
+    gives the phase's own part of a step's row of metrics. Where the learner dies, the phase begins
+    again from its last checkpoint, as after a stop: updates since then are done again from what was
+    sampled for them.
     """
-    phase = run.begin_phase(iteration, role)
-    if phase is None:
-        return
-    await policy.start_phase(phase)
-    async with made_ahead(run.steps(iteration, role, num_steps), make, staleness) as batches:
-        async for step, batch in batches:
-            report = await learn(batch, step)
-            run.finish_step(step, describe(batch, step) | update_metrics(report))
-    await policy.finish_phase(phase)
-    run.finish_phase(phase)
+    while (phase := run.begin_phase(iteration, role)) is not None:
+        try:
+            await policy.start_phase(phase)
+            async with made_ahead(run.steps(iteration, role, num_steps), make, staleness) as made:
+                async for step, batch in made:
+                    report = await learn(batch, step)
+                    run.finish_step(step, describe(batch, step) | update_metrics(report))
+            await policy.finish_phase(phase)
+            run.finish_phase(phase)
+        except LearnerLostError as error:
+            run.note(f"iteration {iteration}, {role}: {error}; the phase goes on from disk")
 
 
 async def learn_from_samples(

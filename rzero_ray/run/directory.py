@@ -46,6 +46,7 @@ _MAY_CHANGE = (
     "learner.memory_gib_per_rank",
     "checkpoint.",
     "deadline.",
+    "recovery.",
     "weights.",
     "audit.",
     "drift.",

@@ -93,6 +93,7 @@ class Run:
         of the next when the run may spend no more."""
         num_done = len(self.stored.manifest.steps(phase, iteration))
         self._observer.start_phase(iteration, phase, num_steps, num_done)
+        self.add_event("phase", iteration=iteration, phase=phase)
         for index in range(1, num_steps + 1):
             step = Step(iteration=iteration, phase=phase, index=index)
             if not self.is_finished(step.key):
@@ -166,6 +167,10 @@ class Run:
     def note(self, text: str, **details: Any) -> None:
         """Tell the user, and `events.jsonl`."""
         self.add_event(text, **details)
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """Tell the user."""
         self._observer.note(text)
 
     def add_event(self, event: str, **details: Any) -> None:

@@ -1,0 +1,158 @@
+"""The actors of a run: started, watched, replaced when they die, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from actors.fleet.life import Whereabouts
+from actors.fleet.making import Maker
+from actors.fleet.member import Member, State
+from actors.fleet.watch import Watch, kill
+from actors.placement import Demand, Places, sampler_names
+from actors.sampling.pool import PooledSampler
+from actors.waiting import DeadlineError, within
+from rzero_ray.config.cluster import SamplingSettings
+from rzero_ray.config.config import Config
+from rzero_ray.config.layout import Layout
+from rzero_ray.types import Role
+
+logger = logging.getLogger(__name__)
+
+_SHUTDOWN_S = 6.0
+"""How long engines may take to end in order; whoever stopped the run waits for it."""
+
+
+class Fleet:
+    """Has every actor of a run made, and knows them all."""
+
+    def __init__(
+        self, settings: SamplingSettings, layout: Layout, places: Places, needed: Sequence[Demand]
+    ) -> None:
+        """`places` are those of `needed` (`actors.placement.reserve`)."""
+        self._settings = settings
+        self._layout = layout
+        self._places = places
+        self.maker = Maker(settings, layout, places, needed)
+        self.watch = Watch(settings.recovery)
+        self._members: dict[str, Member] = {}
+        self._samplers: dict[str, Member] = {}
+        """Those that have an engine to end."""
+
+    async def start_samplers(self, models: Mapping[Role, Path]) -> list[PooledSampler]:
+        """Start a sampler per demand for one, with its role's model; the caller holds the deadline.
+
+        One after the other in each place: a starting engine measures how much of its GPU it fills,
+        and would take another's growth for its own.
+        """
+        by_place: dict[str, list[tuple[Role, str]]] = {}
+        for role, name in sampler_names(self._layout):
+            by_place.setdefault(self.maker.place_of(name), []).append((role, name))
+        started = await asyncio.gather(
+            *(self._start_in_turn(names, models) for names in by_place.values())
+        )
+        by_name = {sampler.name: sampler for in_place in started for sampler in in_place}
+        return [by_name[name] for _, name in sampler_names(self._layout)]
+
+    async def _start_in_turn(
+        self, names: Sequence[tuple[Role, str]], models: Mapping[Role, Path]
+    ) -> list[PooledSampler]:
+        samplers = []
+        for role, name in names:
+            model = models[role]
+            member = self._keep(Member(name, self.maker.sampler(name, model, life=1)))
+            self._samplers[name] = member
+            await start(member)
+            samplers.append(PooledSampler(member, home=role, role=role, model=model))
+        return samplers
+
+    async def start_workers(self) -> list[Member]:
+        """Start the reward workers; the caller holds the deadline."""
+        names = [f"reward/worker-{k}" for k in range(self._settings.reward.num_workers)]
+        workers = [self._keep(Member(n, self.maker.reward_worker(n, life=1))) for n in names]
+        await asyncio.gather(*(start(worker) for worker in workers))
+        return workers
+
+    async def make_ranks(self, config: Config, attempt: int) -> list[Member]:
+        """Make the ranks of a learner in place of those of the attempt before, if there was one."""
+        num_ranks = self._layout.num_ranks
+        names = [f"learner/rank-{k}" for k in range(num_ranks)]
+        return [
+            self._keep(
+                Member(name, self.maker.learner(k, num_ranks, config, attempt), life=attempt)
+            )
+            for k, name in enumerate(names)
+        ]
+
+    async def renew_worker(self, worker: Member) -> None:
+        """Put a new reward worker into the place of one that has died (`watch.Renew`)."""
+        await self.placed(worker)
+        worker.life += 1
+        worker.actor = self.maker.reward_worker(worker.name, worker.life)
+        await within(self._settings.deadline.start, f"a new {worker.name} to start", start(worker))
+        self.watch.set(worker, State.HEALTHY, "a new actor")
+
+    async def renew_engine(self, sampler: Member, model: Path) -> None:
+        """Put a new sampler into the place of one that has died, with the weights in the folder
+        `model`; it is STALE then."""
+        sampler.life += 1
+        sampler.actor = self.maker.sampler(sampler.name, model, sampler.life)
+        await within(
+            self._settings.deadline.start, f"a new {sampler.name} to start", start(sampler)
+        )
+        self.watch.set(sampler, State.STALE, "a new engine")
+
+    async def placed(self, member: Member) -> None:
+        """Wait until there is a place for a member: its node may have died. That has no deadline of
+        its own, for the others go on; whoever cannot do without the member has one."""
+        while True:
+            ready = self._places.ready(self.maker.place_of(member.name))
+            try:
+                return await within(
+                    self._settings.deadline.placement, f"a place for {member.name}", ready
+                )
+            except DeadlineError as error:
+                logger.warning("%s", error)
+
+    @asynccontextmanager
+    async def ended_on_failure(self) -> AsyncIterator[None]:
+        """End all actors when the block fails or is cancelled: nobody else knows of them yet."""
+        try:
+            yield
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End all actors and give their places back."""
+        self.watch.close()
+        stops = [asyncio.create_task(_stop(sampler)) for sampler in self._samplers.values()]
+        if stops:
+            await asyncio.wait(stops, timeout=_SHUTDOWN_S)
+        for member in self._members.values():
+            kill(member)
+        self._places.close()
+
+    def _keep(self, member: Member) -> Member:
+        self._members[member.name] = member
+        return member
+
+
+async def start(member: Member) -> None:
+    """Wait until a member has started, and note where it runs."""
+    actor: Any = member.actor
+    where: Whereabouts = await actor.start.remote()
+    member.pid, member.node = where
+
+
+async def _stop(sampler: Member) -> None:
+    """Have an engine end in order. One that has died, or cannot, is ended without."""
+    actor: Any = sampler.actor
+    try:
+        await actor.stop.remote()
+    except Exception as error:
+        logger.info("%s did not end in order: %s", sampler.name, error)

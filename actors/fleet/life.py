@@ -1,0 +1,47 @@
+"""What an actor says of itself while it works: that it lives, where, and what it is doing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from typing import NamedTuple
+
+import ray
+
+CONCURRENCY = {"life": 1}
+"""Ray's concurrency groups of an actor that is one of `Lives`, and their threads."""
+
+
+class Whereabouts(NamedTuple):
+    """The process of an actor."""
+
+    pid: int
+    node: str
+    """The address of its node."""
+
+
+def whereabouts() -> Whereabouts:
+    """Return where the calling actor runs."""
+    return Whereabouts(os.getpid(), ray.util.get_node_ip_address())
+
+
+class Lives:
+    """What every actor of the fleet can be asked besides its work.
+
+    These are answered in a thread of their own (`CONCURRENCY`), beside the one that works.
+    """
+
+    @ray.method(concurrency_group="life")
+    def pulse(self) -> None:
+        """Return: the process runs."""
+
+    @ray.method(concurrency_group="life")
+    def stacks(self) -> str:
+        """Return what each thread of the process is doing."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        return "\n".join(
+            f"{names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+            for ident, frame in sys._current_frames().items()
+        )

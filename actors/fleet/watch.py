@@ -1,0 +1,246 @@
+"""Who of the fleet is alive: asks each member for a sign of life, and has the dead replaced.
+
+No state rests on an exception alone. A call can fail while its actor lives, and calls to an actor
+on a node that is cut off hang without one. So a failure makes a member SUSPECT; what it is then is
+decided by `pulse`, an actor method that answers while the actor works: an answer, Ray's word that
+the actor has died, or silence for `recovery.silence` seconds, after which it is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+
+from actors.fleet.member import Member, State
+from rzero_ray.config.cluster import RecoveryConfig
+from rzero_ray.types import ActorChange, RunError
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_S = 2.0
+"""Time between two signs of life of a member that is well."""
+_SUSPECT_SHARE = 1 / 3
+"""Of `recovery.silence`: how long a member may be silent before nobody asks it any more."""
+_WINDOW_S = 3600.0
+"""Deaths that are longer ago do not count against `recovery.max_restarts`."""
+
+Renew = Callable[[Member], Awaitable[None]]
+"""Puts a new actor into a member's place and gives it what it needs; the member is HEALTHY then."""
+
+
+class Watch:
+    """Knows how each member is; see the module."""
+
+    def __init__(self, settings: RecoveryConfig) -> None:
+        self._settings = settings
+        self.members: dict[str, Member] = {}
+        """Those that were entered, by name."""
+        self._renewals: dict[str, Renew] = {}
+        self._deaths: dict[str, deque[float]] = {}
+        self._reasons: dict[str, str] = {}
+        """Why each member died last."""
+        self._replaced: set[str] = set()
+        """Those in whose place a new actor is being put."""
+        self._given_up: set[str] = set()
+        """Those that are dead for good."""
+        self._checks: dict[str, asyncio.Task[bool]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._on_change: Callable[[ActorChange], None] = lambda change: None
+
+    def tell(self, on_change: Callable[[ActorChange], None]) -> None:
+        """Tell `on_change` of each change from now on, and at once how every member is."""
+        self._on_change = on_change
+        for member in self.members.values():
+            on_change(_as_change(member, ""))
+
+    def enter(self, member: Member, renew: Renew | None = None) -> None:
+        """Look after a member. When it dies `renew` is called, as often as `recovery.max_restarts`
+        allows; without it whoever uses the member replaces it."""
+        self.members[member.name] = member
+        self._on_change(_as_change(member, ""))
+        if renew is not None:
+            self._renewals[member.name] = renew
+        self._spawn(self._look_after(member))
+
+    def retire(self, member: Member, reason: str) -> None:
+        """End a member that has served; that is not a death that counts."""
+        kill(member)
+        self.set(member, State.DEAD, reason)
+        if self.members.get(member.name) is member:
+            del self.members[member.name]
+
+    def close(self) -> None:
+        """Look after nobody any more."""
+        for task in [*self._tasks, *self._checks.values()]:
+            task.cancel()
+
+    async def next_change(self) -> None:
+        """Wait until a member changes its state."""
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(change)
+        await change
+
+    def set(self, member: Member, state: State, reason: str = "") -> None:
+        """Record how a member is."""
+        if member.state is state:
+            return
+        member.state = state
+        self.announce()
+        if self.members.get(member.name) is member:
+            self._on_change(_as_change(member, reason))
+
+    def condemn(self, member: Member, reason: str) -> None:
+        """End a member's actor, whatever it does, and have it replaced."""
+        if not member.is_up:
+            return
+        self.bury(member, reason)
+        renew = self._renewals.get(member.name)
+        if renew is not None and member.name not in self._replaced:
+            self._spawn(self._replace(member, renew))
+
+    async def is_alive(self, member: Member, reason: str = "") -> bool:
+        """Return whether a member is alive, once that is known; one with a `reason` is suspected.
+
+        A dead one is replaced meanwhile, where `enter` was told how.
+        """
+        if not member.is_up:
+            return False
+        if reason:
+            self._suspect(member, reason)
+        check = self._checks.get(member.name)
+        if check is None or check.done():
+            check = self._checks[member.name] = asyncio.create_task(self._check(member))
+        return await asyncio.shield(check)
+
+    def may_restart(self, name: str) -> bool:
+        """Return whether a member that has died may be replaced once more."""
+        deaths = self._deaths.setdefault(name, deque())
+        while deaths and deaths[0] < time.monotonic() - _WINDOW_S:
+            deaths.popleft()
+        return len(deaths) <= self._settings.max_restarts
+
+    def lost(self, name: str) -> RunError:
+        """Return the error that says that a member is not replaced any more, and why it died."""
+        count = len(self._deaths[name])
+        return RunError(
+            f"{name} died {count} time{'' if count == 1 else 's'} within an hour and "
+            f"recovery.max_restarts={self._settings.max_restarts} allows no further actor in its "
+            f"place; the last one: {self._reasons[name]}"
+        )
+
+    def given_up(self, member: Member) -> bool:
+        """Return whether a member is dead for good."""
+        return member.name in self._given_up
+
+    def announce(self) -> None:
+        """Wake up whoever waits for the next change."""
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            if not change.done():
+                change.set_result(None)
+
+    async def _look_after(self, member: Member) -> None:
+        while self.members.get(member.name) is member:
+            await asyncio.sleep(_PERIOD_S)
+            if member.is_up:
+                await self.is_alive(member)
+
+    async def _check(self, member: Member) -> bool:
+        start, actor = time.monotonic(), member.actor
+        patience = self._settings.silence * _SUSPECT_SHARE
+        while member.is_up and member.actor is actor:
+            try:
+                await asyncio.wait_for(_pulse(actor), patience)
+            except (ActorDiedError, RayTaskError) as error:  # it is gone, or says that it is no use
+                self.condemn(member, _cause(error))
+                break
+            except RayActorError as error:  # its node cannot be reached, for now or for good
+                self._suspect(member, _one_line(error))
+                await asyncio.sleep(min(1.0, patience))
+            except TimeoutError:
+                self._suspect(member, f"it has given no sign of life for {patience:.0f} s")
+            else:
+                if member.state is State.SUSPECT and member.actor is actor:
+                    self.set(member, State.HEALTHY, "it has given a sign of life")
+                return member.is_up
+            if time.monotonic() - start >= self._settings.silence:
+                silence = f"it has given no sign of life for {self._settings.silence:g} s"
+                self.condemn(member, f"{silence} (recovery.silence)")
+        return False
+
+    def _suspect(self, member: Member, reason: str) -> None:
+        # One without its weights stays so, lest a sign of life passes for weights.
+        if member.state is State.HEALTHY:
+            self.set(member, State.SUSPECT, reason)
+
+    async def _replace(self, member: Member, renew: Renew) -> None:
+        """Have a dead member replaced, again where the new actor does not get that far."""
+        self._replaced.add(member.name)
+        while member.state not in (State.HEALTHY, State.SUSPECT):
+            if not self.may_restart(member.name):
+                self._given_up.add(member.name)
+                self.announce()
+                break
+            kill(member)
+            self.set(member, State.RESTARTING)
+            try:
+                await renew(member)
+            except Exception as error:
+                if not isinstance(error, RunError):
+                    logger.exception("%s could not be replaced", member.name)
+                self.bury(member, f"the new actor failed: {error}")
+        self._replaced.discard(member.name)
+
+    def bury(self, member: Member, reason: str) -> None:
+        """Record a death, unless it is known, and end whatever is left of the actor."""
+        kill(member)
+        reason = " ".join(reason.split())
+        if member.state is State.DEAD:
+            return
+        self._deaths.setdefault(member.name, deque()).append(time.monotonic())
+        self._reasons[member.name] = reason
+        self.set(member, State.DEAD, reason)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def kill(member: Member) -> None:
+    """End a member's process. A dead one loses its name, which Ray keeps as long as we hold it."""
+    with suppress(Exception):  # it may be gone, with its node
+        ray.kill(member.actor)
+
+
+async def _pulse(actor: Any) -> None:
+    await actor.pulse.remote()
+
+
+def _as_change(member: Member, reason: str) -> ActorChange:
+    return ActorChange(
+        actor=member.name,
+        state=member.state,
+        life=member.life,
+        reason=reason,
+        pid=member.pid,
+        node=member.node,
+    )
+
+
+def _cause(error: Exception) -> str:
+    """Return what Ray says of a death, or what a living actor says is wrong with it."""
+    return _one_line(error.cause if isinstance(error, RayTaskError) else error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
