@@ -59,7 +59,9 @@ def nodes(environment: Mapping[str, str]) -> Iterator[Nodes]:
         for k in range(NUM_NODES):
             mark = uuid.uuid4().hex
             with _inherited({**RAY_ENVIRONMENT, **environment, _NODE: mark}):
-                cluster.add_node(num_cpus=_CPUS, object_store_memory=200 << 20)
+                cluster.add_node(
+                    num_cpus=_CPUS, object_store_memory=200 << 20, include_dashboard=False
+                )
             if k:
                 found.others.append(mark)
         assert cluster.address is not None
