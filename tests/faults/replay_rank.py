@@ -7,6 +7,7 @@ the rank, not by the one that starts it.
 from __future__ import annotations
 
 import socket
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ def learn_again(
     from actors.learning.deepspeed_rank import DeepSpeedLearner
 
     logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # torch's about what DeepSpeed calls
     learner = DeepSpeedLearner(options, "127.0.0.1", port, meeting_point)
     for lesson in lessons:
         learner.start_phase(lesson.phase, lesson.options)
