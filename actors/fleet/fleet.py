@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from actors.fleet.life import Whereabouts
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch, kill
@@ -145,8 +144,7 @@ class Fleet:
 async def start(member: Member) -> None:
     """Wait until a member has started, and note where it runs."""
     actor: Any = member.actor
-    where: Whereabouts = await actor.start.remote()
-    member.pid, member.node = where
+    member.found_at(await actor.start.remote())
 
 
 async def _stop(sampler: Member) -> None:

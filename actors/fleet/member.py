@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from ray.actor import ActorHandle
 
+from actors.fleet.life import Whereabouts
+
 
 class State(StrEnum):
     """How an actor is. Each change is an event of the run (`Change`)."""
@@ -37,6 +39,10 @@ class Member:
     """The process of the actor, once it has started."""
     node: str = ""
     """The address of the node on which that runs."""
+
+    def found_at(self, where: Whereabouts) -> None:
+        """Note what its actor says of where it runs."""
+        self.pid, self.node = where.pid, where.node
 
     @property
     def is_up(self) -> bool:

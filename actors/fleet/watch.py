@@ -132,14 +132,14 @@ class Watch:
         """Return the error that says that a member is not replaced any more, and why it died."""
         count = len(self._deaths[name])
         return RunError(
-            f"{name} died {count} time{'' if count == 1 else 's'} within an hour and "
-            f"recovery.max_restarts={self._settings.max_restarts} allows no further actor in its "
-            f"place; the last one: {self._reasons[name]}"
+            f"{name} died ({self._reasons[name]}) and is not replaced: {count} of its actors died "
+            f"within an hour, recovery.max_restarts={self._settings.max_restarts}"
         )
 
     def given_up(self, member: Member) -> bool:
         """Return whether a member is dead for good."""
-        return member.name in self._given_up
+        nobody = member.state is State.DEAD and member.name not in self._renewals
+        return nobody or member.name in self._given_up
 
     def announce(self) -> None:
         """Wake up whoever waits for the next change."""

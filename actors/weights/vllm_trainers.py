@@ -13,6 +13,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -29,7 +30,7 @@ from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from actors.process import held_port
-from actors.waiting import get_within
+from actors.waiting import ActorLostError, get_within
 from actors.weights.transport import WeightSource, WeightTransport
 from rzero_ray.types import TransferReport, Weights
 
@@ -74,8 +75,10 @@ class SamplerClient:
         )
 
     def shutdown_weight_transfer_engine(self) -> None:
-        """Leave the group; the engines go on sampling."""
-        self._all("to disconnect", [s.disconnect_weights.remote() for s in self._samplers])
+        """Leave the group; the engines go on sampling. One that has died has left it."""
+        for left in [sampler.disconnect_weights.remote() for sampler in self._samplers]:
+            with suppress(ActorLostError):
+                get_within(self._deadline_s, "an engine to leave its group", [left])
 
     def start_weight_update(self) -> None:
         """Stop sampling and begin a reload."""

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
+from actors.fleet.member import Member
 from actors.sampling.pool import PooledSampler, SamplerPool
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
@@ -249,7 +250,7 @@ def _samplers(count: int, texts: Texts, spread: float, cost: Cost) -> list[Poole
         homes = ["challenger", "solver"]
     actors: list[Any] = [FakeSampler(texts, spread, cost) for _ in homes]
     return [
-        PooledSampler(name=f"fake-{k}", actor=actor, home=home, role=home, model=None)
+        PooledSampler(Member(f"fake-{k}", actor), home=home, role=home, model=None)
         for k, (actor, home) in enumerate(zip(actors, homes, strict=True))
     ]
 

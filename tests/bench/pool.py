@@ -191,6 +191,7 @@ def _serve_bare(settings: Mapping[str, str]) -> None:
 def _serve_pool(settings: Mapping[str, str]) -> None:
     import ray
 
+    from actors.fleet.member import Member
     from actors.sampling.pool import PooledSampler, SamplerPool
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -198,7 +199,7 @@ def _serve_pool(settings: Mapping[str, str]) -> None:
     pool = SamplerPool(
         [
             PooledSampler(
-                name=f"bench/sampler-{k}", actor=actor, home="solver", role="solver", model=None
+                Member(f"bench/sampler-{k}", actor), home="solver", role="solver", model=None
             )
             for k, actor in enumerate(actors)
         ],

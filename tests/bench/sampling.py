@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from actors.fleet.member import Member
 from actors.sampling.packing import PackedCompletions, pack, unpack
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.sampler import Sampler
@@ -243,7 +244,7 @@ def _one_by_one(actor: ActorHandle) -> _Answer:
 
 def _pooled(actor: ActorHandle) -> _Answer:
     sampler = PooledSampler(
-        name="bench/sampler-0", actor=actor, home="solver", role="solver", model=None
+        Member("bench/sampler-0", actor), home="solver", role="solver", model=None
     )
     pool = SamplerPool([sampler], deadline_s=600)
     return lambda request: pool.sample("solver", request)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from actors.fleet.member import Member
 from actors.sampling.packing import FinishedRequests, PackedCompletions, pack
 from actors.sampling.pool import PooledSampler, SamplerPool
 from rzero_ray.config.config import Config
@@ -109,7 +110,7 @@ def _driver_figures() -> list[Figure]:
             for _ in range(max(_NUM_ENGINES))
         ]
         engines = [
-            PooledSampler(name=f"fake-{k}", actor=actor, home="solver", role="solver", model=None)
+            PooledSampler(Member(f"fake-{k}", actor), home="solver", role="solver", model=None)
             for k, actor in enumerate(actors)
         ]
         for engine in engines:

@@ -83,13 +83,14 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
     async def start_recorded(*arguments: Any) -> cluster.Cluster:
         running = await start(*arguments)
-        (group,) = placement_group_table().values()
-        bundles.extend(group["bundles"].values())
+        for group in placement_group_table().values():
+            bundles.extend(group["bundles"].values())
         for engine in running.pool.samplers:
             recorded: Any = _Recorded(engine.name, engine.actor, calls)
-            engine.actor = recorded
-        ranks: list[Any] = running.learner.ranks  # of the group that turns and both roles share
-        ranks[:] = [_Recorded("learner", rank, calls) for rank in ranks]
+            engine.member.actor = recorded
+        for rank in running.learner.ranks:  # of the group that turns and both roles share
+            of_learner: Any = _Recorded("learner", rank.actor, calls)
+            rank.actor = of_learner
         return running
 
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster as Nodes
 
 from actors import cluster
-from actors.fleet import Fleet
+from actors.fleet.fleet import Fleet
 from actors.placement import demands, reserve
 from rzero_ray.config.config import sampling_settings
 from rzero_ray.config.load import load_config
@@ -52,7 +52,7 @@ def test_each_gpu_gets_a_rank_and_an_engine_of_each_role(two_nodes: None):
     fleet = Fleet(sampling_settings(config), layout, asyncio.run(reserve(needed, 30.0)), needed)
     actor: Any = ray.remote(Where)
     names = [demand.actor for demand in needed]
-    actors = [actor.options(**fleet.placed(name, {})).remote() for name in names]
+    actors = [actor.options(**fleet.maker.placed(name, {})).remote() for name in names]
     places = dict(zip(names, ray.get([a.place.remote() for a in actors], timeout=60), strict=True))
     devices = set()
     for k in range(2):
@@ -62,22 +62,3 @@ def test_each_gpu_gets_a_rank_and_an_engine_of_each_role(two_nodes: None):
         assert len(place[1]) == 1
     assert len(devices) == 2
     assert not any(places[f"reward/worker-{k}"][1] for k in range(2))
-
-
-def test_an_actor_that_has_died_is_made_again_under_its_name_and_ends_with_the_rest():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        config = load_config(["conf=tiny", "reward.cpus_per_worker=1"])
-        layout = cluster.choose_layout(config)
-        needed = [d for d in demands(config, layout) if d.actor == "reward/worker-0"]
-        fleet = Fleet(sampling_settings(config), layout, asyncio.run(reserve(needed, 30.0)), needed)
-        first: Any = fleet.reward_worker(0)
-        pid = ray.get(first.start.remote(), timeout=60)
-        ray.kill(first)
-        again: Any = fleet.reward_worker(0)
-        assert ray.get(again.start.remote(), timeout=60) != pid
-        asyncio.run(fleet.close())
-        with pytest.raises(ray.exceptions.RayActorError):
-            _ = ray.get(again.start.remote(), timeout=60)
-    finally:
-        ray.shutdown()

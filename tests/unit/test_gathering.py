@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from actors.fleet.member import Member
 from actors.sampling import gathering, sampler
 from actors.sampling.packing import pack
 from actors.sampling.pool import PooledSampler, SamplerPool
-from actors.waiting import DeadlineError
 from rzero_ray.types import Completion, RunError, SampleRequest, Sampling, TooLongError
 from tests.unit.fakes import fake_text
 
@@ -63,7 +63,7 @@ def _pool(*actors: FakeSampler, deadline_s: float = 5.0) -> SamplerPool:
     return SamplerPool(
         [
             PooledSampler(
-                name=f"solver/sampler-{k}", actor=actor, home="solver", role="solver", model=None
+                Member(f"solver/sampler-{k}", actor), home="solver", role="solver", model=None
             )
             for k, actor in enumerate(actors)
         ],
@@ -202,7 +202,7 @@ def test_a_stream_that_ends_early_is_an_error_for_those_it_left_out(ended_early)
 def test_what_takes_too_long_names_the_sampler_and_is_ended_in_the_engine(ended_early):
     async def go() -> None:
         pool = _pool(FakeSampler(), deadline_s=0.05)
-        with pytest.raises(DeadlineError, match="for solver/sampler-0 to sample"):
+        with pytest.raises(RunError, match=r"sampler-0 died .*for solver/sampler-0 to sample"):
             await _ask(pool, "a")
         assert len(ended_early) == 1
         assert pool.samplers[0].outstanding_tokens == 0
@@ -257,7 +257,7 @@ def test_an_engine_that_ends_other_requests_is_waited_for_beyond_the_deadline(en
         assert (await late)[0].text == "re late"
         actor.streams[0].put_nowait(None)
         silent = _ask(pool, "silent")
-        with pytest.raises(DeadlineError, match="for solver/sampler-0 to sample"):
+        with pytest.raises(RunError, match=r"sampler-0 died .*for solver/sampler-0 to sample"):
             await silent
 
     asyncio.run(go())

@@ -107,7 +107,7 @@ def test_the_client_drives_every_engine_in_vllms_order(monkeypatch):
     for index, engine in enumerate(engines):
         assert engine.log == [
             ("connect_weights", {"rank_offset": 1 + index, "world_size": 3}),
-            ("start_weight_update",),
+            ("start_weight_update", 1),
             ("update_weights", {"names": ["a"]}),
             ("finish_weight_update", client.version),
             ("disconnect_weights",),

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from actors.fleet import Fleet
+from actors.fleet.fleet import Fleet
+from actors.fleet.life import Whereabouts
+from actors.fleet.member import Member
 from actors.learning.group import LearnerGroup
 from actors.placement import demands
-from actors.sampling.pool import PooledSampler
+from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import NoTurns, SharedDevices
 from rzero_ray.config.cluster import DeadlineConfig
 from rzero_ray.config.config import sampling_settings
@@ -34,21 +36,22 @@ class _Actor:
         actor = self
 
         class Method:
-            def remote(self, *arguments: object) -> Awaitable[None]:
+            def remote(self, *arguments: object) -> Awaitable[Whereabouts]:
                 return asyncio.ensure_future(actor._call(method, arguments))
 
         return Method()
 
-    async def _call(self, method: str, arguments: tuple[object, ...]) -> None:
+    async def _call(self, method: str, arguments: tuple[object, ...]) -> Whereabouts:
         given = f" {arguments[0]}" if arguments else ""
         self._log.append((self._name, f"{method}{given}"))
         await asyncio.sleep(0.001)
         self._log.append((self._name, f"{method} done"))
+        return Whereabouts(1, "127.0.0.1")  # what `start` says
 
 
 def _engine(name: str, role: Role, log: list[tuple[str, str]]) -> PooledSampler:
     actor: Any = _Actor(name, log)
-    return PooledSampler(name=name, actor=actor, home=role, role=role, model=None)
+    return PooledSampler(Member(name, actor), home=role, role=role, model=None)
 
 
 class _Shared:
@@ -60,9 +63,9 @@ class _Shared:
         self.challenger = _engine("C", "challenger", self.calls)
         self.solver = _engine("S", "solver", self.calls)
         rank: Any = _Actor("L", self.calls)
-        learner = LearnerGroup([rank], DeadlineConfig())
-        engines = [self.challenger, self.solver]
-        self.shared = SharedDevices(engines, learner, 5.0)
+        learner = LearnerGroup([Member("L", rank)], DeadlineConfig())
+        pool = SamplerPool([self.challenger, self.solver], 5.0)
+        self.shared = SharedDevices(pool, learner, 5.0)
         self.shared.tell(StageClock(), self.turns.append)
 
     @property
@@ -154,15 +157,15 @@ def test_engines_of_one_gpu_start_one_after_the_other(
     config = load_config(["conf=qwen3_4b"])
     layout = resolve_layout(config, {"GPU": 2.0}) if takes_turns else disaggregated(config)
     log: list[tuple[str, str]] = []
-    group: Any = None
+    places: Any = None
     settings = sampling_settings(config)
-    fleet = Fleet(settings, layout, group, demands(config, layout))
+    fleet = Fleet(settings, layout, places, demands(config, layout))
 
-    def create(name: str, model: Path) -> _Actor:
+    def create(name: str, model: Path, life: int) -> _Actor:
         log.append((name, "created"))  # the engine itself starts with its actor
         return _Actor(name, log)
 
-    monkeypatch.setattr(fleet, "sampler", create)
+    monkeypatch.setattr(fleet.maker, "sampler", create)
     engines = asyncio.run(fleet.start_samplers(MODELS))
     assert {(e.name.partition("/")[0], e.home, e.model) for e in engines} == {
         (role, role, model) for role, model in MODELS.items()
