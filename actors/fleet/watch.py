@@ -33,6 +33,9 @@ the first one nobody asks it for its work any more."""
 _WINDOW_S = 3600.0
 """Deaths that are longer ago do not count against `recovery.max_restarts`."""
 
+_DEATH = "The actor is dead because"
+"""Where in Ray's text the cause begins."""
+
 Renew = Callable[[Member], Awaitable[None]]
 """Puts a new actor into a member's place and gives it what it needs; the member is HEALTHY then."""
 
@@ -252,4 +255,7 @@ def _cause(error: Exception) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Return what an error says, without the advice that Ray adds to each death, and without what
+    the member's own record holds already."""
+    text = " ".join(str(error).split()).partition(" Some common causes include")[0]
+    return text[max(0, text.find(_DEATH)) :]
