@@ -45,6 +45,7 @@ from actors.learning.model_files import write_model
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.policy_model import PolicyModel
 from actors.learning.trained import AllWeights, TrainedWeights
+from actors.process import return_freed_memory
 from actors.weights.buckets import layer_of
 from rzero_ray.config.method import OptimizerConfig
 from rzero_ray.disk.errors import one_line_disk_errors
@@ -129,6 +130,8 @@ class DeepSpeedLearner:
         model = self._model = PolicyModel.load(
             phase.initial_model, self._dtype, self._device, self._options.attention
         )
+        if self._device.type == "cpu":
+            return_freed_memory(sum(parameter.nbytes for parameter in model.parameters()))
         if self._options.lora.rank:
             self._trained = Adapter(model.causal_lm, self._options.lora, phase)
         if self._options.gradient_checkpointing:
@@ -137,7 +140,9 @@ class DeepSpeedLearner:
         self._deepspeed, *_ = deepspeed.initialize(
             model=model,
             model_parameters=trained,  # type: ignore[arg-type]  # DeepSpeed declares a module
-            config=deepspeed_config(self._options, options.optimizer),
+            config=deepspeed_config(
+                self._options, options.optimizer, sum(p.numel() for p in trained)
+            ),
         )
         self._deepspeed.checkpoint_engine = _CheckpointFiles()
         self._deepspeed.train()

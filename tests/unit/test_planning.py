@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.learning.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from rzero_ray import driver
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated, resolve_layout
@@ -138,7 +139,20 @@ def test_zero_divides_what_its_stage_says_by_four_ranks(
     head = LOGITS + 6 * 1_000 * 100
     assert learner.activations == 6_144 * LAYER * 10 + head + BUFFER_BYTES
     assert LOGITS_BYTES == 4 * CHUNK_ELEMENTS
-    assert learner.total == sum(parts) + learner.reference + learner.activations
+    # As many gradients as travel between ranks at a time, twenty times over.
+    assert learner.bucket == (4 * REDUCE_BUCKET_ELEMENTS if stage else 0)
+    assert BUCKET_ELEMENTS == REDUCE_BUCKET_ELEMENTS < BILLION.num_parameters
+    held = learner.reference + learner.activations + learner.bucket
+    assert learner.total == sum(parts) + held
+
+
+def test_the_optimizer_steps_by_gradients_that_lie_in_one_piece(config: Config):
+    """They are there when the activations are not, and count where they are more."""
+    small = replace(config.learner, tokens_per_micro_batch=1, reference="device")
+    config = replace(config, learner=replace(small, gradient_checkpointing=True))
+    assert _memory(config)[-1].activations == 4e9 / 4  # of four ranks
+    offloading = replace(config, learner=replace(config.learner, offload="optimizer"))
+    assert _memory(offloading)[-1].activations < 1e9
 
 
 def test_recomputed_activations_and_a_visiting_reference_need_less(config: Config):
