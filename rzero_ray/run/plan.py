@@ -274,6 +274,8 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     optimizer = MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1)
     bucket = GRADIENT_BYTES * min(trained, BUCKET_ELEMENTS) if stage >= 1 else 0
     laid_out = GRADIENT_BYTES * trained // ranks if stage >= 1 and not is_offloaded else 0
+    if layout.gpus_per_rank == 0:  # memory is taken when it is written: in place of activations
+        bucket, laid_out = 0, laid_out + bucket
     return MemoryPlan(
         role="learner/rank",
         num_actors=ranks,
