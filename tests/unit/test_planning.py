@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.learning.deepspeed_config import REDUCE_BUCKET_ELEMENTS
+from actors.learning.deepspeed_config import REDUCE_BUCKET_ELEMENTS, deepspeed_config
+from actors.learning.options import LearnerOptions
 from rzero_ray import driver
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated, resolve_layout
@@ -147,6 +148,22 @@ def test_zero_divides_what_its_stage_says_by_four_ranks(
     assert BUCKET_ELEMENTS == REDUCE_BUCKET_ELEMENTS < BILLION.num_parameters
     held = learner.reference + learner.activations + learner.bucket
     assert learner.total == sum(parts) + held
+
+
+def test_the_bucket_is_no_larger_than_what_is_trained(config: Config):
+    options = LearnerOptions(
+        rank=0,
+        world_size=1,
+        device="cpu",
+        dtype="float32",
+        zero_stage=1,
+        tokens_per_micro_batch=1,
+        num_threads=1,
+        weight_backend="object_store",
+    )
+    for trained, size in ((1_000, 1_000), (10**9, REDUCE_BUCKET_ELEMENTS)):
+        settings = deepspeed_config(options, config.solver.optimizer, trained)
+        assert settings["zero_optimization"]["reduce_bucket_size"] == size
 
 
 def test_on_a_cpu_the_bucket_takes_memory_when_activations_have_given_theirs_back():

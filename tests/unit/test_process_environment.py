@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,37 @@ def test_a_rank_on_a_cpu_takes_no_accelerator():
     environment = learner_environment(2, on_cpu=True, backend="object_store")
     assert environment == {"OMP_NUM_THREADS": "2", "DS_ACCELERATOR": "cpu"}
     assert judge_environment() == {"OMP_NUM_THREADS": "1"}
+
+
+_ALLOCATES = """
+import ctypes, sys
+from actors.process import return_freed_memory
+
+names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in names]
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.mallinfo2.restype = Info
+return_freed_memory(int(sys.argv[1]))
+libc.free(libc.malloc(16 << 20))  # after which glibc keeps pieces up to this size
+before = libc.mallinfo2().hblkhd
+libc.malloc(4 << 20)
+print(libc.mallinfo2().hblkhd - before >= 4 << 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="of glibc")
+@pytest.mark.parametrize(("model_bytes", "is_returned"), [(1 << 20, False), (1 << 30, True)])
+def test_beside_a_large_model_freed_tensors_go_back_to_the_system(model_bytes, is_returned):
+    said = subprocess.run(
+        [sys.executable, "-c", _ALLOCATES, str(model_bytes)],
+        cwd=ACTORS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split() == [str(is_returned)]
 
 
 @pytest.mark.parametrize(
