@@ -113,6 +113,7 @@ class SharedDevices(Turns):
                 )
             with self._clock.stage("turns"):
                 await self._sleep()
+                self._holder = "learner"  # even where it dies before it is there
                 await self._learner.return_to_device()
             self._begin("learner")
 

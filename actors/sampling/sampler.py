@@ -88,6 +88,8 @@ class Sampler(Lives):
 
     async def sleep(self) -> None:
         """Give the device's memory back; requests have to wait for `wake`."""
+        if self._asleep == set(PARTS):  # of a turn that was not passed on
+            return
         await self._engine.sleep()
         self._asleep = set(PARTS)
 
