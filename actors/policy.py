@@ -149,14 +149,19 @@ class ClusterPolicy:
             with self._clock.stage("learning"):
                 learning = await learn(rollouts)
             check_finite(learning, step)
-            # Before the weights go to the engines, which may take the learner's place on the
-            # device.
-            if step.checkpoint is not None:
-                with self._clock.stage("checkpoint"):
-                    await self._learner.save_checkpoint(step.checkpoint)
+            if step.checkpoint is not None and self._turns.are_taken:
+                # Before the engines take the learner's place on the device.
+                await self._save(step.checkpoint)
             version = self._phase.version(step.index)
             sync = await self._publish(version, self._pool.samplers_of(self._role))
-        return UpdateReport(learning=learning, sync=sync)
+            saving = None
+            if step.checkpoint is not None and not self._turns.are_taken:
+                saving = self._learner.meanwhile(self._save(step.checkpoint))
+        return UpdateReport(learning=learning, sync=sync, saving=saving)
+
+    async def _save(self, checkpoint: Path) -> None:
+        with self._clock.stage("checkpoint"):
+            await self._learner.save_checkpoint(checkpoint)
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""

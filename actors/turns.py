@@ -35,6 +35,9 @@ _LOOK_S = 0.5
 class Turns(ABC):
     """What a `ClusterPolicy` asks before it has anyone work."""
 
+    are_taken: bool
+    """Whether devices are shared, so that the learner loses its own when others get theirs."""
+
     @abstractmethod
     def tell(self, clock: Clock, on_turn: Callable[[Holder], None]) -> None:
         """From now on keep the time of turns on `clock`, and tell `on_turn` of each that begins."""
@@ -64,6 +67,8 @@ class Turns(ABC):
 class NoTurns(Turns):
     """Everybody has devices of their own and works at any time."""
 
+    are_taken = False
+
     def tell(self, clock: Clock, on_turn: Callable[[Holder], None]) -> None:
         pass
 
@@ -86,6 +91,8 @@ class NoTurns(Turns):
 class SharedDevices(Turns):
     """Engines and learner ranks live on the same devices. At the start the engines are awake, and
     nothing begins before `tell`."""
+
+    are_taken = True
 
     _clock: Clock
     _on_turn: Callable[[Holder], None]

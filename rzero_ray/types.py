@@ -6,6 +6,7 @@ V vocabulary. A record is immutable; arrays inside it are read-only by conventio
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -272,6 +273,8 @@ class UpdateReport:
 
     learning: LearningReport
     sync: SyncReport
+    saving: asyncio.Task[None] | None = None
+    """The checkpoint of the step while it is being written; None where none is due, or it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

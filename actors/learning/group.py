@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class LearnerGroup:
         self._make = make
         self._watch = watch or Watch(RecoveryConfig())
         self._busy = asyncio.Lock()
+        self._saving: asyncio.Task[None] | None = None
         self._writer = uuid.uuid4().hex[:8]
         """Tells what this start of the run writes from what an earlier one may still be writing."""
 
@@ -93,6 +94,7 @@ class LearnerGroup:
             try:
                 if any(not rank.is_up for rank in self.ranks):
                     raise LearnerLostError("a rank of the learner has died")
+                await self._saved()
                 yield
             except Exception as error:
                 reason = " ".join(str(error).split())
@@ -107,6 +109,9 @@ class LearnerGroup:
     async def _renew(self) -> None:
         """Make all ranks anew, until they have met."""
         assert self._make is not None, "a learner that is watched can be made anew"
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
         while True:
             lost = [rank.name for rank in self.ranks if not self._watch.may_restart(rank.name)]
             for rank in self.ranks:
@@ -216,6 +221,18 @@ class LearnerGroup:
             "to save a checkpoint",
             lambda folder: [rank.save_checkpoint.remote(folder) for rank in self._actors()],
         )
+
+    def meanwhile(self, saving: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin to save what the learner holds, and return; whoever has the learner next waits
+        until that is done. A failure is raised there."""
+        self._saving = asyncio.create_task(saving)
+        return self._saving
+
+    async def _saved(self) -> None:
+        """Wait for what is being written."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            await saving
 
     async def save_model(self, path: Path) -> None:
         """Write the policy in Hugging Face format."""

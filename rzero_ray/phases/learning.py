@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -74,11 +75,21 @@ async def learn_step_by_step(
             async with made_ahead(run.steps(iteration, role, num_steps), make, staleness) as made:
                 async for step, batch in made:
                     report = await learn(batch, step)
-                    run.finish_step(step, describe(batch, step) | update_metrics(report))
+                    row = describe(batch, step) | update_metrics(report)
+                    run.finish_step(step, row, is_saved=report.saving is None)
+                    if report.saving is not None:
+                        report.saving.add_done_callback(partial(_keep_checkpoint, run, step))
             await policy.finish_phase(phase)
             run.finish_phase(phase)
         except LearnerLostError as error:
             run.note(f"iteration {iteration}, {role}: {error}; the phase goes on from disk")
+
+
+def _keep_checkpoint(run: Run, step: Step, saving: asyncio.Task[None]) -> None:
+    """Record a checkpoint that is written. One that is not is the next use of the learner's to
+    tell, and the run does without it."""
+    if not saving.cancelled() and saving.exception() is None:
+        run.keep_checkpoint(step)
 
 
 async def learn_from_samples(

@@ -138,9 +138,22 @@ class Run:
 
     # What is finished.
 
-    def finish_step(self, step: Step, metrics: Row) -> None:
-        """Record a step: its line of metrics, then the manifest."""
+    def finish_step(self, step: Step, metrics: Row, *, is_saved: bool = True) -> None:
+        """Record a step: its line of metrics, then the manifest.
+
+        Where its checkpoint is still being written, `is_saved` is False and `keep_checkpoint`
+        follows. A stop between the two has the update done again from the rollouts on disk.
+        """
         self._finish_step(step, {**metrics, **self._clock.spent()})
+        if is_saved:
+            self.keep_checkpoint(step)
+
+    def keep_checkpoint(self, step: Step) -> None:
+        """Record that the checkpoint of a finished step is written, where it has one."""
+        if step.checkpoint is None:
+            return
+        self.stored.manifest.finish(step.key, with_checkpoint=True)
+        self._remove_old_checkpoints(step.checkpoint)
 
     def finish_measurement(self, step: Step, figures: Row) -> None:
         """Record a step that samples nothing, made after something that is not recorded yet.
@@ -186,9 +199,8 @@ class Run:
         self.stored.manifest.check_attempt()
         row = {"iteration": step.iteration, "phase": step.phase, "step": step.index, **figures}
         self.stored.log.add_metrics(row)
-        self.stored.manifest.finish(step.key, with_checkpoint=step.checkpoint is not None)
+        self.stored.manifest.finish(step.key)
         self._remove(self.stored.root / step.key / PARTS)
-        self._remove_old_checkpoints(step)
         self._observer.finish_step(row)
 
     def _forget_unfinished_metrics(self) -> None:
@@ -215,11 +227,9 @@ class Run:
             return step
         return replace(step, checkpoint=self.stored.checkpoint_path(step))
 
-    def _remove_old_checkpoints(self, step: Step) -> None:
-        if step.checkpoint is None:
-            return
-        for old in by_number(step.checkpoint.parent, "step-*")[: -self._checkpoints.keep]:
-            if old != step.checkpoint:
+    def _remove_old_checkpoints(self, newest: Path) -> None:
+        for old in by_number(newest.parent, "step-*")[: -self._checkpoints.keep]:
+            if old != newest:
                 self._remove(old)
 
     def _remove_old_models(self) -> None:
