@@ -144,16 +144,13 @@ class Run:
         Where its checkpoint is still being written, `is_saved` is False and `keep_checkpoint`
         follows. A stop between the two has the update done again from the rollouts on disk.
         """
-        self._finish_step(step, {**metrics, **self._clock.spent()})
-        if is_saved:
-            self.keep_checkpoint(step)
+        row = {**metrics, **self._clock.spent()}
+        self._finish_step(step, row, with_checkpoint=is_saved and step.checkpoint is not None)
 
     def keep_checkpoint(self, step: Step) -> None:
-        """Record that the checkpoint of a finished step is written, where it has one."""
-        if step.checkpoint is None:
-            return
+        """Record that the checkpoint of a finished step is written."""
         self.stored.manifest.finish(step.key, with_checkpoint=True)
-        self._remove_old_checkpoints(step.checkpoint)
+        self._remove_old_checkpoints(step)
 
     def finish_measurement(self, step: Step, figures: Row) -> None:
         """Record a step that samples nothing, made after something that is not recorded yet.
@@ -195,12 +192,14 @@ class Run:
 
     # Inside.
 
-    def _finish_step(self, step: Step, figures: Row) -> None:
+    def _finish_step(self, step: Step, figures: Row, *, with_checkpoint: bool = False) -> None:
         self.stored.manifest.check_attempt()
         row = {"iteration": step.iteration, "phase": step.phase, "step": step.index, **figures}
         self.stored.log.add_metrics(row)
-        self.stored.manifest.finish(step.key)
+        self.stored.manifest.finish(step.key, with_checkpoint=with_checkpoint)
         self._remove(self.stored.root / step.key / PARTS)
+        if with_checkpoint:
+            self._remove_old_checkpoints(step)
         self._observer.finish_step(row)
 
     def _forget_unfinished_metrics(self) -> None:
@@ -227,9 +226,10 @@ class Run:
             return step
         return replace(step, checkpoint=self.stored.checkpoint_path(step))
 
-    def _remove_old_checkpoints(self, newest: Path) -> None:
-        for old in by_number(newest.parent, "step-*")[: -self._checkpoints.keep]:
-            if old != newest:
+    def _remove_old_checkpoints(self, step: Step) -> None:
+        assert step.checkpoint is not None
+        for old in by_number(step.checkpoint.parent, "step-*")[: -self._checkpoints.keep]:
+            if old != step.checkpoint:
                 self._remove(old)
 
     def _remove_old_models(self) -> None:
