@@ -13,8 +13,12 @@ from tests.faults.replay import replay
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 COURSES = (
-    [Row("challenger-engine", "challenger"), Row("reward-worker", "curriculum")],
-    [Row("solver-engine", "curriculum"), Row("rank", "solver")],
+    [
+        Row("challenger-engine", "challenger"),
+        Row("reward-worker", "curriculum"),
+        Row("solver-engine", "curriculum"),
+        Row("rank", "solver"),
+    ],
     [Row("node", "solver")],
 )
 

@@ -330,7 +330,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [slow(1), 3])
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
     ranks, scored, base_model, tmp_path, stage
 ):

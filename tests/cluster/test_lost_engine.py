@@ -50,8 +50,7 @@ async def _ask(running: SamplingCluster, seeds: Sequence[int]) -> list[list[Comp
     return await asyncio.gather(*(running.sample(_request(1000 * seed)) for seed in seeds))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_requests_outlive_their_engine(local_ray: None, tiny_config: Config, how: signal.Signals):
+def test_requests_outlive_an_engine_that_hangs(local_ray: None, tiny_config: Config):
     async def go() -> None:
         running = await _start(tiny_config, RecoveryConfig(silence=6.0))
         try:
@@ -62,7 +61,7 @@ def test_requests_outlive_their_engine(local_ray: None, tiny_config: Config, how
             while not running.pool.samplers[0].outstanding_tokens:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.3)
-            os.kill(member.pid, how)
+            os.kill(member.pid, signal.SIGSTOP)
             answers = await asyncio.wait_for(asked, 300)
             assert (member.life, member.state) == (2, State.HEALTHY)
             assert [len(completions) for completions in answers] == [10] * NUM_REQUESTS

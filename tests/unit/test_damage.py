@@ -121,7 +121,7 @@ async def measure(config, subject, jobs, console) -> None:
 def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Put fakes where the commands join Ray, and draw no plots: they take a second each."""
 
-    async def on_cluster(config, layout, run, clock) -> None:
+    async def on_cluster(config, layout, run, clock, pace) -> None:
         challenger, solver = Writer("challenger"), Writer("solver")
         solver.borrows_from = challenger
         challenger.weights = run.stored.current_model("challenger")
