@@ -1,6 +1,7 @@
-"""`python -m tests.faults [stops] [full_disk] [key=value]`: disturb runs, print what came of it.
+"""`python -m tests.faults [NAME ...] [key=value ...]`: disturb runs, print what came of it.
 
-Exits with 1 where one row is not as it should be.
+Without a name all are run but `soak`, which takes an hour. Exits with 1 where one row is not as it
+should be.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import sys
 
 from tests.faults.table import Outcome
 
-FAULTS = ("stops", "full_disk")
+FAULTS = ("stops", "full_disk", "kills", "interruptions")
 """Modules of this folder: `SETTINGS` and `run(settings) -> Iterator[Outcome]`."""
+LONG = ("soak",)
+"""Those that are run only when they are named."""
 
 
 def main() -> int:
     """Run the named disturbances, or all."""
+    known = (*FAULTS, *LONG)
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FAULTS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     words = parser.parse_args().names
     given = dict(word.split("=", 1) for word in words if "=" in word)
     names = [word for word in words if "=" not in word] or list(FAULTS)
-    unknown = set(names) - set(FAULTS)
+    unknown = set(names) - set(known)
     if unknown:
-        parser.error(f"no fault {min(unknown)}; there are {', '.join(FAULTS)}")
+        parser.error(f"no fault {min(unknown)}; there are {', '.join(known)}")
     outcomes: list[Outcome] = []
     for name in names:
         module = importlib.import_module(f"tests.faults.{name}")

@@ -35,7 +35,7 @@ def run(settings: dict[str, str]) -> Iterator[Outcome]:
 
 def _fill(run: ShortRun, disk: Path, moment: Moment) -> Outcome:
     name = "disk full"
-    process = run.start(ignores_interrupt=False)
+    process = run.start()
     if not run.wait_for(moment, lambda: process.poll() is None):
         return Outcome(name, moment, True, f"ended by itself with {process.returncode}")
     segments = shared_memory(run.processes())

@@ -11,13 +11,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import psutil
 
+from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.tasks.base_model import obtain_model
+from rzero_ray.types import iteration_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,8 +38,7 @@ SHORT = (
     "solver.samples_per_prompt=2",
     "eval.num_samples=1",
 )
-"""A run of `NUM_UPDATES` updates, most of whose time is its start."""
-NUM_UPDATES = 8
+"""A run of 8 updates, most of whose time is its start."""
 
 _MARK = "RZERO_FAULTS_MARK"
 """An environment variable that every process of a run inherits, Ray's daemons too."""
@@ -61,24 +63,34 @@ class Moment:
 
 @dataclass
 class ShortRun:
-    """A run directory, and the processes that the last command on it started."""
+    """A run directory, and the processes that the commands on it have started."""
 
     root: Path
-    mark: str = ""
+    settings: tuple[str, ...] = SHORT
+    address: str = "local"
+    """`RAY_ADDRESS`: a Ray of each command's own, or one that is there."""
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def config(self) -> Config:
+        """Return the configuration of the run."""
+        return load_config(self._arguments())
 
     def command(self) -> list[str]:
         """Return the command line that starts or resumes the run."""
-        model = obtain_model(load_config(["conf=tiny"]).model)
-        settings = [*SHORT, f"model.path={model}", f"run_dir={self.root}"]
-        return [sys.executable, "-m", "rzero_ray.driver", *settings]
+        return [sys.executable, "-m", "rzero_ray.driver", *self._arguments()]
 
-    def new_mark(self) -> dict[str, str]:
-        """Return the variable by which the processes of the next command are known."""
-        self.mark = uuid.uuid4().hex
+    def _arguments(self) -> list[str]:
+        model = obtain_model(load_config(["conf=tiny"]).model)
+        return [*self.settings, f"model.path={model}", f"run_dir={self.root}"]
+
+    def environment(self) -> dict[str, str]:
+        """Return the variable by which the processes of the run are known."""
         return {_MARK: self.mark}
 
-    def start(self, *, ignores_interrupt: bool) -> subprocess.Popen[str]:
-        """Start the driver as the leader of a process group, with a Ray of its own.
+    def start(
+        self, *, ignores_interrupt: bool = False, stderr: int | IO[str] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
+        """Start the driver as the leader of a process group.
 
         `ignores_interrupt` is how a script's `&` starts it: Ctrl-C is ignored from the outset.
         """
@@ -86,15 +98,15 @@ class ShortRun:
             return subprocess.Popen(
                 self.command(),
                 cwd=REPOSITORY,
-                env=os.environ | {"RAY_ADDRESS": "local"} | self.new_mark(),
+                env=os.environ | {"RAY_ADDRESS": self.address} | self.environment(),
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stderr=stderr,
                 text=True,
                 start_new_session=True,
             )
 
     def processes(self) -> list[psutil.Process]:
-        """Return what is alive of the last command, wherever it was moved to."""
+        """Return what is alive of the commands, wherever it was moved to."""
         return [process for process in psutil.process_iter() if _carries(process, self.mark)]
 
     def left_behind(self, segments: Iterable[Path]) -> list[str]:
@@ -108,9 +120,9 @@ class ShortRun:
 
     def wait_for(self, moment: Moment, is_alive: Callable[[], bool]) -> bool:
         """Wait for a moment of the command that was just started; return whether it still is."""
-        before = self._num_finished()
+        before = len(self.finished())
         deadline = time.monotonic() + FIRST_STEP_S
-        while moment.at_work and self._num_finished() == before and is_alive():
+        while moment.at_work and len(self.finished()) == before and is_alive():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no step of {self.root} within {FIRST_STEP_S:.0f} s")
             time.sleep(_LOOK_S)
@@ -119,9 +131,21 @@ class ShortRun:
             time.sleep(_LOOK_S)
         return is_alive()
 
-    def _num_finished(self) -> int:
+    def finished(self) -> list[str]:
+        """Return the keys that the manifest lists."""
         manifest = self.root / "manifest.json"
-        return len(json.loads(manifest.read_text())["finished"]) if manifest.exists() else 0
+        return json.loads(manifest.read_text())["finished"] if manifest.exists() else []
+
+    def all_updates(self) -> set[str]:
+        """Return the updates of a whole run, as `updates` names them."""
+        config = self.config()
+        steps = {"challenger": config.challenger.num_steps, "solver": config.solver.num_steps}
+        return {
+            f"{iteration}/{phase}/{step}"
+            for iteration in range(1, config.num_iterations + 1)
+            for phase, count in steps.items()
+            for step in range(1, count + 1)
+        }
 
     def updates(self) -> list[str]:
         """Return the phase and number of each update that has a row of figures, repeated ones too.
@@ -140,8 +164,7 @@ class ShortRun:
 
     def is_complete(self) -> bool:
         """Return whether the command would find nothing to do."""
-        manifest = self.root / "manifest.json"
-        return manifest.exists() and "iteration-02" in json.loads(manifest.read_text())["finished"]
+        return iteration_key(self.config().num_iterations) in self.finished()
 
 
 def shared_memory(processes: Iterable[psutil.Process]) -> list[Path]:
@@ -151,8 +174,10 @@ def shared_memory(processes: Iterable[psutil.Process]) -> list[Path]:
     """
     found = set()
     for process in processes:
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            found |= {Path(area.path) for area in process.memory_maps()}
+        # Not psutil's: it counts the pages of every map, which takes a hundred times longer.
+        with suppress(OSError):
+            lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+            found |= {Path(line.partition("/")[1] + line.partition("/")[2]) for line in lines}
     return sorted(path for path in found if path.parent == Path("/dev/shm") and path.exists())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.runs import NUM_UPDATES, Moment, ShortRun, last_line
+from tests.faults.runs import Moment, ShortRun, last_line
 
 _START_S, _WORK_S = 30.0, 12.0
 """The latest moments after the start, and after a step: a step takes a second or two."""
@@ -22,7 +22,7 @@ class Outcome:
     """One row of the table."""
 
     what: str
-    moment: Moment | None
+    moment: Moment | str | None
     good: bool
     told: str
     """What was seen: seconds, exit code, what was left, the last line."""
@@ -86,11 +86,11 @@ def await_end(
 def _finish(run: ShortRun) -> Outcome:
     """Run the same command to its end, and count the updates and their rows."""
     before = len(run.updates())
-    process = run.start(ignores_interrupt=False)
+    process = run.start()
     _, error = process.communicate(timeout=600)
     rows = Counter(run.updates())
     doubled = rows.total() - len(rows)
-    lost = NUM_UPDATES - len(rows)
+    lost = len(run.all_updates() - set(rows))
     good = process.returncode == 0 and run.is_complete() and not doubled and not lost
     told = f"code {process.returncode}, from {before} to {len(rows)} updates"
     told += f", {lost} lost, {doubled} doubled"
