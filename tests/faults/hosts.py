@@ -1,0 +1,361 @@
+"""A run over three hosts, of which one is killed, or cut off and back again: the run goes on.
+
+The hosts are made of namespaces (`namespaces`), so this needs to be root on Linux. They share the
+folder of the run and that of the model, nothing else. The driver is on the first host, which has
+room for a reward worker only; each of the others has room for all engines, ranks and workers, and
+Ray spreads them over both. `cases` are names of rows, or how they begin:
+
+- `whole`: nobody disturbs the run.
+- `killed-engine`, `killed-learner`: the host without the learner, or with it, dies at once.
+- `cut-briefly`: the host without the learner is cut off for 4 s. Nobody is replaced.
+- `cut-engine`: it is cut off for good.
+- `cut-learner`: the host with the learner is cut off while the learner writes a checkpoint. When
+  the new learner works it goes on writing, and later its host is back.
+
+A row is good when the run ends like one that was left alone (`account`), and when each actor of the
+host that is lost has died and serves again on another one. After `cut-learner` each file that the
+manifest stood for before the host was back is what it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from actors.process import RAY_ENVIRONMENT
+from tests.faults import evidence
+from tests.faults.account import settle
+from tests.faults.evidence import Event
+from tests.faults.kills import ONE_ITERATION
+from tests.faults.namespaces import Host, hosts, why_not
+from tests.faults.runs import LEAVE_S, REPOSITORY, ShortRun
+from tests.faults.stale import StaleWriter
+from tests.faults.table import Outcome
+from tests.faults.watched import WatchedRun
+
+_RAY = str(Path(sys.executable).with_name("ray"))
+_PORT = 6379
+_RESOURCES = ((1, 1 << 29), (4, 6 << 30), (4, 6 << 30))
+"""CPUs and bytes of each host, as Ray is told. An engine wants more than the first one has."""
+_OBJECT_STORE_BYTES = 200 << 20
+_JOINED_S = 120.0
+_REACHED_S = 300.0
+_END_S = 360.0
+_BLIP_S = 4.0
+_BACK_S = 90.0
+"""Until a host that was cut off has noticed that it was replaced, and its processes have ended."""
+_LOOK_S = 0.1
+_DELAY_S = 0.3
+"""After a step was finished: the next one is then being sampled."""
+
+SETTINGS = {"cases": "whole,killed,cut", "folder": "/tmp/rzero-hosts"}
+
+
+@dataclass
+class HostedRun(ShortRun):
+    """A run whose driver is on a host."""
+
+    host: Host = field(kw_only=True)
+    """That of the driver."""
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def environment(self) -> dict[str, str]:
+        """Return what the driver and every Ray find in their environment."""
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        return {**os.environ, **RAY_ENVIRONMENT, **super().environment(), **token}
+
+    def start(
+        self, *, ignores_interrupt: bool = False, stderr: int | IO[str] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
+        """Start the driver on its host."""
+        assert not ignores_interrupt and not isinstance(stderr, int)
+        environment = {**self.environment(), "RAY_ADDRESS": self.address}
+        return self.host.start(self.command(), REPOSITORY, environment, stderr)
+
+
+@dataclass
+class Scene:
+    """A run over several hosts, which is at work."""
+
+    hosts: Sequence[Host]
+    watched: WatchedRun
+
+    def serving(self) -> dict[str, Event]:
+        """Return, by actor, the event that says which process serves as it."""
+        told = (line for line in self.watched.events() if line["event"] == "actor")
+        return {line["actor"]: line for line in told if line["state"] == "HEALTHY" and line["pid"]}
+
+    def host_of(self, actor: str) -> Host:
+        """Return the host on which an actor is."""
+        where = self.serving()[actor]["node"]
+        return next(host for host in self.hosts if host.address == where)
+
+    def host_beside(self, actor: str) -> Host:
+        """Return a host with an engine, where the driver and this actor are not."""
+        taken = {self.hosts[0].address, self.serving()[actor]["node"]}
+        return next(host for host in self.hosts if host.address not in taken)
+
+    def wait(self, is_reached: Callable[[], bool]) -> None:
+        """Wait until the run is somewhere. RuntimeError where it does not get there."""
+        if not self.watched.wait(is_reached, _REACHED_S):
+            raise RuntimeError("the run ended or stood still before it was where it was waited for")
+
+    def sampling(self) -> None:
+        """Wait until the second step of the Challenger's phase is being sampled."""
+        self.wait(lambda: "iteration-01/challenger/step-001" in self.watched.run.finished())
+        time.sleep(_DELAY_S)
+
+
+@dataclass
+class Loss:
+    """What was taken from a run."""
+
+    at: float
+    """Seconds since 1970."""
+    host: Host
+    actors: Sequence[str]
+    """Those that were on it."""
+    is_replaced: bool = True
+    """Whether others are to take their places."""
+    stale: StaleWriter | None = None
+    """The learner that was cut off while it wrote."""
+
+
+Disturb = Callable[[Scene], Loss | None]
+
+
+def _leave_alone(scene: Scene) -> None:
+    """Wait until every host is at work."""
+    scene.sampling()
+    used = {line["node"] for line in scene.serving().values()}
+    missing = {host.address for host in scene.hosts[1:]} - used
+    assert not missing, f"nobody is on {missing}"
+
+
+def _lose(scene: Scene, host: Host) -> Loss:
+    serving = scene.serving()
+    actors = sorted(name for name, line in serving.items() if line["node"] == host.address)
+    assert any("sampler" in name or "rank" in name for name in actors), f"{host} has {actors}"
+    return Loss(time.time(), host, actors)
+
+
+def _kill_engine(scene: Scene) -> Loss:
+    scene.sampling()
+    loss = _lose(scene, scene.host_beside("learner/rank-0"))
+    loss.host.kill()
+    return loss
+
+
+def _kill_learner(scene: Scene) -> Loss:
+    step = scene.watched.run.root / "iteration-01/challenger/step-002"
+    scene.wait((step / "rollouts.parquet").exists)
+    loss = _lose(scene, scene.host_of("learner/rank-0"))
+    loss.host.kill()
+    return loss
+
+
+def _cut_briefly(scene: Scene) -> Loss:
+    scene.sampling()
+    loss = _lose(scene, scene.host_beside("learner/rank-0"))
+    loss.host.unplug()
+    time.sleep(_BLIP_S)
+    loss.host.plug_in()
+    loss.is_replaced = False
+    return loss
+
+
+def _cut_engine(scene: Scene) -> Loss:
+    scene.sampling()
+    loss = _lose(scene, scene.host_beside("learner/rank-0"))
+    loss.host.unplug()
+    return loss
+
+
+def _cut_learner(scene: Scene) -> Loss:
+    """Cut the learner off in the midst of a checkpoint; be back when another one has learned."""
+    scene.wait(lambda: "learner/rank-0" in scene.serving())
+    rank, host = scene.serving()["learner/rank-0"], scene.host_of("learner/rank-0")
+    stale = StaleWriter(scene.watched.run.root, host.process(rank["pid"]))
+    stale.stop_while_it_writes(_REACHED_S)
+    loss = _lose(scene, host)
+    loss.stale = stale
+    host.unplug()
+    finished = len(scene.watched.run.finished())
+    scene.wait(lambda: len(scene.watched.run.finished()) > finished)
+    stale.go_on()
+    host.plug_in()
+    _await_end_of_ray(host)
+    stale.look()
+    return loss
+
+
+def _await_end_of_ray(host: Host) -> None:
+    """Wait until a host that is back has ended what it was not to do any more."""
+    if left := _left_after(_BACK_S, host.work):
+        raise RuntimeError(f"{host.address} is back, and after {_BACK_S:.0f} s there is {left[0]}")
+
+
+def _left_after(seconds: float, look: Callable[[], Sequence[psutil.Process]]) -> list[str]:
+    """Return the processes that are there after some time, or nothing, once there are none."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    return [_title(process) for process in found]
+
+
+def _actors_on(made: Sequence[Host]) -> list[psutil.Process]:
+    there = [process for host in made for process in host.processes()]
+    return [p for p in there if _title(p).startswith("ray::") and "IDLE" not in _title(p)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:100]
+    except psutil.NoSuchProcess:
+        return ""
+
+
+CASES: Mapping[str, Disturb] = {
+    "whole": _leave_alone,
+    "killed-engine": _kill_engine,
+    "killed-learner": _kill_learner,
+    "cut-briefly": _cut_briefly,
+    "cut-engine": _cut_engine,
+    "cut-learner": _cut_learner,
+}
+
+
+def cases(settings: Mapping[str, str]) -> list[str]:
+    """Return the rows that are asked for. ValueError where there is no such row."""
+    found = []
+    for asked in settings["cases"].split(","):
+        names = [name for name in CASES if name.startswith(asked)]
+        if not names:
+            raise ValueError(f"{asked}: there are {', '.join(CASES)}")
+        found += names
+    return found
+
+
+def run(settings: dict[str, str]) -> Iterator[Outcome]:
+    """Disturb a run per case that is asked for; skip all where no hosts can be made."""
+    names = cases(settings)
+    if (reason := why_not()) is not None:
+        yield Outcome("hosts", None, True, f"SKIPPED: {reason}")
+        return
+    folder = Path(settings["folder"]) / uuid.uuid4().hex[:8]
+    for name in names:
+        yield run_case(name, folder)
+
+
+def run_case(name: str, folder: Path) -> Outcome:
+    """Make hosts, start a run over them, disturb it, and say what came of it."""
+    began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    with hosts(len(_RESOURCES), folder / f"{name}-disks") as made:
+        run = HostedRun(folder / name, ONE_ITERATION, f"{made[0].address}:{_PORT}", host=made[0])
+        watched = WatchedRun(run, folder / f"{name}.log")
+        try:
+            with _ray_on(made, run.environment(), folder / f"{name}-ray"):
+                watched.start()
+                loss = CASES[name](Scene(made, watched))
+                code = watched.await_end(_END_S)
+                there = [host for host in made if loss is None or host is not loss.host]
+                left = _left_after(LEAVE_S, lambda: _actors_on(there))
+        except (RuntimeError, AssertionError) as error:
+            print(watched.last_words(), file=sys.stderr)
+            return Outcome(name, None, False, str(error))
+    outcome = _judge(name, watched, loss, code, left, time.monotonic() - began)
+    if not outcome.good:
+        print(watched.last_words(), file=sys.stderr)
+    return outcome
+
+
+@contextmanager
+def _ray_on(made: Sequence[Host], environment: Mapping[str, str], logs: Path) -> Iterator[None]:
+    """Start a Ray with a token over the hosts. It ends with them."""
+    logs.mkdir()
+    head = f"{made[0].address}:{_PORT}"
+    for host, (cpus, memory) in zip(made, _RESOURCES, strict=True):
+        role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
+        if host is not made[0]:
+            role = [f"--address={head}"]
+        words = [_RAY, "start", *role, f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
+        words += [f"--memory={memory}", f"--object-store-memory={_OBJECT_STORE_BYTES}", "--block"]
+        log = logs / f"host{host.number}.log"
+        with log.open("w") as stream:
+            process = host.start(words, REPOSITORY, environment, stream)
+        _await_line("Ray runtime started", log, process)
+    yield
+
+
+def _await_line(words: str, log: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + _JOINED_S
+    while words not in log.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"a host did not join: {log.read_text()[-1000:]}")
+        time.sleep(_LOOK_S)
+
+
+def _judge(
+    name: str,
+    watched: WatchedRun,
+    loss: Loss | None,
+    code: int | None,
+    left: Sequence[str],
+    seconds: float,
+) -> Outcome:
+    """Return the row; `left` are actors that were there when the driver had ended."""
+    account = settle(watched, code)
+    lines = watched.events()
+    told, good = [f"{seconds:.0f} s", str(account), *left], account.is_whole and not left
+    if loss is None:
+        told.append(f"actors on {len({line['node'] for line in _healthy(lines)})} hosts")
+    elif loss.is_replaced:
+        witnesses = [replaced(lines, actor, loss) for actor in loss.actors]
+        told += [f"{a}: {w or 'NOT replaced'}" for a, w in zip(loss.actors, witnesses, strict=True)]
+        good &= None not in witnesses
+    else:
+        renewed = [line for line in _healthy(lines) if line["life"] > 1]
+        told.append(f"{', '.join(loss.actors)}: {len(renewed)} replaced")
+        good &= not renewed
+    if loss is not None and loss.stale is not None:
+        loss.stale.look()
+        told.append(str(loss.stale))
+        good &= loss.stale.has_changed_nothing()
+    return Outcome(name, None, good, "; ".join(told))
+
+
+def _healthy(lines: Sequence[Event]) -> list[Event]:
+    return [line for line in lines if line["event"] == "actor" and line["state"] == "HEALTHY"]
+
+
+def replaced(lines: Sequence[Event], actor: str, loss: Loss) -> str | None:
+    """Return, in words, when an actor was found dead and when another served on another host."""
+    dead = evidence.witness(lines, actor, loss.at)
+    new = next(
+        (
+            line
+            for line in _healthy(lines)
+            if line["actor"] == actor
+            and line["time"] > loss.at
+            and line["life"] > 1
+            and line["node"] != loss.host.address
+        ),
+        None,
+    )
+    if dead is None or new is None:
+        return None
+    return (
+        f"{dead['state']} after {dead['time'] - loss.at:.1f} s, life {new['life']} on "
+        f"{new['node']} after {new['time'] - loss.at:.1f} s"
+    )
