@@ -48,7 +48,7 @@ from actors.learning.trained import AllWeights, TrainedWeights
 from actors.weights.buckets import layer_of
 from rzero_ray.config.method import OptimizerConfig
 from rzero_ray.disk.errors import one_line_disk_errors
-from rzero_ray.disk.files import remove_folder
+from rzero_ray.disk.files import remove_folder, synced_files
 from rzero_ray.method.batching import MicroBatch, micro_batches_of_rank, mini_batches
 from rzero_ray.method.logprobs import TokenLoss
 from rzero_ray.method.losses import (
@@ -288,22 +288,26 @@ class DeepSpeedLearner:
             if partition is not None:
                 yield partition
 
-    def save_checkpoint(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path) -> dict[str, int]:
         """Write policy and optimizer, so that `start_phase` can go on from here.
 
-        Raises RunError where the disk refuses.
+        Returns {file in the folder: bytes} of what this rank wrote. Raises RunError where the disk
+        refuses.
         """
         with one_line_disk_errors(path):
             if self._options.rank == 0:
-                remove_folder(path, path.parent)  # what a stop has left of the same step
+                remove_folder(path, path.parent)
                 path.parent.mkdir(parents=True, exist_ok=True)
             dist.barrier()
+            files = self._deepspeed.checkpoint_engine = _CheckpointFiles()
             self._deepspeed.save_checkpoint(
                 str(path.parent),
                 tag=path.name,
                 client_state={"num_updates": self._num_updates},
+                save_latest=False,
                 exclude_frozen_parameters=self._trained.leaves_frozen,
             )
+        return {str(file.relative_to(path)): file.stat().st_size for file in files.written}
 
     def _load_checkpoint(self, path: Path) -> None:
         """Go on from a checkpoint. Raises RunError where it is damaged, or holds code."""
@@ -316,11 +320,11 @@ class DeepSpeedLearner:
                 raise RunError(f"{path} holds no checkpoint; restore it, or choose another run_dir")
             self._num_updates = int(state["num_updates"])
 
-    def save_model(self, path: Path) -> None:
+    def save_model(self, path: Path) -> dict[str, int]:
         """Write the policy in Hugging Face format; `path` is replaced at the end.
 
-        An adapter is merged into it, and lies in a folder of its own beside it. Raises RunError
-        where the disk refuses.
+        An adapter is merged into it, and lies in a folder of its own beside it. Returns {file in
+        the folder: bytes} on rank 0, which writes all. Raises RunError where the disk refuses.
         """
         state, adapter = self._on_host()
         if self._options.rank == 0:
@@ -333,6 +337,7 @@ class DeepSpeedLearner:
                 lambda folder: self._trained.write_adapter(folder, adapter),
             )
         dist.barrier()
+        return synced_files(path) if self._options.rank == 0 else {}
 
     def _on_host(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the whole model and the whole adapter in the host's memory, on rank 0 alone.
@@ -488,9 +493,14 @@ def _store(
 class _CheckpointFiles(TorchCheckpointEngine):
     """How DeepSpeed reads and writes the files of a checkpoint (`checkpoint_files`)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[Path] = []
+
     def save(self, state_dict: Any, path: str) -> None:
         """Write one file."""
         save_state(state_dict, Path(path))
+        self.written.append(Path(path))
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """Read one file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from actors.learning.rollouts import pack_rollouts
 from actors.sampling.pool import PooledSampler
 from actors.waiting import within
 from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
+from rzero_ray.disk.files import attempt_folder, keep_folder
 from rzero_ray.types import (
     LearnerLostError,
     LearningReport,
@@ -62,6 +64,8 @@ class LearnerGroup:
         self._make = make
         self._watch = watch or Watch(RecoveryConfig())
         self._busy = asyncio.Lock()
+        self._writer = uuid.uuid4().hex[:8]
+        """Tells what this start of the run writes from what an earlier one may still be writing."""
 
     async def join(self) -> None:
         """Have the ranks meet at rank 0, once, before everything else."""
@@ -207,27 +211,40 @@ class LearnerGroup:
 
     async def save_checkpoint(self, path: Path) -> None:
         """Write what `start_phase` needs to go on from here."""
-        await self._all_ranks(
+        await self._write(
+            path,
             "to save a checkpoint",
-            self._deadlines.update,
-            [rank.save_checkpoint.remote(path) for rank in self._actors()],
+            lambda folder: [rank.save_checkpoint.remote(folder) for rank in self._actors()],
         )
 
     async def save_model(self, path: Path) -> None:
         """Write the policy in Hugging Face format."""
-        await self._all_ranks(
+        await self._write(
+            path,
             "to save the model",
-            self._deadlines.update,
-            [rank.save_model.remote(path) for rank in self._actors()],
+            lambda folder: [rank.save_model.remote(folder) for rank in self._actors()],
         )
 
     async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
         """Have rank 0 write an average of two models."""
-        await within(
-            self._deadlines.update,
-            f"the learner to write {folder.name}",
-            self._actors()[0].average.remote(older, newer, decay, folder),
+        await self._write(
+            folder,
+            f"to write {folder.name}",
+            lambda to: [self._actors()[0].average.remote(older, newer, decay, to)],
         )
+
+    async def _write(
+        self, path: Path, what: str, write: Callable[[Path], Sequence[ray.ObjectRef]]
+    ) -> None:
+        """Have ranks write a folder, which gets its name here, once it is whole.
+
+        Ranks of a learner that is cut off and has been replaced go on writing, for minutes: into a
+        folder that has its name, which nobody reads.
+        """
+        written = attempt_folder(path, f"{self._writer}-{self.attempt}")
+        listings = await self._all_ranks(what, self._deadlines.update, write(written))
+        files = {name: size for listing in listings for name, size in listing.items()}
+        await asyncio.to_thread(keep_folder, written, path, files)
 
     async def _all_ranks(
         self, what: str, deadline_s: float, refs: Sequence[ray.ObjectRef]

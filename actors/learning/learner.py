@@ -17,6 +17,7 @@ from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.rollouts import PackedRollouts, unpack_rollouts
 from actors.process import held_port, large_imports
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
+from rzero_ray.disk.files import synced_files
 from rzero_ray.types import LearningReport, Phase, TransferReport, Weights
 
 if TYPE_CHECKING:
@@ -97,19 +98,21 @@ class Learner(Lives):
         """Move back whatever is away."""
         self._ready().return_to_device()
 
-    def save_checkpoint(self, path: Path) -> None:
-        """Write what `start_phase` needs to go on from here."""
-        self._ready().save_checkpoint(path)
+    def save_checkpoint(self, path: Path) -> dict[str, int]:
+        """Write what `start_phase` needs to go on from here; returns the rank's files and bytes."""
+        return self._ready().save_checkpoint(path)
 
-    def save_model(self, path: Path) -> None:
-        """Write the policy in Hugging Face format."""
-        self._ready().save_model(path)
+    def save_model(self, path: Path) -> dict[str, int]:
+        """Write the policy in Hugging Face format; returns this rank's files and bytes."""
+        return self._ready().save_model(path)
 
-    def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
-        """Write an average of two models; this rank alone, from disk to disk."""
+    def average(self, older: Path, newer: Path, decay: float, folder: Path) -> dict[str, int]:
+        """Write an average of two models; this rank alone, from disk to disk. Returns the files of
+        `folder` and their bytes."""
         from actors.learning.averaging import average_models
 
         average_models(older, newer, decay, folder)
+        return synced_files(folder)
 
     def _ready(self) -> DeepSpeedLearner:
         assert self._learner is not None, "join() comes first"

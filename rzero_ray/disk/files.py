@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from rzero_ray.text.yaml_text import NotKeysAndValuesError, parse_yaml
-from rzero_ray.types import UserError
+from rzero_ray.types import RunError, UserError
 
 REMOVED = ".removed"
 """Ends the name of a folder that is being removed, so that a half of it is never taken for it."""
@@ -86,6 +86,43 @@ def append_line(path: Path, line: str) -> None:
                 raise
         finally:
             os.close(descriptor)
+
+
+ATTEMPT = ".attempt"
+"""Ends the name of a folder that is being written; nobody reads it before it has its own name."""
+
+
+def attempt_folder(path: Path, writer: str) -> Path:
+    """Return the name under which `writer` writes what is to be the folder `path`."""
+    return path.with_name(f".{path.name}.{writer}{ATTEMPT}")
+
+
+def synced_files(folder: Path) -> dict[str, int]:
+    """Return {path in the folder: bytes} of all files of a folder, each of which is on the disk."""
+    sizes = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        sizes[str(path.relative_to(folder))] = path.stat().st_size
+    return sizes
+
+
+def keep_folder(written: Path, path: Path, files: Mapping[str, int]) -> None:
+    """Have the folder `written` be `path`, in place of what was there, if it holds these files.
+
+    Raises RunError where it does not: it was written to a disk that is not seen here.
+    """
+    with _naming(path):
+        for name, size in files.items():
+            file = written / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise RunError(
+                    f"{file} was written by a learner rank and is not to be seen here; the run "
+                    "directory must lie on a disk that all nodes share"
+                )
+        remove_folder(path, path.parent)
+        written.rename(path)
+        _sync_folder(path.parent)
 
 
 def remove_folder(path: Path, root: Path) -> None:

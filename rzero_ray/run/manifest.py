@@ -15,7 +15,7 @@ from typing import cast, get_args
 from pydantic import BaseModel, ConfigDict
 
 from rzero_ray.disk.files import DamagedFileError, damaged, read_json, write_text_durably
-from rzero_ray.types import PhaseName, Role, Step, UserError, iteration_key
+from rzero_ray.types import PhaseName, Role, RunError, Step, UserError, iteration_key
 
 FORMAT = 1
 _ADVICE = " or choose another run_dir"
@@ -36,16 +36,23 @@ class _Content(BaseModel):
     format: int
     finished: list[str]
     checkpoint: str | None
+    attempt: int = 0
 
 
 class Manifest:
     """The finished keys of a run, and its last checkpoint."""
 
     def __init__(
-        self, path: Path, finished: Iterable[str] = (), checkpoint: str | None = None
+        self,
+        path: Path,
+        finished: Iterable[str] = (),
+        checkpoint: str | None = None,
+        attempt: int = 0,
     ) -> None:
         """Nothing is written until the first change, or `write`."""
         self._path = path
+        self._attempt = attempt
+        """How many drivers have taken the run up, this one counted."""
         self._finished = set(finished)
         self.checkpoint = checkpoint
         """The key of the step after which the policy in training was saved last."""
@@ -69,7 +76,7 @@ class Manifest:
         if checkpoint is not None and not (checkpoint.count("/") == 2 and checkpoint in finished):
             reason = f"its checkpoint {checkpoint} is of no finished step"
             raise damaged(path, reason, f"restore it from a copy{_ADVICE}")
-        manifest = cls(path, finished, checkpoint)
+        manifest = cls(path, finished, checkpoint, content.get("attempt", 0))
         gap = manifest._gap()
         if gap is not None:
             reason = f"{gap[0]} is finished and {gap[1]}, which comes before it, is not"
@@ -78,6 +85,21 @@ class Manifest:
 
     def __contains__(self, key: str) -> bool:
         return key in self._finished
+
+    def take_over(self) -> None:
+        """Be the driver of the run from now on: one before, which may be cut off and not know that
+        it has been replaced, cannot change the manifest any more."""
+        self._attempt += 1
+        self._put()
+
+    def check_attempt(self) -> None:
+        """Raise RunError where another driver has taken the run over."""
+        on_disk = read_json(self._path, _Content).get("attempt", 0)
+        if on_disk != self._attempt:
+            raise RunError(
+                f"{self._path}: another driver has taken this run over; this one changes nothing "
+                "any more"
+            )
 
     def finish(self, key: str, *, with_checkpoint: bool = False) -> None:
         """Record that `key` is finished, and whether its step has saved the policy."""
@@ -92,11 +114,20 @@ class Manifest:
         self.write()
 
     def write(self) -> None:
-        """Write the file, keys in the order in which a run finishes them."""
+        """Write the file, keys in the order in which a run finishes them.
+
+        Raises RunError where another driver has taken the run over.
+        """
+        if self._attempt:
+            self.check_attempt()
+        self._put()
+
+    def _put(self) -> None:
         content = {
             "format": FORMAT,
             "finished": sorted(self._finished, key=_place),
             "checkpoint": self.checkpoint,
+            "attempt": self._attempt,
         }
         write_text_durably(self._path, json.dumps(content, indent=1))
 

@@ -56,6 +56,7 @@ class Run:
         self._removals = ThreadPoolExecutor(1, thread_name_prefix="removal")
         self._clock = clock
         self._observer = observer
+        self.stored.manifest.take_over()
         self._forget_unfinished_metrics()
         self._remove_what_stops_left()
 
@@ -123,6 +124,7 @@ class Run:
 
         In a thread: packing a step's tokens and a slow disk would keep everybody waiting.
         """
+        self.stored.manifest.check_attempt()
         path = self.stored.root / f"{key}.parquet"
         await asyncio.to_thread(write_records, path, records, record_type)
 
@@ -155,6 +157,7 @@ class Run:
 
     def finish_iteration(self, iteration: int, figures: Row) -> None:
         """Record an evaluation; iteration 0 is the base model."""
+        self.stored.manifest.check_attempt()
         row = {**figures, **self._clock.spent()}
         key = iteration_key(iteration)
         folder = self.stored.root / key
@@ -180,6 +183,7 @@ class Run:
     # Inside.
 
     def _finish_step(self, step: Step, figures: Row) -> None:
+        self.stored.manifest.check_attempt()
         row = {"iteration": step.iteration, "phase": step.phase, "step": step.index, **figures}
         self.stored.log.add_metrics(row)
         self.stored.manifest.finish(step.key, with_checkpoint=step.checkpoint is not None)
@@ -234,7 +238,7 @@ class Run:
 
     def _remove_what_stops_left(self) -> None:
         """Remove checkpoints of finished phases, parts of finished steps, and what was being
-        removed."""
+        removed or written."""
         root = self.stored.root
         for folder in root.glob("checkpoints/iteration-*/*"):
             if self.is_finished(f"{folder.parent.name}/{folder.name}"):
@@ -243,10 +247,10 @@ class Run:
             if self.is_finished(str(folder.parent.relative_to(root))):
                 self._remove(folder)
         for pattern in (
-            "models/.*.removed",
-            "checkpoints/*/.*.removed",
-            "checkpoints/*/*/.*.removed",
-            "iteration-*/*/step-*/.*.removed",
+            "models/.*",
+            "checkpoints/*/.*",
+            "checkpoints/*/*/.*",
+            "iteration-*/*/step-*/.*",
         ):
             for folder in root.glob(pattern):
                 self._remove(folder)

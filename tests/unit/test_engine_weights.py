@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from actors.fleet.member import Member
+from actors.learning import group
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
@@ -58,7 +59,7 @@ class FakeLearner(FakeActor):
         self.start_phase = Remote(lambda phase, _: self.loads.append(phase.initial_model))
         self.load_model = Remote(self.loads.append)
         self.publish = Remote(self._publish)
-        self.save_model = Remote(lambda path: None)
+        self.save_model = Remote(lambda path: {})
 
     def _publish(self, version: Weights, engines: list[Any]) -> TransferReport:
         self.published.append((version.name, engines))
@@ -117,6 +118,11 @@ class Roles:
         phase = self.solver_phase()
         await self.solver.start_phase(phase)
         await self.solver.finish_phase(phase)
+
+
+@pytest.fixture(autouse=True)
+def nothing_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "keep_folder", lambda written, path, files: None)
 
 
 @pytest.fixture
@@ -204,7 +210,7 @@ def test_weights_in_training_are_no_finished_model(roles: Roles):
     assert roles.engines["solver"].model == BASE
 
 
-class _Asked(Turns):
+class _Asked(NoTurns):
     """Writes down who was asked for, among the calls of the fake actors."""
 
     def __init__(self, log: list[str]) -> None:
@@ -295,7 +301,7 @@ def test_a_step_that_is_not_finite_is_neither_saved_nor_published(
     saved: list[Path] = []
     monkeypatch.setattr("actors.learning.group.ray.put", lambda packed: packed)  # no Ray
     roles.learner.update = Remote(lambda rollouts, allowed: report)  # type: ignore[attr-defined]
-    roles.learner.save_checkpoint = Remote(saved.append)  # type: ignore[attr-defined]
+    roles.learner.save_checkpoint = Remote(lambda path: saved.append(path) or {})  # type: ignore[attr-defined]
     step = Step(iteration=1, phase="solver", index=7, checkpoint=tmp_path / "step-007")
 
     async def go() -> None:

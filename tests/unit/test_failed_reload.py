@@ -47,12 +47,8 @@ def sampler(vllm: FakeVllm, tmp_path) -> Sampler:
     engine._vllm, engine._published, engine._num_publications = vllm, {}, 0
     engine._is_connected = engine._is_reloading = False
     made: Any = Sampler.__new__(Sampler)
-    made._name, made._engine, made._num_reloads, made._paused_since = (
-        "solver/sampler-0",
-        engine,
-        0,
-        0,
-    )
+    made._name, made._engine = "solver/sampler-0", engine
+    made._num_reloads = made._attempt = made._paused_since = 0
     return made
 
 
@@ -92,3 +88,17 @@ def test_an_engine_leaves_a_group_that_nobody_has_dissolved(sampler: Sampler, vl
         "shutdown_weight_transfer_engine",
         "init_weight_transfer_engine",
     ]
+
+
+def test_a_learner_that_has_been_replaced_loads_nothing_any_more(sampler: Sampler, vllm: FakeVllm):
+    async def go() -> None:
+        await sampler.connect_weights({})
+        await sampler.start_weight_update(1)
+        reload = await sampler.start_weight_update(2)  # of the learner in the first one's place
+        before = list(vllm.log)
+        with pytest.raises(RunError, match="takes no weights of a learner that has been replaced"):
+            await sampler.start_weight_update(1)
+        assert vllm.log == before
+        await sampler.update_weights({"part": "good"}, reload)  # goes on as if nothing had been
+
+    asyncio.run(go())

@@ -202,7 +202,7 @@ def test_a_stream_that_ends_early_is_an_error_for_those_it_left_out(ended_early)
 def test_what_takes_too_long_names_the_sampler_and_is_ended_in_the_engine(ended_early):
     async def go() -> None:
         pool = _pool(FakeSampler(), deadline_s=0.05)
-        with pytest.raises(RunError, match="sampler-0 died .*for solver/sampler-0 to sample"):
+        with pytest.raises(RunError, match=r"sampler-0 died .*for solver/sampler-0 to sample"):
             await _ask(pool, "a")
         assert len(ended_early) == 1
         assert pool.samplers[0].outstanding_tokens == 0
@@ -257,7 +257,7 @@ def test_an_engine_that_ends_other_requests_is_waited_for_beyond_the_deadline(en
         assert (await late)[0].text == "re late"
         actor.streams[0].put_nowait(None)
         silent = _ask(pool, "silent")
-        with pytest.raises(RunError, match="sampler-0 died .*for solver/sampler-0 to sample"):
+        with pytest.raises(RunError, match=r"sampler-0 died .*for solver/sampler-0 to sample"):
             await silent
 
     asyncio.run(go())
