@@ -45,6 +45,8 @@ from tests.faults.watched import WatchedRun
 
 _RAY = str(Path(sys.executable).with_name("ray"))
 _PORT = 6379
+_ACTORS = ("ray::Sampler", "ray::Learner", "ray::RewardWorker")
+"""How Ray names the processes of a run's actors."""
 _RESOURCES = ((1, 1 << 29), (4, 6 << 30), (4, 6 << 30))
 """CPUs and bytes of each host, as Ray is told. An engine wants more than the first one has."""
 _OBJECT_STORE_BYTES = 200 << 20
@@ -215,7 +217,7 @@ def _left_after(seconds: float, look: Callable[[], Sequence[psutil.Process]]) ->
 
 def _actors_on(made: Sequence[Host]) -> list[psutil.Process]:
     there = [process for host in made for process in host.processes()]
-    return [p for p in there if _title(p).startswith("ray::") and "IDLE" not in _title(p)]
+    return [process for process in there if _title(process).startswith(_ACTORS)]
 
 
 def _title(process: psutil.Process) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 
 from rzero_ray.config.roles import ROLES
+from rzero_ray.disk.files import ATTEMPT
 from rzero_ray.run.manifest import Manifest
 from rzero_ray.types import iteration_key
 
-ATTEMPT = ".attempt"
 _LOOK_S = 0.001
 Files = Mapping[Path, tuple[int, int, str]]
 """The inode, the time of change and a digest of each file."""
