@@ -43,6 +43,8 @@ from tests.faults.stale import StaleWriter
 from tests.faults.table import Outcome
 from tests.faults.watched import WatchedRun
 
+_SETTINGS = (*ONE_ITERATION, "solver.num_steps=8")
+"""A run that is at work for some seconds more when a lost host is back."""
 _RAY = str(Path(sys.executable).with_name("ray"))
 _PORT = 6379
 _ACTORS = ("ray::Sampler", "ray::Learner", "ray::RewardWorker")
@@ -54,6 +56,8 @@ _JOINED_S = 120.0
 _REACHED_S = 300.0
 _END_S = 360.0
 _BLIP_S = 4.0
+_STALE_S = 1.0
+"""For a learner that goes on writing, before its host is back."""
 _BACK_S = 90.0
 """Until a host that was cut off has noticed that it was replaced, and its processes have ended."""
 _LOOK_S = 0.1
@@ -185,7 +189,7 @@ def _cut_engine(scene: Scene) -> Loss:
 
 def _cut_learner(scene: Scene) -> Loss:
     """Cut the learner off in the midst of a checkpoint; be back when another one has learned."""
-    scene.wait(lambda: "learner/rank-0" in scene.serving())
+    scene.wait(lambda: "iteration-01/challenger" in scene.watched.run.finished())
     rank, host = scene.serving()["learner/rank-0"], scene.host_of("learner/rank-0")
     stale = StaleWriter(scene.watched.run.root, host.process(rank["pid"]))
     stale.stop_while_it_writes(_REACHED_S)
@@ -195,6 +199,8 @@ def _cut_learner(scene: Scene) -> Loss:
     finished = len(scene.watched.run.finished())
     scene.wait(lambda: len(scene.watched.run.finished()) > finished)
     stale.go_on()
+    time.sleep(_STALE_S)
+    stale.look()
     host.plug_in()
     _await_end_of_ray(host)
     stale.look()
