@@ -270,7 +270,7 @@ def run_case(name: str, folder: Path) -> Outcome:
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with hosts(len(_RESOURCES), folder / f"{name}-disks") as made:
-        run = HostedRun(folder / name, ONE_ITERATION, f"{made[0].address}:{_PORT}", host=made[0])
+        run = HostedRun(folder / name, _SETTINGS, f"{made[0].address}:{_PORT}", host=made[0])
         watched = WatchedRun(run, folder / f"{name}.log")
         try:
             with _ray_on(made, run.environment(), folder / f"{name}-ray"):
