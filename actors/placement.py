@@ -205,13 +205,17 @@ class Places:
         self._groups: dict[str, PlacementGroup] = {}
         self._where: dict[str, tuple[str, int]] = {}
         """By place: the group that it is in, and the number of its bundle there."""
-        found: dict[str, list[dict[str, float]]] = {}
+        self._bundles: dict[str, list[dict[str, float]]] = {}
         for place, bundle in bundles(needed).items():
             group = _LEARNER if place.startswith(_LEARNER) else place
-            here = found.setdefault(group, [])
+            here = self._bundles.setdefault(group, [])
             self._where[place] = group, len(here)
             here.append(bundle)
-        for group, wanted in found.items():
+        self.num_ranks = len(self._bundles.get(_LEARNER, ()))
+        """How many ranks the learner's own group has places for; 0 where ranks share places."""
+        # The largest first, before small ones have taken what only a whole node has.
+        largest = sorted(self._bundles.items(), key=lambda item: _size(item[1]), reverse=True)
+        for group, wanted in largest:
             self._groups[group] = placement_group(wanted, strategy="PACK")
 
     def strategy(self, place: str) -> PlacementGroupSchedulingStrategy:
@@ -228,6 +232,13 @@ class Places:
     async def all_ready(self) -> None:
         """Wait until all places are there."""
         await asyncio.gather(*(group.ready() for group in self._groups.values()))
+
+    def resize_learner(self, num_ranks: int) -> None:
+        """Ask for the places of so many ranks, in place of those that the learner had."""
+        self.give_back(_LEARNER)
+        wanted = self._bundles[_LEARNER][:num_ranks]
+        self._groups[_LEARNER] = placement_group(wanted, strategy="PACK")
+        self.num_ranks = num_ranks
 
     def give_back(self, group: str) -> None:
         """Give up a group, whoever is in it; one that is pending asks for nothing any more."""
@@ -256,6 +267,12 @@ async def reserve(needed: list[Demand], deadline_s: float) -> Places:
             f"resources, or no single node has room for one actor ('has' is what is free):\n{table}"
         ) from None
     return places
+
+
+def _size(wanted: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """Return the GPUs and CPUs of a group."""
+    gpus, cpus = (sum(bundle.get(name, 0.0) for bundle in wanted) for name in ("GPU", "CPU"))
+    return gpus, cpus
 
 
 def _total(needed: Sequence[Demand]) -> dict[str, float]:

@@ -77,8 +77,12 @@ class Fleet:
         return workers
 
     async def make_ranks(self, config: Config, attempt: int) -> list[Member]:
-        """Make the ranks of a learner in place of those of the attempt before, if there was one."""
-        num_ranks = self._layout.num_ranks
+        """Make the ranks of a learner in place of those of the attempt before, if there was one.
+
+        Where there is no place for all of them any more, there are as many as a power of two has
+        places for. Raises DeadlineError where there is none for one.
+        """
+        num_ranks = await self._placed_ranks()
         names = [f"learner/rank-{k}" for k in range(num_ranks)]
         return [
             self._keep(
@@ -86,6 +90,24 @@ class Fleet:
             )
             for k, name in enumerate(names)
         ]
+
+    async def _placed_ranks(self) -> int:
+        """Return how many ranks have places, within `deadline.placement` for each number tried."""
+        num_ranks = self._layout.num_ranks
+        while True:
+            if self._places.num_ranks not in (0, num_ranks):
+                self._places.resize_learner(num_ranks)
+            first = self._places.ready(self.maker.place_of("learner/rank-0"))
+            what = f"places for {num_ranks} learner ranks"
+            try:
+                await within(self._settings.deadline.placement, what, first)
+            except DeadlineError:
+                if num_ranks == 1 or not self._places.num_ranks:
+                    raise
+                num_ranks = 1 << ((num_ranks - 1).bit_length() - 1)
+                logger.warning("no places for all learner ranks; trying %d", num_ranks)
+            else:
+                return num_ranks
 
     async def renew_worker(self, worker: Member) -> None:
         """Put a new reward worker into the place of one that has died (`watch.Renew`)."""

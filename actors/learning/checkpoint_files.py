@@ -56,19 +56,6 @@ def load_state(path: Path, map_location: Any, allowed: Sequence[Any]) -> Any:
         raise RunError(f"{path} is damaged ({reason}); {_ADVICE}") from None
 
 
-def check_num_ranks(checkpoint: Path, num_ranks: int) -> None:
-    """Raise RunError when other than `num_ranks` ranks have saved the checkpoint.
-
-    Each has written the part of the optimizer that it held; without ZeRO there are no parts.
-    """
-    num_saved = len(list(checkpoint.glob("*zero_pp_rank_*_optim_states.pt")))
-    if num_saved not in (0, num_ranks):
-        raise RunError(
-            f"{checkpoint} was saved by {num_saved} learner ranks and cannot be read by "
-            f"{num_ranks}: start with the layout and GPUs of before (`layout`, learner.num_ranks)"
-        )
-
-
 @contextmanager
 def of_this_model(checkpoint: Path) -> Iterator[None]:
     """Turn what a library says of states that are not this model's into a RunError of one line."""

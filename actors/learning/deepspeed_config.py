@@ -8,9 +8,13 @@ from actors.learning.options import LearnerOptions
 from rzero_ray.config.method import OptimizerConfig
 
 
-def deepspeed_config(options: LearnerOptions, optimizer: OptimizerConfig) -> dict[str, Any]:
-    """Return what `deepspeed.initialize` is given."""
+def deepspeed_config(
+    options: LearnerOptions, optimizer: OptimizerConfig, *, universal: bool = False
+) -> dict[str, Any]:
+    """Return what `deepspeed.initialize` is given; `universal` is the form of the checkpoint that
+    will be loaded (`other_ranks`)."""
     return {
+        "checkpoint": {"load_universal": universal},
         # Batches are cut by tokens, so DeepSpeed's own bookkeeping of sizes is not used.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

@@ -32,23 +32,19 @@ from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from actors.learning.attention import batch_layout
-from actors.learning.checkpoint_files import (
-    check_num_ranks,
-    load_state,
-    of_this_model,
-    save_state,
-)
+from actors.learning.checkpoint_files import load_state, of_this_model, save_state
 from actors.learning.deepspeed_config import deepspeed_config
 from actors.learning.device_states import DeviceStates, lent
 from actors.learning.lora import Adapter
 from actors.learning.model_files import write_model
 from actors.learning.options import LearnerOptions, PhaseOptions
+from actors.learning.other_ranks import convert, is_of_other_ranks
 from actors.learning.policy_model import PolicyModel
 from actors.learning.trained import AllWeights, TrainedWeights
 from actors.weights.buckets import layer_of
 from rzero_ray.config.method import OptimizerConfig
 from rzero_ray.disk.errors import one_line_disk_errors
-from rzero_ray.disk.files import remove_folder, synced_files
+from rzero_ray.disk.files import attempt_folder, remove_folder, synced_files
 from rzero_ray.method.batching import MicroBatch, micro_batches_of_rank, mini_batches
 from rzero_ray.method.logprobs import TokenLoss
 from rzero_ray.method.losses import (
@@ -133,17 +129,23 @@ class DeepSpeedLearner:
             self._trained = Adapter(model.causal_lm, self._options.lora, phase)
         if self._options.gradient_checkpointing:
             model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint = phase.checkpoint
+        universal = checkpoint is not None and is_of_other_ranks(
+            checkpoint, self._options.world_size
+        )
+        if checkpoint is not None and universal:
+            checkpoint = self._for_these_ranks(checkpoint)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._deepspeed, *_ = deepspeed.initialize(
             model=model,
             model_parameters=trained,  # type: ignore[arg-type]  # DeepSpeed declares a module
-            config=deepspeed_config(self._options, options.optimizer),
+            config=deepspeed_config(self._options, options.optimizer, universal=universal),
         )
         self._deepspeed.checkpoint_engine = _CheckpointFiles()
         self._deepspeed.train()
         self._num_updates = 0
-        if phase.checkpoint is not None:
-            self._load_checkpoint(phase.checkpoint)
+        if checkpoint is not None:
+            self._load_checkpoint(checkpoint)
 
     def load_model(self, path: Path) -> None:
         """Load a model to be published and scored, not trained: it gets no optimizer, and each rank
@@ -309,9 +311,17 @@ class DeepSpeedLearner:
             )
         return {str(file.relative_to(path)): file.stat().st_size for file in files.written}
 
+    def _for_these_ranks(self, checkpoint: Path) -> Path:
+        """Have rank 0 put a checkpoint of another number of ranks together; returns the folder."""
+        folder = attempt_folder(checkpoint, f"universal-{self._options.attempt}")
+        if self._options.rank == 0:
+            remove_folder(folder, folder.parent)
+            convert(checkpoint, folder, _CHECKPOINT_CLASSES, self._options.collective_s)
+        dist.barrier()
+        return folder
+
     def _load_checkpoint(self, path: Path) -> None:
         """Go on from a checkpoint. Raises RunError where it is damaged, or holds code."""
-        check_num_ranks(path, self._options.world_size)
         with of_this_model(path):
             folder, state = self._deepspeed.load_checkpoint(
                 str(path.parent), tag=path.name, load_module_strict=not self._trained.leaves_frozen

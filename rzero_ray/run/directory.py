@@ -41,6 +41,7 @@ _MAY_CHANGE = (
     "layout",
     "sampler.",
     "reward.",
+    "learner.num_ranks",
     "learner.cpus_per_rank",
     "learner.threads_per_rank",
     "learner.memory_gib_per_rank",

@@ -352,5 +352,11 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
     np.testing.assert_allclose(
         again[0]["probe"], log_p.gather(-1, ids[0, 1:, None])[:, 0].numpy(), atol=1e-5
     )
-    with pytest.raises(RunError, match="step-002 was saved by 2 learner ranks and cannot be read"):
+    (alone,) = ray.get([r.learn.remote(stage, phase, shared, 1) for r in ranks[1]])
+    for name, expected in whole[0]["weights"].items():
+        np.testing.assert_allclose(alone["weights"][name], expected, rtol=0, atol=2e-6)
+    path = next(checkpoint.glob("*optim_states.pt"))
+    torch.save({"optimizer_state_dict": Trap(tmp_path / "ran")}, path)
+    with pytest.raises(RunError, match="wants to call"):
         _ = ray.get(ranks[1][0].learn.remote(stage, phase, shared, 1))
+    assert not (tmp_path / "ran").exists()
