@@ -1,7 +1,8 @@
 """Hosts on one machine: each has its address, its name, its processes, its `/tmp/ray`, `/dev/shm`.
 
-A host is a set of Linux namespaces. Its network ends at a switch, where it can be unplugged. All
-other folders are the machine's, as a shared disk is a cluster's.
+A host is a set of Linux namespaces. Its network ends at a switch, where it can be unplugged. Hosts
+know each other's names, and no others. All other folders are the machine's, as a shared disk is a
+cluster's.
 
 Nothing of this has a name that stays: it is there as long as the first process of each host is, and
 that ends with the process that made it, however that ends.
@@ -31,6 +32,7 @@ mkdir -p /tmp/ray
 mount --make-rprivate /
 mount --bind "$2/ray" /tmp/ray
 mount --bind "$2/hosts" /etc/hosts
+mount --bind /dev/null /etc/resolv.conf
 mount -t tmpfs -o size=1g tmpfs /dev/shm
 ip link set lo up
 sleep infinity &
