@@ -18,11 +18,6 @@ from rzero_ray.config.cluster import WeightBackend
 RAY_ENVIRONMENT = {
     # Else Ray runs actors at nice 15: behind everything else, an engine starts four times slower.
     "RAY_worker_niceness": "0",
-    # A node counts as dead after so many checks without an answer: 5 s after its processes have
-    # ended, 25 s after it was cut off. Where the link is down for 15 s nobody is replaced.
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "4000",
-    "RAY_health_check_failure_threshold": "5",
 }
 """What a Ray that the driver starts finds in its environment, unless the user has set it."""
 

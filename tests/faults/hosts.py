@@ -20,6 +20,7 @@ manifest stood for before the host was back is what it was.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ class HostedRun(ShortRun):
     def environment(self) -> dict[str, str]:
         """Return what the driver and every Ray find in their environment."""
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        return {**os.environ, **RAY_ENVIRONMENT, **super().environment(), **token}
+        return os.environ | RAY_ENVIRONMENT | health_checks() | super().environment() | token
 
     def start(
         self, *, ignores_interrupt: bool = False, stderr: int | IO[str] = subprocess.PIPE
@@ -135,6 +136,14 @@ class Loss:
     """Whether others are to take their places."""
     stale: StaleWriter | None = None
     """The learner that was cut off while it wrote."""
+
+
+def health_checks() -> dict[str, str]:
+    """Return how Ray is told to look after its nodes, as a user's is (`launch/env.sh`)."""
+    script = (REPOSITORY / "launch/env.sh").read_text()
+    return dict(
+        re.findall(r"^export (RAY_health_check_\w+)=\"\${\1:-(\d+)}\"$", script, re.MULTILINE)
+    )
 
 
 Disturb = Callable[[Scene], Loss | None]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.faults import hosts as table
-from tests.faults.hosts import CASES, SETTINGS, Loss, cases, replaced
+from tests.faults.hosts import CASES, SETTINGS, Loss, cases, health_checks, replaced
 from tests.faults.namespaces import Host, hosts, why_not
 from tests.faults.stale import StaleWriter, kept
 
@@ -33,6 +33,12 @@ def test_where_no_hosts_can_be_made_one_line_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", "")
     (row,) = table.run(SETTINGS)
     assert row.good and row.told.startswith("SKIPPED: no ip")
+
+
+def test_a_node_that_is_cut_off_is_given_up_after_a_blip_of_15_s_and_within_half_a_minute():
+    found = {name.removeprefix("RAY_health_check_"): int(n) for name, n in health_checks().items()}
+    one_check = found["period_ms"] + found["timeout_ms"]
+    assert 15_000 + one_check <= found["failure_threshold"] * one_check <= 30_000
 
 
 @pytest.fixture(scope="module")
