@@ -26,7 +26,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -39,7 +39,7 @@ from tests.faults.account import settle
 from tests.faults.evidence import Event
 from tests.faults.kills import ONE_ITERATION
 from tests.faults.namespaces import Host, hosts, why_not
-from tests.faults.runs import LEAVE_S, REPOSITORY, ShortRun
+from tests.faults.runs import LEAVE_S, REPOSITORY, ShortRun, last_line
 from tests.faults.stale import StaleWriter
 from tests.faults.table import Outcome
 from tests.faults.watched import WatchedRun
@@ -54,6 +54,8 @@ _RESOURCES = ((1, 1 << 29), (4, 6 << 30), (4, 6 << 30))
 """CPUs and bytes of each host, as Ray is told. An engine wants more than the first one has."""
 _OBJECT_STORE_BYTES = 200 << 20
 _JOINED_S = 120.0
+_STARTS = 4
+"""Ray gives a node 30 s to start, which a machine with other work may not do at once."""
 _REACHED_S = 300.0
 _END_S = 360.0
 _BLIP_S = 4.0
@@ -282,12 +284,12 @@ def run_case(name: str, folder: Path) -> Outcome:
         run = HostedRun(folder / name, _SETTINGS, f"{made[0].address}:{_PORT}", host=made[0])
         watched = WatchedRun(run, folder / f"{name}.log")
         try:
-            with _ray_on(made, run.environment(), folder / f"{name}-ray"):
-                watched.start()
-                loss = CASES[name](Scene(made, watched))
-                code = watched.await_end(_END_S)
-                there = [host for host in made if loss is None or host is not loss.host]
-                left = _left_after(LEAVE_S, lambda: _actors_on(there))
+            _start_ray(made, run.environment(), folder / f"{name}-ray")
+            watched.start()
+            loss = CASES[name](Scene(made, watched))
+            code = watched.await_end(_END_S)
+            there = [host for host in made if loss is None or host is not loss.host]
+            left = _left_after(LEAVE_S, lambda: _actors_on(there))
         except (RuntimeError, AssertionError) as error:
             print(watched.last_words(), file=sys.stderr)
             return Outcome(name, None, False, str(error))
@@ -297,30 +299,35 @@ def run_case(name: str, folder: Path) -> Outcome:
     return outcome
 
 
-@contextmanager
-def _ray_on(made: Sequence[Host], environment: Mapping[str, str], logs: Path) -> Iterator[None]:
+def _start_ray(made: Sequence[Host], environment: Mapping[str, str], logs: Path) -> None:
     """Start a Ray with a token over the hosts. It ends with them."""
     logs.mkdir()
-    head = f"{made[0].address}:{_PORT}"
     for host, (cpus, memory) in zip(made, _RESOURCES, strict=True):
         role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         if host is not made[0]:
-            role = [f"--address={head}"]
+            role = [f"--address={made[0].address}:{_PORT}"]
         words = [_RAY, "start", *role, f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
         words += [f"--memory={memory}", f"--object-store-memory={_OBJECT_STORE_BYTES}", "--block"]
         log = logs / f"host{host.number}.log"
-        with log.open("w") as stream:
-            process = host.start(words, REPOSITORY, environment, stream)
-        _await_line("Ray runtime started", log, process)
-    yield
+        for _ in range(_STARTS):
+            with log.open("w") as stream:
+                process = host.start(words, REPOSITORY, environment, stream)
+            if _has_joined(log, process):
+                break
+            for left in host.work():
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
+        else:
+            raise RuntimeError(f"Ray did not start on {host.address}: {last_line(log.read_text())}")
 
 
-def _await_line(words: str, log: Path, process: subprocess.Popen[str]) -> None:
+def _has_joined(log: Path, process: subprocess.Popen[str]) -> bool:
     deadline = time.monotonic() + _JOINED_S
-    while words not in log.read_text():
+    while "Ray runtime started" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"a host did not join: {log.read_text()[-1000:]}")
+            return False
         time.sleep(_LOOK_S)
+    return True
 
 
 def _judge(
