@@ -74,6 +74,7 @@ from rzero_ray.run.display import Display, make_display
 from rzero_ray.run.inspection import check_files
 from rzero_ray.run.layouts import LayoutEstimate, compare_layouts, fastest_layout
 from rzero_ray.run.observers import Observers
+from rzero_ray.run.pace import Pace
 from rzero_ray.run.plan import PhasePlan, assumptions, plan_iteration, plan_memory, rank_bytes
 from rzero_ray.run.plan_tables import print_plan
 from rzero_ray.run.report.writing import write_report
@@ -82,6 +83,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.shape import ModelShape, check_shape, find_shape
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
+from rzero_ray.run.watchdog import watched
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_task, make_task, open_task
 from rzero_ray.types import (
@@ -284,12 +286,13 @@ def _run_in(
             base_model = obtain_model(config.model)
             if config.labelled.path:
                 _check_labelled_texts(config, root, base_model)
-    run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root)))
+    pace = Pace()
+    run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root), pace))
     try:
         if joined is not None:
             address, layout = joined
             run.add_event("start", address=address, pid=os.getpid(), layout=layout.describe())
-            asyncio.run(_run_on_cluster(config, layout, run, clock))
+            asyncio.run(_run_on_cluster(config, layout, run, clock, pace))
             run.add_event("end")
         run.close()
     except BaseException as error:
@@ -337,15 +340,19 @@ def _layout(config: Config, shape: ModelShape | None) -> Layout:
     return replace(layout, rank_bytes=rank_bytes(config, shape, layout))
 
 
-async def _run_on_cluster(config: Config, layout: Layout, run: Run, clock: StageClock) -> None:
+async def _run_on_cluster(
+    config: Config, layout: Layout, run: Run, clock: StageClock, pace: Pace
+) -> None:
     from actors.cluster import start_cluster
 
     run.note("starting samplers, learner and reward workers")
     with clock.stage("startup"):
         cluster = await start_cluster(config, layout, current_models(run), make_task(config.task))
     keep_imports()
+    fleet = cluster.fleet
     try:
-        await go_through(config, run, clock, cluster)
+        async with watched(run, pace, fleet.stacks, fleet.shortages):
+            await go_through(config, run, clock, cluster)
     finally:
         await cluster.close()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from actors.fleet.life import Vitals
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch, kill
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 6.0
 """How long engines may take to end in order; whoever stopped the run waits for it."""
+_ANSWER_S = 10.0
+"""How long an actor may take to say what it is doing."""
+_SHORT = 0.08
+"""Share of a node's memory below which it is short: with 5 % left Ray begins to end actors."""
 
 
 class Fleet:
@@ -139,6 +144,36 @@ class Fleet:
             except DeadlineError as error:
                 logger.warning("%s", error)
 
+    async def stacks(self) -> dict[str, str]:
+        """Return what each actor is doing, by its name."""
+        found = await self._ask_all(lambda actor: actor.stacks.remote())
+        return {
+            name: f"{self._members[name].state}, no answer" if stack is None else stack
+            for name, stack in found.items()
+        }
+
+    async def shortages(self) -> list[tuple[str, str]]:
+        """Return what is short on a node: what, and a line that tells how much there is left."""
+        found = await self._ask_all(lambda actor: actor.vitals.remote())
+        nodes: dict[str, Vitals] = {v.node: v for v in found.values() if v is not None}
+        return [
+            (f"{what} of {node}", f"node {node} has {left:.1%} of its {what} left")
+            for node, vitals in nodes.items()
+            for what, left in (("memory", vitals.memory), ("/dev/shm", vitals.shared_memory))
+            if left < _SHORT
+        ]
+
+    async def _ask_all(self, question: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return each actor's answer by its name; None of one that gives none in time."""
+
+        async def ask(member: Member) -> Any:
+            with suppress(Exception):  # it is dead, or hangs: that is `watch`'s to find out
+                return await asyncio.wait_for(_answer(question(member.actor)), _ANSWER_S)
+
+        members = list(self._members.values())
+        answers = await asyncio.gather(*(ask(member) for member in members))
+        return {member.name: answer for member, answer in zip(members, answers, strict=True)}
+
     @asynccontextmanager
     async def ended_on_failure(self) -> AsyncIterator[None]:
         """End all actors when the block fails or is cancelled: nobody else knows of them yet."""
@@ -176,3 +211,7 @@ async def _stop(sampler: Member) -> None:
         await actor.stop.remote()
     except Exception as error:
         logger.info("%s did not end in order: %s", sampler.name, error)
+
+
+async def _answer(reference: Any) -> Any:
+    return await reference

@@ -8,6 +8,7 @@ import threading
 import traceback
 from typing import NamedTuple
 
+import psutil
 import ray
 
 CONCURRENCY = {"life": 1}
@@ -27,6 +28,16 @@ def whereabouts() -> Whereabouts:
     return Whereabouts(os.getpid(), ray.util.get_node_ip_address())
 
 
+class Vitals(NamedTuple):
+    """What a node has left, as shares of all it has."""
+
+    node: str
+    memory: float
+    """Of the host's memory."""
+    shared_memory: float
+    """Of `/dev/shm`, where Ray's object store and staged weights lie."""
+
+
 class Lives:
     """What every actor of the fleet can be asked besides its work.
 
@@ -44,4 +55,12 @@ class Lives:
         return "\n".join(
             f"{names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
             for ident, frame in sys._current_frames().items()
+        )
+
+    @ray.method(concurrency_group="life")
+    def vitals(self) -> Vitals:
+        """Return what the actor's node has left."""
+        memory, shm = psutil.virtual_memory(), psutil.disk_usage("/dev/shm")
+        return Vitals(
+            ray.util.get_node_ip_address(), memory.available / memory.total, shm.free / shm.total
         )

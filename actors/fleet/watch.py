@@ -27,10 +27,14 @@ logger = logging.getLogger(__name__)
 
 _PERIOD_S = 2.0
 """Time between two signs of life of a member that is well."""
-_SUSPECT_SHARE = 1 / 3
-"""Of `recovery.silence`: how long a member may be silent before nobody asks it any more."""
+_QUESTIONS = 3
+"""How many questions in a row a member may leave unanswered, in `recovery.silence` together. After
+the first one nobody asks it for its work any more."""
 _WINDOW_S = 3600.0
 """Deaths that are longer ago do not count against `recovery.max_restarts`."""
+
+_DEATH = "The actor is dead because"
+"""Where in Ray's text the cause begins."""
 
 Renew = Callable[[Member], Awaitable[None]]
 """Puts a new actor into a member's place and gives it what it needs; the member is HEALTHY then."""
@@ -155,8 +159,13 @@ class Watch:
                 await self.is_alive(member)
 
     async def _check(self, member: Member) -> bool:
-        start, actor = time.monotonic(), member.actor
-        patience = self._settings.silence * _SUSPECT_SHARE
+        """Ask for signs of life until there is one, or the member is dead.
+
+        Silence is counted by questions that were not answered: where this process itself stood
+        still, one question is too late and the next one is not.
+        """
+        silent_s, actor = 0.0, member.actor
+        patience = self._settings.silence / _QUESTIONS
         while member.is_up and member.actor is actor:
             try:
                 await asyncio.wait_for(_pulse(actor), patience)
@@ -165,14 +174,17 @@ class Watch:
                 break
             except RayActorError as error:  # its node cannot be reached, for now or for good
                 self._suspect(member, _one_line(error))
-                await asyncio.sleep(min(1.0, patience))
+                pause = min(1.0, patience)
+                await asyncio.sleep(pause)
+                silent_s += pause
             except TimeoutError:
                 self._suspect(member, f"it has given no sign of life for {patience:.0f} s")
+                silent_s += patience
             else:
                 if member.state is State.SUSPECT and member.actor is actor:
                     self.set(member, State.HEALTHY, "it has given a sign of life")
                 return member.is_up
-            if time.monotonic() - start >= self._settings.silence:
+            if silent_s > self._settings.silence - patience / 2:
                 silence = f"it has given no sign of life for {self._settings.silence:g} s"
                 self.condemn(member, f"{silence} (recovery.silence)")
         return False
@@ -243,4 +255,7 @@ def _cause(error: Exception) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Return what an error says, without the advice that Ray adds to each death, and without what
+    the member's own record holds already."""
+    text = " ".join(str(error).split()).partition(" Some common causes include")[0]
+    return text[max(0, text.find(_DEATH)) :]

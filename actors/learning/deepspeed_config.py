@@ -7,12 +7,20 @@ from typing import Any
 from actors.learning.options import LearnerOptions
 from rzero_ray.config.method import OptimizerConfig
 
+REDUCE_BUCKET_ELEMENTS = 50_000_000
+"""Gradients that travel between ranks at a time, in a buffer of their own: 200 MB in float32, long
+enough for any network. DeepSpeed's own size is ten times that, 1.9 GiB of a GPU."""
+
 
 def deepspeed_config(
-    options: LearnerOptions, optimizer: OptimizerConfig, *, universal: bool = False
+    options: LearnerOptions,
+    optimizer: OptimizerConfig,
+    num_trained: int,
+    *,
+    universal: bool = False,
 ) -> dict[str, Any]:
-    """Return what `deepspeed.initialize` is given; `universal` is the form of the checkpoint that
-    will be loaded (`other_ranks`)."""
+    """Return what `deepspeed.initialize` is given, to train so many parameters; `universal` is the
+    form of the checkpoint that will be loaded (`other_ranks`)."""
     return {
         "checkpoint": {"load_universal": universal},
         # Batches are cut by tokens, so DeepSpeed's own bookkeeping of sizes is not used.
@@ -36,6 +44,7 @@ def deepspeed_config(
         "gradient_clipping": optimizer.max_grad_norm,
         "zero_optimization": {
             "stage": options.zero_stage,
+            "reduce_bucket_size": min(num_trained, REDUCE_BUCKET_ELEMENTS),
             # Else small parameters are never partitioned, and a small model tests nothing.
             "stage3_param_persistence_threshold": 0,
             **_offloaded(options),

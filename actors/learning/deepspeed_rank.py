@@ -139,7 +139,12 @@ class DeepSpeedLearner:
         self._deepspeed, *_ = deepspeed.initialize(
             model=model,
             model_parameters=trained,  # type: ignore[arg-type]  # DeepSpeed declares a module
-            config=deepspeed_config(self._options, options.optimizer, universal=universal),
+            config=deepspeed_config(
+                self._options,
+                options.optimizer,
+                sum(parameter.numel() for parameter in trained),
+                universal=universal,
+            ),
         )
         self._deepspeed.checkpoint_engine = _CheckpointFiles()
         self._deepspeed.train()

@@ -27,7 +27,7 @@ NUM_SLOTS = 2
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "rzero-"
-_MIN_AGE_S = 60.0
+_MIN_AGE_S = 5.0
 """Age from which a file may be removed: a younger one may be about to be locked by its owner."""
 
 
@@ -57,11 +57,13 @@ class StagingArea:
         return str(present.path)
 
     def close(self) -> None:
-        """Remove the files; engines that have mapped one keep it."""
+        """Remove the files, and those of samplers of the node that were killed; engines that have
+        mapped one keep it."""
         for slot in self._slots:
             if slot is not None:
                 slot.close()
         self._slots = [None] * NUM_SLOTS
+        remove_abandoned(self._folder)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ from rzero_ray.config.command import run_command
 from rzero_ray.config.config import resolve_run_dir
 from rzero_ray.config.load import load_config
 from rzero_ray.preflight.estimate import estimate
-from rzero_ray.preflight.findings import findings, obstacles
+from rzero_ray.preflight.findings import findings, obstacles, solver_answers
+from rzero_ray.preflight.growth import growth
 from rzero_ray.preflight.rehearsal import rehearsal_settings
 from rzero_ray.preflight.tables import print_costs, print_findings
 from rzero_ray.run.directory import load_stored_config
@@ -26,11 +27,11 @@ from rzero_ray.types import RunError, UserError
 USAGE: Final = "rzero preflight conf=NAME [key.path=value ...]"
 HELP: Final = f"""usage: {USAGE}
 
-Makes one iteration of the run with one step a phase and 64 questions, on its own model and
-cluster, and says what the base model is like as a Challenger and as a Solver (well-formed
-questions, answered votes, agreement, share in the band, texts that are cut), and how many tokens
-and hours the whole run would take. It takes minutes. It is a run of its own, in
-runs/preflight-NAME-DIGEST or in run_dir=DIR.
+Makes one iteration of the run on its own model and cluster, with a few steps a phase: of the run's
+own size where they are small, else of 64 questions. Says what the base model is like as a
+Challenger and as a Solver (well-formed questions, answered votes, agreement, share in the band,
+texts that are cut), and how many tokens and hours the whole run would take. It takes minutes. It is
+a run of its own, in runs/preflight-NAME-DIGEST or in run_dir=DIR.
 
 exit codes: 0 the loop can start, 1 it cannot (and why), 2 the command is wrong, 130 stopped
 """
@@ -61,14 +62,15 @@ def _preflight(arguments: list[str]) -> None:
     run = StoredRun(rehearsed, root, base)
     found = findings(rehearsed, run)
     print_findings(rehearsed, found)
-    print_costs(estimate(config, rehearsed, run, _start_seconds(run)), found.growth)
+    lengths = growth(solver_answers(run), config.num_iterations)
+    print_costs(estimate(config, rehearsed, run, _unseen_seconds(run), lengths), lengths[-1])
     reasons = obstacles(config, found)
     if reasons:
         raise RunError(f"this model cannot start the loop: {'; '.join(reasons)}")
 
 
-def _start_seconds(run: StoredRun) -> float:
-    """Return the seconds from the start to the end of the rehearsal in which nothing was timed."""
+def _unseen_seconds(run: StoredRun) -> float:
+    """Return the seconds from the start to the end of the rehearsal that no row has."""
     events = run.log.events()
     times = [event["time"] for event in events if event["event"] in ("start", "end")]
     rows: list[Any] = [*run.metrics(), *run.evaluations()]

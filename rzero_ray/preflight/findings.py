@@ -9,7 +9,6 @@ from typing import Final
 
 from rzero_ray.config.config import Config
 from rzero_ray.method.selection import MAJORITY_SHARES, Band, band_reason
-from rzero_ray.run.rows import mean
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import Candidate, ChallengerSample, SolverSample, Step
 
@@ -39,19 +38,13 @@ class Findings:
     num_answers: int
     """The Solver's, to the questions that were kept."""
     num_answers_cut: int
-    growth: float
-    """The mean length of the Solver's rewarded answers over that of all; 1 where nothing was."""
 
 
 def findings(config: Config, run: StoredRun) -> Findings:
     """Return what the finished rehearsal `run` of `config` says."""
     posed = _posed(config, run)
     candidates = run.read_steps("curriculum", 1, "candidates", Candidate)
-    answers = [
-        sample
-        for step in run.sampled_steps("solver", 1)
-        for sample in run.read(f"{step.key}/rollouts", SolverSample)
-    ]
+    answers = solver_answers(run)
     well_formed = [p for p in posed if p.is_well_formed]
     taken = sum(p.num_taken for p in well_formed)
     shares = Counter(min(_BINS - 1, int(p.agreement * _BINS)) for p in well_formed if p.num_taken)
@@ -66,14 +59,7 @@ def findings(config: Config, run: StoredRun) -> Findings:
         num_kept=sum(c.dropped is None for c in candidates),
         num_answers=len(answers),
         num_answers_cut=sum(len(a.token_ids) >= config.solver.sampling.max_tokens for a in answers),
-        growth=_growth(answers),
     )
-
-
-def _growth(answers: Sequence[SolverSample]) -> float:
-    rewarded = [len(answer.token_ids) for answer in answers if answer.reward > 0]
-    lengths = [len(answer.token_ids) for answer in answers]
-    return mean(rewarded) / mean(lengths) if rewarded and any(lengths) else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +99,15 @@ def _judge(
         agreement=share,
         is_in_band=sample.question is not None and reason is None,
     )
+
+
+def solver_answers(run: StoredRun) -> list[SolverSample]:
+    """Return the Solver's answers in the rehearsal, of all steps."""
+    return [
+        sample
+        for step in run.sampled_steps("solver", 1)
+        for sample in run.read(f"{step.key}/rollouts", SolverSample)
+    ]
 
 
 def obstacles(config: Config, found: Findings) -> list[str]:

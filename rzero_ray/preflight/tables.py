@@ -38,27 +38,33 @@ def print_findings(config: Config, found: Findings) -> None:
 
 
 def print_costs(costs: Sequence[Cost], growth: float) -> None:
-    """Print what the run would take, part by part, and with answers `growth` times as long."""
+    """Print what the run would take, part by part; at its end answers are `growth` times as long
+    as the base model's."""
     table = Table(title="\nThe whole run, estimated", box=None, title_justify="left")
-    for name in ("part", "times", "tokens", "seconds", "all tokens", "hours"):
+    for name in ("part", "times", "tokens", "fixed s", "work s", "growth", "all tokens", "hours"):
         table.add_column(name, justify="left" if name == "part" else "right", no_wrap=True)
     for cost in costs:
+        tokens, seconds = totals([cost], grown=True)
         table.add_row(
             cost.part,
             str(cost.times),
             f"{cost.tokens:,.0f}",
-            f"{cost.seconds:,.1f}",
-            f"{cost.times * cost.tokens:,.0f}",
-            f"{cost.times * cost.seconds / 3600:.3f}",
+            f"{cost.fixed:,.1f}",
+            f"{cost.work:,.1f}",
+            f"{cost.growth:.2f}",
+            f"{tokens:,.0f}",
+            f"{seconds / 3600:.3f}",
         )
-    tokens, seconds = totals(costs)
-    table.add_row("all", "", "", "", f"{tokens:,.0f}", f"{seconds / 3600:.3f}")
+    tokens, seconds = totals(costs, grown=True)
+    table.add_row("all", "", "", "", "", "", f"{tokens:,.0f}", f"{seconds / 3600:.3f}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    tokens, seconds = totals(costs, grown=False)
     console.print(
-        f"Rewarded answers are {growth:.2f} times as long as the base model's. Where the Solver "
-        f"learns to write such ones, the run takes\n{growth * tokens:,.0f} tokens and "
-        f"{growth * seconds / 3600:.3f} hours, on a cluster as busy as in the rehearsal."
+        f"A Solver that learns writes as it is rewarded for: at the end answers {growth:.2f} times "
+        "as long as the base model's. If they stay\nas they are, the run takes "
+        f"{tokens:,.0f} tokens and {seconds / 3600:.3f} hours, on a cluster as busy as in the "
+        "rehearsal."
     )
 
 

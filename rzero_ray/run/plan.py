@@ -22,6 +22,9 @@ MASTER_AND_MOMENTS_BYTES = 12
 In float32 without ZeRO there is no master, and this is 4 too many."""
 GRADIENT_BYTES = 4
 """Per parameter: gradients of micro-batches add up in float32."""
+BUCKET_ELEMENTS = 50_000_000
+"""Gradients that are reduced at a time, in a buffer of their own
+(`deepspeed_config.REDUCE_BUCKET_ELEMENTS`)."""
 LOGITS_BYTES = 4 * 2**25
 """Bytes of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in float32, however many tokens."""
 LOGITS_COPIES = 3
@@ -29,7 +32,7 @@ LOGITS_COPIES = 3
 HEAD_GRADIENT_BYTES = 6
 """Per weight of a trained output head while a micro-batch's loss is taken: float32, and 16 bits."""
 BUFFER_BYTES = 100 << 20
-"""Of a learner rank beside all that is counted: DeepSpeed's buffers and what an allocator keeps.
+"""Of a learner rank beside all that is counted: libraries' own, and what an allocator keeps.
 Measured on CPUs beside models of 5 and 24 million parameters (`python -m tests.bench memory`)."""
 CONTEXT_BYTES = 3 * GIB
 """Bytes of a shared GPU that are taken whoever has the turn: the CUDA contexts of three processes
@@ -89,14 +92,17 @@ class MemoryPlan:
     weights: int
     reference: int = 0
     gradients: int = 0
+    bucket: int = 0
+    """Gradients that are being reduced."""
     optimizer: int = 0
     activations: int = 0
+    """Or what else is there when they are not, where that is larger."""
     kv_cache: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        parts = (self.weights, self.reference, self.gradients, self.optimizer)
+        parts = (self.weights, self.reference, self.gradients, self.bucket, self.optimizer)
         return sum(parts) + self.activations + self.kv_cache
 
 
@@ -247,7 +253,8 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     """ZeRO divides the optimizer by the ranks from stage 1, gradients from 2, weights from 3.
 
     The frozen reference is whole on every rank. One that is kept in the host's memory visits the
-    device when there are no activations.
+    device when there are no activations. Nor are there any when the optimizer steps: DeepSpeed lays
+    the gradients of a rank's part out in one piece beside them.
     """
     learner, size = config.learner, element_bytes(config)
     whole, trained = shape.num_parameters * size, num_trained(config, shape)
@@ -265,14 +272,19 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     visitor = reference if learner.reference == "cpu" or layout.takes_turns else 0
     is_offloaded = learner.offload != "none"
     optimizer = MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1)
+    bucket = GRADIENT_BYTES * min(trained, BUCKET_ELEMENTS) if stage >= 1 else 0
+    laid_out = GRADIENT_BYTES * trained // ranks if stage >= 1 and not is_offloaded else 0
+    if layout.gpus_per_rank == 0:  # memory is taken when it is written: in place of activations
+        bucket, laid_out = 0, laid_out + bucket
     return MemoryPlan(
         role="learner/rank",
         num_actors=ranks,
         weights=whole // (ranks if stage >= 3 else 1),
         reference=0 if visitor else reference,
         gradients=GRADIENT_BYTES * trained // (ranks if stage >= 2 else 1),
+        bucket=bucket,
         optimizer=0 if is_offloaded else optimizer,
-        activations=max(activations, visitor),
+        activations=max(activations, visitor, laid_out),
     )
 
 

@@ -1,7 +1,8 @@
 """The planner's memory of a learner rank against what one takes, on a CPU, and its time.
 
 Each case is a process of its own: what it holds when it has joined is taken off its peak during an
-optimizer step, the second one of a phase.
+optimizer step, the second one of a phase. As many of the rollouts as fill a micro-batch have the
+full length, for the plan is of a full one; those of the others differ.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ SETTINGS = {
     "shapes": "24m 94m 470m",
     "lora_ranks": "0 8",
     "zero_stages": "1",
-    "rollouts": "32",
-    "tokens_per_micro_batch": "2048",
+    "rollouts": "8",
+    "tokens_per_micro_batch": "1024",
     "gradient_checkpointing": "false",
-    "max_tokens": "512",
+    "max_tokens": "464",  # 512 with the prompt: micro-batches of 1,024 can be full
 }
 _GIB = 2**30
 
@@ -118,7 +119,7 @@ def _measure(case: _Case, settings: dict[str, str]) -> tuple[int, float]:
     """Return the bytes that the process takes for a learner at most, and the seconds of processor
     time of an update."""
     all_settings = learning.SETTINGS | settings | {"model": str(case.model)}
-    (shape,) = learning.shapes(all_settings, case.model)
+    shape = _shape(case.model, all_settings)
     learner = learning.start_learner(
         all_settings,
         shape.tokens_per_micro_batch,
@@ -131,6 +132,19 @@ def _measure(case: _Case, settings: dict[str, str]) -> tuple[int, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     taken = seconds(lambda: learner.update(shape.rollouts), CLOCKS["cpu"])
     return _bytes_of("VmHWM") - before, taken
+
+
+def _shape(model: Path, settings: Mapping[str, str]) -> learning.Shape:
+    longest, budget = int(settings["max_tokens"]), int(settings["tokens_per_micro_batch"])
+    num_full = budget // learning_length(settings)
+    others = learning.log_normal_lengths(int(settings["rollouts"]) - num_full, longest)
+    rollouts = learning.make_rollouts(
+        model,
+        [longest] * num_full + others,
+        int(settings["samples_per_prompt"]),
+        int(settings["prompt_tokens"]),
+    )
+    return learning.Shape(model.name, model, rollouts, budget)
 
 
 def _bytes_of(name: str) -> int:

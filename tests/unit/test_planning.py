@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from actors.learning.deepspeed_config import REDUCE_BUCKET_ELEMENTS, deepspeed_config
+from actors.learning.options import LearnerOptions
 from rzero_ray import driver
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated, resolve_layout
 from rzero_ray.config.load import load_config
 from rzero_ray.method.logprobs import CHUNK_ELEMENTS
 from rzero_ray.run.plan import (
+    BUCKET_ELEMENTS,
     BUFFER_BYTES,
     CONTEXT_BYTES,
     GIB,
@@ -136,9 +139,40 @@ def test_zero_divides_what_its_stage_says_by_four_ranks(
     assert learner.reference == 2e9  # whole on every rank
     # Ten layers of each of 6,144 tokens; the logits, and the head's gradient.
     head = LOGITS + 6 * 1_000 * 100
-    assert learner.activations == 6_144 * LAYER * 10 + head + BUFFER_BYTES
+    activations = 6_144 * LAYER * 10 + head + BUFFER_BYTES
+    # Or a rank's gradients in one piece, by which the optimizer steps.
+    assert learner.activations == max(activations, 1e9 if stage else 0)
     assert LOGITS_BYTES == 4 * CHUNK_ELEMENTS
-    assert learner.total == sum(parts) + learner.reference + learner.activations
+    # As many gradients as travel between ranks at a time, twenty times over.
+    assert learner.bucket == (4 * REDUCE_BUCKET_ELEMENTS if stage else 0)
+    assert BUCKET_ELEMENTS == REDUCE_BUCKET_ELEMENTS < BILLION.num_parameters
+    held = learner.reference + learner.activations + learner.bucket
+    assert learner.total == sum(parts) + held
+
+
+def test_the_bucket_is_no_larger_than_what_is_trained(config: Config):
+    options = LearnerOptions(
+        rank=0,
+        world_size=1,
+        device="cpu",
+        dtype="float32",
+        zero_stage=1,
+        tokens_per_micro_batch=1,
+        num_threads=1,
+        weight_backend="object_store",
+    )
+    for trained, size in ((1_000, 1_000), (10**9, REDUCE_BUCKET_ELEMENTS)):
+        settings = deepspeed_config(options, config.solver.optimizer, trained)
+        assert settings["zero_optimization"]["reduce_bucket_size"] == size
+
+
+def test_on_a_cpu_the_bucket_takes_memory_when_activations_have_given_theirs_back():
+    config = load_config(["conf=tiny", "challenger.loss.kl_coefficient=0"])
+    config = replace(config, learner=replace(config.learner, tokens_per_micro_batch=1))
+    learner = _memory(config)[-1]
+    assert (learner.bucket, learner.activations) == (0, 4e9 + 4 * BUCKET_ELEMENTS)
+    offloading = replace(config, learner=replace(config.learner, offload="optimizer"))
+    assert _memory(offloading)[-1].activations < 1e9
 
 
 def test_recomputed_activations_and_a_visiting_reference_need_less(config: Config):

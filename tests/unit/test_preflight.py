@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
-from rzero_ray.preflight.estimate import Cost, _num_candidates, _phase, totals
+from rzero_ray.preflight.estimate import Cost, _grown, _num_candidates, _phase, totals
 from rzero_ray.preflight.findings import Findings, obstacles, warnings
+from rzero_ray.preflight.growth import growth
 from rzero_ray.preflight.rehearsal import rehearsal_settings
+from rzero_ray.types import SolverSample
 
 GOOD = Findings(
     num_questions=64,
@@ -25,7 +29,6 @@ GOOD = Findings(
     num_kept=38,
     num_answers=128,
     num_answers_cut=0,
-    growth=1.5,
 )
 
 
@@ -49,15 +52,24 @@ def test_a_rehearsal_is_small_and_fits_together(arguments: list[str], tmp_path: 
     config = load_config(arguments)
     rehearsed = _rehearsed(config, tmp_path)
     challenger, solver = rehearsed.challenger, rehearsed.solver
-    assert challenger.num_prompts * challenger.samples_per_prompt == 64
-    assert rehearsed.curriculum.num_candidates == rehearsed.curriculum.candidates_per_step == 64
-    assert (challenger.num_steps, solver.num_steps, rehearsed.num_iterations) == (1, 1, 1)
-    assert solver.num_prompts == min(config.solver.num_prompts, 16)
+    curriculum = rehearsed.curriculum
+    is_small = config.model.max_model_len < 1_000
+    asked = config.challenger.num_prompts * config.challenger.samples_per_prompt
+    assert challenger.num_prompts * challenger.samples_per_prompt == (asked if is_small else 64)
+    candidates = config.curriculum.candidates_per_step if is_small else 64
+    assert curriculum.num_candidates == curriculum.candidates_per_step == candidates
+    num_steps = 3 if is_small else 2
+    assert (challenger.num_steps, solver.num_steps, rehearsed.num_iterations) == (
+        num_steps,
+        num_steps,
+        1,
+    )
+    assert solver.num_prompts == (config.solver.num_prompts if is_small else 16)
     # What is measured is the method and the model of the run.
     assert challenger.num_votes == config.challenger.num_votes
     assert solver.samples_per_prompt == config.solver.samples_per_prompt
     assert (rehearsed.voting, rehearsed.model) == (config.voting, config.model)
-    assert rehearsed.verifier.num_steps == 1
+    assert rehearsed.verifier.num_steps == 3
 
 
 def test_a_model_that_can_start_is_not_held_up():
@@ -99,16 +111,59 @@ def test_what_only_slows_the_loop_is_a_warning():
     assert "none of 64 candidates was kept" in kept
 
 
-def test_a_phase_costs_its_start_once_and_its_samples_each_step():
-    row = {
+def _row(overhead: float, wall: float, **seconds: float) -> dict[str, Any]:
+    return {
         "tokens_sampled": 1_000,
-        "sync_seconds": 0.5,
-        "seconds": {"wall": 10.0, "learner_start": 2.0, "weight_sync": 1.5, "checkpoint": 0.5},
+        "seconds_overhead": overhead,
+        "seconds": {"wall": wall, **seconds},
     }
-    # Once 2 + 1 s, each step .5 + .5 s and twice the 6 s that are left.
-    assert _phase("solver", 3, 4, 2.0, row) == Cost("solver", 3, 8_000, 3 + 4 * (1 + 12))
-    costs = [Cost("a", 2, 10, 1.0), Cost("b", 3, 1, 2.0)]
-    assert totals(costs) == (23, 8.0)
+
+
+def test_a_phase_costs_its_start_once_a_step_its_overhead_and_its_work_by_the_samples():
+    first = _row(5.0, 11.0, learner_start=2.0, weight_sync=2.5)
+    held_up = _row(4.0, 11.0, weight_sync=3.5)
+    last = _row(1.0, 7.0, weight_sync=0.5)
+    # Each step 1 s, and twice the (6 + 7 + 6) / 3 s of work. A later phase takes up its weights in
+    # the 1.5 s of whichever phase took least, and publishes them in .5 s.
+    cost = _phase("solver", 3, 4, 2.0, [first, held_up, last], 1.5)
+    assert cost == Cost("solver", 3, 8_000, 2.0 + 4 * 1.0, 4 * 2 * 19 / 3)
+    # It cannot take longer than the first one did.
+    assert _phase("solver", 3, 4, 2.0, [first, last], 9.0).fixed == 4.0 + 4 * 1.0
+
+
+def test_only_the_solvers_tokens_and_their_work_grow():
+    costs = [Cost("start", 1, 0, 20.0), _grown(Cost("challenger", 2, 100, 3.0, 10.0), 0.5, 1.4)]
+    assert totals(costs, grown=False) == (200, 20.0 + 2 * 13.0)
+    assert totals(costs, grown=True) == pytest.approx((240, 20.0 + 2 * 15.0))
+
+
+def _answer(length: int, reward: float) -> SolverSample:
+    return SolverSample(
+        prompt_index=0,
+        question="",
+        label="",
+        prompt_ids=np.zeros(1, np.int32),
+        token_ids=np.zeros(length, np.int32),
+        logprobs=np.zeros(length, np.float32),
+        text="",
+        weight_version="",
+        weight_num_steps=None,
+        answer=None,
+        reward=reward,
+        advantage=0.0,
+    )
+
+
+def test_answers_become_as_long_as_those_that_are_rewarded_more_often():
+    # Of the short ones one in four is rewarded, of the long ones three: 3 to 1, then 9 to 1.
+    rewards = [1, 0, 0, 0, 1, 1, 1, 0]
+    lengths = [10] * 4 + [30] * 4
+    answers = [_answer(n, r) for n, r in zip(lengths, rewards, strict=True)]
+    assert growth(answers, 2) == pytest.approx([1, 25 / 20, 28 / 20])
+    shorter = [_answer(n, 1 - r) for n, r in zip(lengths, rewards, strict=True)]
+    assert growth(shorter, 1) == pytest.approx([1, 15 / 20])
+    assert growth([_answer(n, 0) for n in lengths], 2) == [1, 1, 1]
+    assert growth([], 1) == [1, 1]
 
 
 def test_candidates_are_asked_for_until_enough_are_kept(tmp_path: Path):

@@ -1,0 +1,56 @@
+"""How long the steps of a phase take, and whether the one under way has been open for too long."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from statistics import median
+from typing import Any
+
+_TIMES_MEDIAN = 6.0
+"""A step is late when it has been open for so many times what its phase's steps take."""
+_LEAST_STEPS = 3
+"""Of a phase: before, nobody knows what its steps take."""
+_LEAST_S = 30.0
+"""No step is late before: one of a second may meet a pause of the machine."""
+
+
+class Pace:
+    """Measures steps from one to the next; a `run.observers.Observer`."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, list[float]] = defaultdict(list)
+        """By phase: what its finished steps took, of all iterations."""
+        self._phase = ""
+        self._iteration = 0
+        self._since = time.monotonic()
+
+    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
+        """See `run.observers.Observer`."""
+        self._iteration, self._phase, self._since = iteration, phase, time.monotonic()
+
+    def finish_step(self, row: dict[str, Any]) -> None:
+        """See `run.observers.Observer`."""
+        now = time.monotonic()
+        self._seconds[row["phase"]].append(now - self._since)
+        self._since = now
+
+    def finish_iteration(self, row: dict[str, Any]) -> None:
+        """See `run.observers.Observer`."""
+        self._phase, self._since = "", time.monotonic()
+
+    def note(self, text: str) -> None:
+        """See `run.observers.Observer`."""
+
+    def lateness(self) -> str:
+        """Return what is late, in one line; empty where nothing is."""
+        known = self._seconds[self._phase]
+        if len(known) < _LEAST_STEPS:
+            return ""
+        usual, open_s = median(known), time.monotonic() - self._since
+        if open_s < max(_LEAST_S, _TIMES_MEDIAN * usual):
+            return ""
+        return (
+            f"iteration {self._iteration}, {self._phase}: a step has been open for {open_s:.0f} s, "
+            f"which usually takes {usual:.1f} s"
+        )
