@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 
 from tests.faults.table import Outcome
@@ -29,6 +30,7 @@ def main() -> int:
     unknown = set(names) - set(known)
     if unknown:
         parser.error(f"no fault {min(unknown)}; there are {', '.join(known)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what runs, as after Ctrl-C
     outcomes: list[Outcome] = []
     for name in names:
         module = importlib.import_module(f"tests.faults.{name}")

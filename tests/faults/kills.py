@@ -17,11 +17,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
 from tests.faults import evidence
-from tests.faults.account import settle
+from tests.faults.account import Account, settle
 from tests.faults.evidence import Life
 from tests.faults.nodes import Nodes, nodes
 from tests.faults.runs import SHORT, ShortRun
@@ -142,21 +143,36 @@ def rows(settings: dict[str, str]) -> list[Row]:
 
 def run_row(row: Row, folder: Path) -> Outcome:
     """Start a run, strike it, and say what came of it."""
-    short = ShortRun(folder / row.name, row.settings())
-    where = nodes(short.environment()) if row.target == "node" else nullcontext()
-    watched = WatchedRun(short, folder / f"{row.name}.log")
+    (outcome,) = run_course([row], folder)
+    return outcome
+
+
+def run_course(course: Sequence[Row], folder: Path) -> list[Outcome]:
+    """Start one run and strike it once for each row, in the order of its phases; say what came of
+    each. What the run has come to at its end counts for all of them."""
+    name = "+".join(row.name for row in course)
+    settings = dict.fromkeys(chain.from_iterable(row.settings() for row in course))
+    short = ShortRun(folder / name, tuple(settings))
+    on_nodes = any(row.target == "node" for row in course)
+    where = nodes(short.environment()) if on_nodes else nullcontext()
+    watched = WatchedRun(short, folder / f"{name}.log")
     try:
         with where as several:
             if several is not None:
                 short.address = several.address
-            struck = _strike(row, watched, several)
-            code = watched.await_end(_END_S) if struck is not None else None
-        outcome = _judge(row, watched, struck, code)
+            watched.start()
+            struck = [_strike(row, watched, several) for row in course]
+            code = watched.await_end(_END_S if all(struck) else 0.0)
+        account = settle(watched, code)
+        outcomes = [
+            _judge(row, watched, of_row, account)
+            for row, of_row in zip(course, struck, strict=True)
+        ]
     finally:
         watched.end()
-    if not outcome.good:
+    if not all(outcome.good for outcome in outcomes):
         print(watched.last_words(), file=sys.stderr)
-    return outcome
+    return outcomes
 
 
 @dataclass(frozen=True)
@@ -168,8 +184,7 @@ class _Struck:
 
 
 def _strike(row: Row, watched: WatchedRun, several: Nodes | None) -> _Struck | None:
-    """Start the run and strike it; None where it did not come so far, or did not tell whom."""
-    watched.start()
+    """Strike the run; None where it did not come so far, or did not tell whom."""
     if not watched.wait(lambda: row.is_reached(watched.run), _REACHED_S):
         return None
     time.sleep(row.delay_s)
@@ -197,12 +212,11 @@ def _node_to_kill(several: Nodes, serving: Sequence[Life]) -> tuple[str, list[Li
     return mark, lost
 
 
-def _judge(row: Row, watched: WatchedRun, struck: _Struck | None, code: int | None) -> Outcome:
+def _judge(row: Row, watched: WatchedRun, struck: _Struck | None, account: Account) -> Outcome:
     what = f"{row.target} {row.sent.name}"
     if struck is None:
         said = "it ended or stood still before it was struck, or nobody said who was to be struck"
-        return Outcome(what, row.moment, False, said)
-    account = settle(watched, code)
+        return Outcome(what, row.moment, False, f"{said}; {account}")
     seen, back_after = _witness(row, watched, struck)
     back = "not back" if back_after is None else f"back after {back_after:.1f} s"
     told = f"{account}; {back}; witness: {seen}"
@@ -212,13 +226,14 @@ def _judge(row: Row, watched: WatchedRun, struck: _Struck | None, code: int | No
 def _witness(row: Row, watched: WatchedRun, struck: _Struck) -> tuple[str | None, float | None]:
     """Return what says that the blow was noticed, and the seconds until another served in place.
 
-    Of a driver these are the second start and the first step or phase that it finished. Of a node
+    Of a driver these are its start and the first step or phase that it finished. Of a node
     it takes a witness for each of its actors, and the last of them to be back counts.
     """
     lines = watched.events()
     if row.target == "driver":
         finished_at = watched.steps.first_after(struck.at)
-        seen = "second start" if evidence.num_starts(lines) == 2 else None
+        again = evidence.num_starts(line for line in lines if line["time"] > struck.at)
+        seen = "started again" if again == 1 else None
         return seen, None if finished_at is None else finished_at - struck.at
     seen = [evidence.witness(lines, life.actor, struck.at) for life in struck.actors]
     new = [evidence.next_life(lines, life, struck.at) for life in struck.actors]

@@ -23,7 +23,7 @@ from tests.faults.watched import WatchedRun, strike
 
 SETTINGS = {"minutes": "60", "every": "180", "seed": "0", "folder": "/tmp/rzero-faults"}
 _LOOK_S = 5.0
-_BACK_S = 120.0
+_BACK_S = 300.0
 """Until an actor that was killed serves again."""
 _STEP_S = 300.0
 """Until a run that was started has finished a step."""
