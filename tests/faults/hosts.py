@@ -19,43 +19,33 @@ manifest stood for before the host was back is what it was.
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-import psutil
-
-from actors.process import RAY_ENVIRONMENT
 from tests.faults import evidence
 from tests.faults.account import settle
 from tests.faults.evidence import Event
+from tests.faults.hosted import (
+    NUM_HOSTS,
+    HostedRun,
+    actors_on,
+    head_address,
+    left_after,
+    start_ray,
+)
 from tests.faults.kills import ONE_ITERATION
 from tests.faults.namespaces import Host, hosts, why_not
-from tests.faults.runs import LEAVE_S, REPOSITORY, ShortRun, last_line
+from tests.faults.runs import LEAVE_S
 from tests.faults.stale import StaleWriter
 from tests.faults.table import Outcome
 from tests.faults.watched import WatchedRun
 
 _SETTINGS = (*ONE_ITERATION, "solver.num_steps=8")
 """A run that is at work for some seconds more when a lost host is back."""
-_RAY = str(Path(sys.executable).with_name("ray"))
-_PORT = 6379
-_ACTORS = ("ray::Sampler", "ray::Learner", "ray::RewardWorker")
-"""How Ray names the processes of a run's actors."""
-_RESOURCES = ((1, 1 << 29), (4, 6 << 30), (4, 6 << 30))
-"""CPUs and bytes of each host, as Ray is told. An engine wants more than the first one has."""
-_OBJECT_STORE_BYTES = 200 << 20
-_JOINED_S = 120.0
-_STARTS = 4
-"""Ray gives a node 30 s to start, which a machine with other work may not do at once."""
 _REACHED_S = 300.0
 _END_S = 360.0
 _BLIP_S = 4.0
@@ -63,33 +53,10 @@ _STALE_S = 1.0
 """For a learner that goes on writing, before its host is back."""
 _BACK_S = 90.0
 """Until a host that was cut off has noticed that it was replaced, and its processes have ended."""
-_LOOK_S = 0.1
 _DELAY_S = 0.3
 """After a step was finished: the next one is then being sampled."""
 
 SETTINGS = {"cases": "whole,killed,cut", "folder": "/tmp/rzero-hosts"}
-
-
-@dataclass
-class HostedRun(ShortRun):
-    """A run whose driver is on a host."""
-
-    host: Host = field(kw_only=True)
-    """That of the driver."""
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def environment(self) -> dict[str, str]:
-        """Return what the driver and every Ray find in their environment."""
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        return os.environ | RAY_ENVIRONMENT | health_checks() | super().environment() | token
-
-    def start(
-        self, *, ignores_interrupt: bool = False, stderr: int | IO[str] = subprocess.PIPE
-    ) -> subprocess.Popen[str]:
-        """Start the driver on its host."""
-        assert not ignores_interrupt and not isinstance(stderr, int)
-        environment = {**self.environment(), "RAY_ADDRESS": self.address}
-        return self.host.start(self.command(), REPOSITORY, environment, stderr)
 
 
 @dataclass
@@ -140,14 +107,6 @@ class Loss:
     """The learner that was cut off while it wrote."""
 
 
-def health_checks() -> dict[str, str]:
-    """Return how Ray is told to look after its nodes, as a user's is (`launch/env.sh`)."""
-    script = (REPOSITORY / "launch/env.sh").read_text()
-    return dict(
-        re.findall(r"^export (RAY_health_check_\w+)=\"\${\1:-(\d+)}\"$", script, re.MULTILINE)
-    )
-
-
 Disturb = Callable[[Scene], Loss | None]
 
 
@@ -156,13 +115,15 @@ def _leave_alone(scene: Scene) -> None:
     scene.sampling()
     used = {line["node"] for line in scene.serving().values()}
     missing = {host.address for host in scene.hosts[1:]} - used
-    assert not missing, f"nobody is on {missing}"
+    if missing:
+        raise RuntimeError(f"nobody is on {', '.join(missing)}")
 
 
 def _lose(scene: Scene, host: Host) -> Loss:
     serving = scene.serving()
     actors = sorted(name for name, line in serving.items() if line["node"] == host.address)
-    assert any("sampler" in name or "rank" in name for name in actors), f"{host} has {actors}"
+    if all(name.startswith("reward") for name in actors):
+        raise RuntimeError(f"no engine or rank is on {host.address}: {actors}")
     return Loss(time.time(), host, actors)
 
 
@@ -213,35 +174,11 @@ def _cut_learner(scene: Scene) -> Loss:
     time.sleep(_STALE_S)
     stale.look()
     host.plug_in()
-    _await_end_of_ray(host)
+    scene.watched.wait(lambda: not host.work(), _BACK_S)
+    if left := left_after(_BACK_S, host.work):
+        raise RuntimeError(f"{host.address} is back, and after {_BACK_S:.0f} s there is {left[0]}")
     stale.look()
     return loss
-
-
-def _await_end_of_ray(host: Host) -> None:
-    """Wait until a host that is back has ended what it was not to do any more."""
-    if left := _left_after(_BACK_S, host.work):
-        raise RuntimeError(f"{host.address} is back, and after {_BACK_S:.0f} s there is {left[0]}")
-
-
-def _left_after(seconds: float, look: Callable[[], Sequence[psutil.Process]]) -> list[str]:
-    """Return the processes that are there after some time, or nothing, once there are none."""
-    deadline = time.monotonic() + seconds
-    while (found := look()) and time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
-    return [_title(process) for process in found]
-
-
-def _actors_on(made: Sequence[Host]) -> list[psutil.Process]:
-    there = [process for host in made for process in host.processes()]
-    return [process for process in there if _title(process).startswith(_ACTORS)]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())[:100]
-    except psutil.NoSuchProcess:
-        return ""
 
 
 CASES: Mapping[str, Disturb] = {
@@ -280,54 +217,23 @@ def run_case(name: str, folder: Path) -> Outcome:
     """Make hosts, start a run over them, disturb it, and say what came of it."""
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    with hosts(len(_RESOURCES), folder / f"{name}-disks") as made:
-        run = HostedRun(folder / name, _SETTINGS, f"{made[0].address}:{_PORT}", host=made[0])
+    with hosts(NUM_HOSTS, folder / f"{name}-disks") as made:
+        run = HostedRun(folder / name, _SETTINGS, head_address(made), host=made[0])
         watched = WatchedRun(run, folder / f"{name}.log")
         try:
-            _start_ray(made, run.environment(), folder / f"{name}-ray")
+            start_ray(made, run.environment(), folder / f"{name}-ray")
             watched.start()
             loss = CASES[name](Scene(made, watched))
             code = watched.await_end(_END_S)
             there = [host for host in made if loss is None or host is not loss.host]
-            left = _left_after(LEAVE_S, lambda: _actors_on(there))
-        except (RuntimeError, AssertionError) as error:
+            left = left_after(LEAVE_S, lambda: actors_on(there))
+        except RuntimeError as error:
             print(watched.last_words(), file=sys.stderr)
             return Outcome(name, None, False, str(error))
     outcome = _judge(name, watched, loss, code, left, time.monotonic() - began)
     if not outcome.good:
         print(watched.last_words(), file=sys.stderr)
     return outcome
-
-
-def _start_ray(made: Sequence[Host], environment: Mapping[str, str], logs: Path) -> None:
-    """Start a Ray with a token over the hosts. It ends with them."""
-    logs.mkdir()
-    for host, (cpus, memory) in zip(made, _RESOURCES, strict=True):
-        role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
-        if host is not made[0]:
-            role = [f"--address={made[0].address}:{_PORT}"]
-        words = [_RAY, "start", *role, f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
-        words += [f"--memory={memory}", f"--object-store-memory={_OBJECT_STORE_BYTES}", "--block"]
-        log = logs / f"host{host.number}.log"
-        for _ in range(_STARTS):
-            with log.open("w") as stream:
-                process = host.start(words, REPOSITORY, environment, stream)
-            if _has_joined(log, process):
-                break
-            for left in host.work():
-                with suppress(psutil.NoSuchProcess):
-                    left.kill()
-        else:
-            raise RuntimeError(f"Ray did not start on {host.address}: {last_line(log.read_text())}")
-
-
-def _has_joined(log: Path, process: subprocess.Popen[str]) -> bool:
-    deadline = time.monotonic() + _JOINED_S
-    while "Ray runtime started" not in log.read_text():
-        if process.poll() is not None or time.monotonic() > deadline:
-            return False
-        time.sleep(_LOOK_S)
-    return True
 
 
 def _judge(

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from tests.faults import hosts as table
-from tests.faults.hosts import CASES, SETTINGS, Loss, cases, health_checks, replaced
+from tests.faults.hosted import health_checks
+from tests.faults.hosts import CASES, SETTINGS, Loss, cases, replaced
 from tests.faults.namespaces import Host, hosts, why_not
 from tests.faults.stale import StaleWriter, kept
 
