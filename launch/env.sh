@@ -27,4 +27,9 @@ export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-60}"
 export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}"
 # Ray runs actors at nice 15 unless told: behind everything else, an engine starts four times slower.
 export RAY_worker_niceness="${RAY_worker_niceness:-0}"
+# A node counts as dead after so many checks without an answer: 25 s after it was cut off, sooner where
+# its Ray has ended (Ray's own values make it 65 s). A link that is down for 15 s costs nobody.
+export RAY_health_check_period_ms="${RAY_health_check_period_ms:-1000}"
+export RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-4000}"
+export RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-5}"
 unset _rzero_ray_root
