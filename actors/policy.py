@@ -157,6 +157,7 @@ class ClusterPolicy:
             saving = None
             if step.checkpoint is not None and not self._turns.are_taken:
                 saving = self._learner.meanwhile(self._save(step.checkpoint))
+        self._pool.watch.progress()
         return UpdateReport(learning=learning, sync=sync, saving=saving)
 
     async def _save(self, checkpoint: Path) -> None:

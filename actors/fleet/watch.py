@@ -31,7 +31,8 @@ _QUESTIONS = 3
 """How many questions in a row a member may leave unanswered, in `recovery.silence` together. After
 the first one nobody asks it for its work any more."""
 _WINDOW_S = 3600.0
-"""Deaths that are longer ago do not count against `recovery.max_restarts`."""
+"""Deaths that are longer ago do not count against `recovery.max_restarts`, if there was progress
+since."""
 
 _DEATH = "The actor is dead because"
 """Where in Ray's text the cause begins."""
@@ -55,7 +56,10 @@ class Watch:
         """Those in whose place a new actor is being put."""
         self._given_up: set[str] = set()
         """Those that are dead for good."""
-        self._checks: dict[str, asyncio.Task[bool]] = {}
+        self._progress = time.monotonic()
+        """When there was progress last."""
+        self._checks: dict[tuple[str, int], asyncio.Task[bool]] = {}
+        """By name and life: who asks for a sign of life."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: list[asyncio.Future[None]] = []
         self._on_change: Callable[[ActorChange], None] = lambda change: None
@@ -120,24 +124,35 @@ class Watch:
             return False
         if reason:
             self._suspect(member, reason)
-        check = self._checks.get(member.name)
+        who = member.name, member.life
+        check = self._checks.get(who)
         if check is None or check.done():
-            check = self._checks[member.name] = asyncio.create_task(self._check(member))
+            check = self._checks[who] = asyncio.create_task(self._check(member))
+            check.add_done_callback(lambda done: self._checks.pop(who, None))
         return await asyncio.shield(check)
 
     def may_restart(self, name: str) -> bool:
-        """Return whether a member that has died may be replaced once more."""
+        """Return whether a member that has died may be replaced once more.
+
+        What counts are its deaths within an hour, and those since there was progress: a step that
+        kills whoever takes it up may take longer than an hour.
+        """
         deaths = self._deaths.setdefault(name, deque())
-        while deaths and deaths[0] < time.monotonic() - _WINDOW_S:
+        while deaths and deaths[0] < min(time.monotonic() - _WINDOW_S, self._progress):
             deaths.popleft()
         return len(deaths) <= self._settings.max_restarts
+
+    def progress(self) -> None:
+        """Note that something was done that need not be done again."""
+        self._progress = time.monotonic()
 
     def lost(self, name: str) -> RunError:
         """Return the error that says that a member is not replaced any more, and why it died."""
         count = len(self._deaths[name])
         return RunError(
             f"{name} died ({self._reasons[name]}) and is not replaced: {count} of its actors died "
-            f"within an hour, recovery.max_restarts={self._settings.max_restarts}"
+            "within an hour or since an update, "
+            f"recovery.max_restarts={self._settings.max_restarts}"
         )
 
     def given_up(self, member: Member) -> bool:

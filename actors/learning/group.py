@@ -99,8 +99,11 @@ class LearnerGroup:
             except Exception as error:
                 reason = " ".join(str(error).split())
                 alive = [await self._watch.is_alive(rank, reason) for rank in self.ranks]
-                if all(alive) and not _parted(error):
-                    raise
+                if all(alive):
+                    if not _parted(error):
+                        raise
+                    for rank in self.ranks:
+                        self._watch.condemn(rank, f"the ranks have lost each other: {reason}")
                 await self._renew()
                 raise LearnerLostError(
                     "the learner has died and was made anew; it holds nothing yet"

@@ -214,8 +214,9 @@ class RecoveryConfig:
     be there: stopped, hung, or on a node that is cut off. It is ended, and a new one takes its
     place. After a third of them nobody asks it any more."""
     max_restarts: Annotated[int, count(0, 10_000)] = 5
-    """How often an actor is replaced within an hour. Beyond that the run goes on without it, or
-    ends with what it died of where nobody else can do its work. 0 replaces none."""
+    """How often an actor is replaced within an hour, and without an update being finished. Beyond
+    that the run goes on without it, or ends with what it died of where nobody else can do its work.
+    0 replaces none."""
 
 
 @dataclass(frozen=True)
