@@ -29,13 +29,18 @@ class Memory:
     )
 
     def look(self, roles: Mapping[int, str]) -> None:
-        """Measure the processes of `roles`, {process id: role}, that are there."""
+        """Measure the processes of `roles`, {process id: role}, that are there.
+
+        What counts is their own: pages of Ray's object store and of libraries, which each process
+        maps as it comes to them, are there once for all.
+        """
         for pid, role in roles.items():
             try:
-                rss = psutil.Process(pid).memory_info().rss / _MIB
+                memory = psutil.Process(pid).memory_info()
             except psutil.NoSuchProcess:
                 continue
-            self.samples[role][pid].append((time.monotonic(), rss))
+            own = (memory.rss - memory.shared) / _MIB
+            self.samples[role][pid].append((time.monotonic(), own))
 
     def growth(self) -> dict[str, Growth]:
         """Return what has come of each role."""
