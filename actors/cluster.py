@@ -83,6 +83,7 @@ class Cluster:
         on_sync: Callable[[SyncReport], None],
         on_turn: Callable[[Holder], None] = lambda holder: None,
         on_change: Callable[[ActorChange], None] = lambda change: None,
+        check_writer: Callable[[], None] = lambda: None,
     ) -> Cast:
         """Return the roles of a run; one run at a time has them.
 
@@ -90,8 +91,10 @@ class Cluster:
         not name. What the engines hold is another run's until it is published or held
         (`protocols.Policy.hold`). `on_sync` is told of each publication of weights once it is
         verified, `on_turn` who has the devices each time that changes (`actors.turns`), `on_change`
-        how each actor is, at once and each time that changes (`actors.fleet`).
+        how each actor is, at once and each time that changes (`actors.fleet`). `check_writer`
+        raises where another driver has taken the run over.
         """
+        self.learner.check_writer = check_writer
         self.turns.tell(clock, on_turn)
         self.fleet.watch.tell(on_change)
         probe = Probe(self.probes, config.model.dtype, probe_bound(config))

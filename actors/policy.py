@@ -246,14 +246,19 @@ class ClusterPolicy:
     async def _readmit(self, sampler: PooledSampler) -> None:
         """Publish the weights in training into an engine that has none, unless it has got them
         meanwhile, or they are not in training any more."""
-        async with self._turns.undisturbed(self._pool), self._learner.alone():
-            if sampler.member.state is not State.STALE or sampler.model is not None:
-                return
-            self._check_attempt()
-            if self._version is None:  # the phase has not got that far, and will publish to all
-                raise LearnerLostError("the learner holds nothing yet")
-            await self._turns.learner()
-            await self._publish(self._version, [sampler])
+        async with self._turns.undisturbed(self._pool):
+            try:
+                async with self._learner.alone(in_passing=True):
+                    if sampler.member.state is not State.STALE or sampler.model is not None:
+                        return
+                    self._check_attempt()
+                    if self._version is None:  # the phase is about to publish to all
+                        raise LearnerLostError("the learner holds nothing yet")
+                    await self._turns.learner()
+                    # Once: if it dies, whoever puts it into its place is the one that waits here.
+                    self._report(await self._deliver(self._version, [sampler]), [sampler])
+            finally:
+                await self._turns.samplers()  # whatever has become of it, others sample again
 
     async def _publish(
         self,
@@ -269,11 +274,8 @@ class ClusterPolicy:
         self._version = version
         while True:
             present = await self._present(samplers)
-            await self._turns.handover(present)
             try:
-                with self._clock.stage("weight_sync"):
-                    transfer = await self._learner.publish(version, present)
-                    probe = await self._verify(version, present, equal)
+                report = await self._deliver(version, present, equal)
             except Exception as error:
                 reason = " ".join(str(error).split())
                 watch = self._pool.watch
@@ -283,11 +285,30 @@ class ClusterPolicy:
                 await self._turns.learner()
             else:
                 break
-        for sampler in present:
-            self._pool.watch.set(sampler.member, State.HEALTHY, f"it holds weights {version.name}")
-        report = SyncReport(version=version, transfer=transfer, probe=probe)
-        self._on_sync(report)
+        for sampler in samplers:  # those that were left out will hold these weights, too
+            sampler.expected = present[0].expected
+        self._report(report, present)
         return report
+
+    def _report(self, report: SyncReport, samplers: Sequence[PooledSampler]) -> None:
+        """Tell of a publication, after which the samplers do their work."""
+        reason = f"it holds weights {report.version.name}"
+        for sampler in samplers:
+            self._pool.watch.set(sampler.member, State.HEALTHY, reason)
+        self._on_sync(report)
+
+    async def _deliver(
+        self,
+        version: Weights,
+        samplers: Sequence[PooledSampler],
+        equal: Collection[str] = (),
+    ) -> SyncReport:
+        """Publish into `samplers` and verify the weights there."""
+        await self._turns.handover(samplers)
+        with self._clock.stage("weight_sync"):
+            transfer = await self._learner.publish(version, samplers)
+            probe = await self._verify(version, samplers, equal)
+        return SyncReport(version=version, transfer=transfer, probe=probe)
 
     async def _present(self, samplers: Sequence[PooledSampler]) -> list[PooledSampler]:
         """Return the samplers that can take weights, in the learner's turn; where none can, engines

@@ -118,6 +118,7 @@ class SharedDevices(Turns):
                 raise RunError(
                     f"{', '.join(busy)} still sample while the learner wants their devices: a bug"
                 )
+            await self._pool.settle(self._pool.samplers)
             with self._clock.stage("turns"):
                 await self._sleep()
                 self._holder = "learner"  # even where it dies before it is there
@@ -139,9 +140,10 @@ class SharedDevices(Turns):
         async with self._passing:
             if self._holder == "samplers":  # another request has asked first
                 return
-            asleep = [s for s in self._living() if s not in self._with_weights]
             with self._clock.stage("turns"):
-                await self._learner.leave_device(keep_parameters=False)
+                await self._vacate()
+                await self._pool.settle(self._pool.samplers)
+                asleep = [s for s in self._living() if s not in self._with_weights]
                 await self._wake(asleep, PARTS)
                 with_weights = [s for s in self._with_weights if s.can_load]
                 await self._wake(with_weights, ["kv_cache"])
@@ -170,6 +172,14 @@ class SharedDevices(Turns):
     async def _wake(self, samplers: Sequence[PooledSampler], parts: Sequence[str]) -> None:
         what = f"to wake ({', '.join(parts)})"
         await self._each(samplers, what, lambda actor: actor.wake.remote(list(parts)))
+
+    async def _vacate(self) -> None:
+        """Have the learner leave its devices; one that has died has left them."""
+        try:
+            await self._learner.leave_device(keep_parameters=False)
+        except Exception as error:
+            if await self._learner.is_whole(str(error)):
+                raise
 
     def _living(self) -> list[PooledSampler]:
         return [sampler for sampler in self._pool.samplers if sampler.can_load]

@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    GetTimeoutError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 
 from rzero_ray.disk.errors import disk_error
 from rzero_ray.types import RunError, UserError
@@ -27,6 +34,10 @@ _REMINDER_S = 60.0
 """Time between two log lines about one stage."""
 _TOLERANCE_S = 1.0
 """How early a wait may wake up and still remind."""
+
+LOSSES = (RayActorError, OutOfMemoryError, NodeDiedError, ActorUnschedulableError)
+"""What Ray raises of an actor that has died, or cannot be reached: not all of it is an
+`RayActorError`."""
 
 _under_way: dict[str, dict[asyncio.Future[Any], tuple[str, float]]] = {}
 """By stage: what each wait is for and since when, the oldest first."""
@@ -122,7 +133,7 @@ def _one_line_errors(what: str) -> Iterator[None]:
         if refused is not None:
             raise RunError(f"waited for {what}: {refused}") from None
         raise
-    except RayActorError as error:
+    except LOSSES as error:
         cause = " ".join(str(error).split())
         raise ActorLostError(f"waited for {what}, but an actor was lost: {cause}") from None
 

@@ -381,7 +381,10 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
         if change.reason and change.state != "SUSPECT":
             run.say(f"{change.actor}: {change.state.lower()}, {change.reason}")
 
-    cast = cluster.cast(config, make_task(config.task), clock, on_sync, on_turn, on_change)
+    check_writer = run.stored.manifest.check_attempt
+    cast = cluster.cast(
+        config, make_task(config.task), clock, on_sync, on_turn, on_change, check_writer
+    )
     models = current_models(run)
     await cast.challenger.hold(models["challenger"])
     await cast.solver.hold(models["solver"])

@@ -17,9 +17,15 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayTaskError,
+)
 
 from actors.fleet.member import Member, State
+from actors.waiting import LOSSES
 from rzero_ray.config.cluster import RecoveryConfig
 from rzero_ray.types import ActorChange, RunError
 
@@ -34,6 +40,8 @@ _WINDOW_S = 3600.0
 """Deaths that are longer ago do not count against `recovery.max_restarts`, if there was progress
 since."""
 
+_DEATHS = (ActorDiedError, OutOfMemoryError, ActorUnschedulableError, RayTaskError)
+"""What is raised when an actor is gone for good, or says of itself that it is no use."""
 _DEATH = "The actor is dead because"
 """Where in Ray's text the cause begins."""
 
@@ -64,17 +72,23 @@ class Watch:
         self._waiting: list[asyncio.Future[None]] = []
         self._on_change: Callable[[ActorChange], None] = lambda change: None
 
+    def _tell(self, member: Member, reason: str) -> None:
+        try:
+            self._on_change(_as_change(member, reason))
+        except Exception:  # a full disk; the run finds out, and the fleet is looked after meanwhile
+            logger.exception("nobody was told that %s is %s", member.name, member.state)
+
     def tell(self, on_change: Callable[[ActorChange], None]) -> None:
         """Tell `on_change` of each change from now on, and at once how every member is."""
         self._on_change = on_change
         for member in self.members.values():
-            on_change(_as_change(member, ""))
+            self._tell(member, "")
 
     def enter(self, member: Member, renew: Renew | None = None) -> None:
         """Look after a member. When it dies `renew` is called, as often as `recovery.max_restarts`
         allows; without it whoever uses the member replaces it."""
         self.members[member.name] = member
-        self._on_change(_as_change(member, ""))
+        self._tell(member, "")
         if renew is not None:
             self._renewals[member.name] = renew
         self._spawn(self._look_after(member))
@@ -104,7 +118,7 @@ class Watch:
         member.state = state
         self.announce()
         if self.members.get(member.name) is member:
-            self._on_change(_as_change(member, reason))
+            self._tell(member, reason)
 
     def condemn(self, member: Member, reason: str) -> None:
         """End a member's actor, whatever it does, and have it replaced."""
@@ -184,10 +198,10 @@ class Watch:
         while member.is_up and member.actor is actor:
             try:
                 await asyncio.wait_for(_pulse(actor), patience)
-            except (ActorDiedError, RayTaskError) as error:  # it is gone, or says that it is no use
+            except _DEATHS as error:  # it is gone, or says that it is no use
                 self.condemn(member, _cause(error))
                 break
-            except RayActorError as error:  # its node cannot be reached, for now or for good
+            except LOSSES as error:  # its node cannot be reached, for now or for good
                 self._suspect(member, _one_line(error))
                 pause = min(1.0, patience)
                 await asyncio.sleep(pause)

@@ -318,7 +318,8 @@ class DeepSpeedLearner:
 
     def _for_these_ranks(self, checkpoint: Path) -> Path:
         """Have rank 0 put a checkpoint of another number of ranks together; returns the folder."""
-        folder = attempt_folder(checkpoint, f"universal-{self._options.attempt}")
+        group = f"{os.environ['MASTER_ADDR']}-{os.environ['MASTER_PORT']}"  # no other's name
+        folder = attempt_folder(checkpoint, f"universal-{group}-{self._options.attempt}")
         if self._options.rank == 0:
             remove_folder(folder, folder.parent)
             convert(checkpoint, folder, _CHECKPOINT_CLASSES, self._options.collective_s)

@@ -60,6 +60,9 @@ class LearnerGroup:
         self.ranks = list(ranks)
         self.attempt = 1
         """How many learners there have been; what one of them holds the next one does not."""
+        self.check_writer: Callable[[], None] = lambda: None
+        """Raises where the driver may not write into the run any more: another one has taken it
+        over."""
         self._deadlines = deadlines
         self._make = make
         self._watch = watch or Watch(RecoveryConfig())
@@ -83,9 +86,17 @@ class LearnerGroup:
         for rank, where in zip(self.ranks, found, strict=True):
             rank.found_at(where)
 
+    async def is_whole(self, reason: str) -> bool:
+        """Return whether all ranks are alive, after something has failed for a `reason`."""
+        reason = " ".join(reason.split())
+        return all([await self._watch.is_alive(rank, reason) for rank in self.ranks])
+
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def alone(self, *, in_passing: bool = False) -> AsyncIterator[None]:
         """Have the learner to oneself in the block.
+
+        What fails of a checkpoint that is being written is raised here, but not where the learner
+        is used `in_passing`, by somebody who is not its trainer.
 
         Raises LearnerLostError where a rank has died, in the block or before, once there is a new
         learner. Raises RunError where that is not allowed any more, or does not succeed.
@@ -94,16 +105,14 @@ class LearnerGroup:
             try:
                 if any(not rank.is_up for rank in self.ranks):
                     raise LearnerLostError("a rank of the learner has died")
-                await self._saved()
+                await self._saved(in_passing)
                 yield
             except Exception as error:
-                reason = " ".join(str(error).split())
-                alive = [await self._watch.is_alive(rank, reason) for rank in self.ranks]
-                if all(alive):
+                if await self.is_whole(str(error)):
                     if not _parted(error):
                         raise
                     for rank in self.ranks:
-                        self._watch.condemn(rank, f"the ranks have lost each other: {reason}")
+                        self._watch.condemn(rank, f"the ranks have lost each other: {error}")
                 await self._renew()
                 raise LearnerLostError(
                     "the learner has died and was made anew; it holds nothing yet"
@@ -141,9 +150,11 @@ class LearnerGroup:
 
     async def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
         """Load a phase's policy in place of the one before."""
+        # A checkpoint of another number of ranks is put together first (`other_ranks`).
+        convert_s = 0.0 if phase.checkpoint is None else self._deadlines.update
         await self._all_ranks(
             "to load the policy",
-            self._deadlines.start,
+            self._deadlines.start + convert_s,
             [rank.start_phase.remote(phase, options) for rank in self._actors()],
         )
 
@@ -231,11 +242,13 @@ class LearnerGroup:
         self._saving = asyncio.create_task(saving)
         return self._saving
 
-    async def _saved(self) -> None:
+    async def _saved(self, in_passing: bool) -> None:
         """Wait for what is being written."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            await saving
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+            if not in_passing:
+                saving, self._saving = self._saving, None
+                await saving
 
     async def save_model(self, path: Path) -> None:
         """Write the policy in Hugging Face format."""
@@ -264,6 +277,7 @@ class LearnerGroup:
         written = attempt_folder(path, f"{self._writer}-{self.attempt}")
         listings = await self._all_ranks(what, self._deadlines.update, write(written))
         files = {name: size for listing in listings for name, size in listing.items()}
+        self.check_writer()
         await asyncio.to_thread(keep_folder, written, path, files)
 
     async def _all_ranks(

@@ -100,7 +100,8 @@ class SamplerPool:
         self.watch = watch or Watch(RecoveryConfig())
         self._start_s = start_s
         self._lends = lends
-        self._is_quiet = False
+        self._num_quiet = 0
+        """How many want nobody to sample."""
         self._requests = RequestGatherer(deadline_s)
 
     def samplers_of(self, role: Role) -> list[PooledSampler]:
@@ -184,27 +185,33 @@ class SamplerPool:
 
         Raises RunError where all are dead for good.
         """
-        suspects = [s.member for s in samplers if s.member.state is State.SUSPECT]
-        for suspect in suspects:
-            await self.watch.is_alive(suspect)
-        while not (found := [sampler for sampler in samplers if sampler.can_load]):
+        while True:
+            await self.settle(samplers)
+            found = [sampler for sampler in samplers if sampler.can_load]
+            if found:
+                return found
             await self._changed(samplers, "an engine that takes weights")
-        return found
+
+    async def settle(self, samplers: Sequence[PooledSampler]) -> None:
+        """Wait until it is known of each whether it lives: one that is left out while it is
+        suspected would come back with what it held before."""
+        while suspects := [s.member for s in samplers if s.member.state is State.SUSPECT]:
+            await self.watch.is_alive(suspects[0])
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
         """Have nobody sample in the block: requests wait until it ends."""
-        self._is_quiet = True
+        self._num_quiet += 1
         try:
             while any(sampler.outstanding_tokens for sampler in self.samplers):
                 await asyncio.sleep(_LOOK_S)
             yield
         finally:
-            self._is_quiet = False
+            self._num_quiet -= 1
             self.watch.announce()
 
     def _ready(self, role: Role) -> list[PooledSampler]:
-        if self._is_quiet:
+        if self._num_quiet:
             return []
         return [s for s in self.samplers_of(role) if s.member.state is State.HEALTHY]
 

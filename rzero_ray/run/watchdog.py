@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 
 from rzero_ray.run.pace import Pace
 from rzero_ray.run.run import Run
+
+logger = logging.getLogger(__name__)
 
 _PERIOD_S = 15.0
 
@@ -37,15 +40,25 @@ async def _watch(run: Run, pace: Pace, stacks: Stacks, shortages: Shortages) -> 
     told: set[str] = set()
     while True:
         await asyncio.sleep(_PERIOD_S)
-        found = dict(await shortages())
-        for name in found.keys() - told:
-            run.add_event("short", what=name, told=found[name])
-            run.say(f"warning: {found[name]}")
-        late = pace.lateness()
-        if late and _LATE not in told:
-            run.add_event("stalled", what=late, stacks=dict(await stacks()))
-            run.say(f"warning: {late}; what each actor does is in events.jsonl ('stalled')")
-        told = found.keys() | ({_LATE} if late else set())
+        try:
+            told = await _look(run, pace, stacks, shortages, told)
+        except Exception:  # a full disk, which the run finds out for itself
+            logger.exception("the watchdog could not look")
+
+
+async def _look(
+    run: Run, pace: Pace, stacks: Stacks, shortages: Shortages, told: Set[str]
+) -> set[str]:
+    """Tell what is not among `told`; return what is to be told no more."""
+    found = dict(await shortages())
+    for name in found.keys() - told:
+        run.add_event("short", what=name, told=found[name])
+        run.say(f"warning: {found[name]}")
+    late = pace.lateness()
+    if late and _LATE not in told:
+        run.add_event("stalled", what=late, stacks=dict(await stacks()))
+        run.say(f"warning: {late}; what each actor does is in events.jsonl ('stalled')")
+    return found.keys() | ({_LATE} if late else set())
 
 
 _LATE = "a late step"

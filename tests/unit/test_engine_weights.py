@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.fleet.member import Member
+from actors.fleet.member import Member, State
 from actors.learning import group
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
@@ -312,3 +312,18 @@ def test_a_step_that_is_not_finite_is_neither_saved_nor_published(
         asyncio.run(go())
     assert not saved
     assert [version for version, _ in roles.learner.published] == ["solver-01-000"]
+
+
+def test_an_engine_that_is_away_is_later_held_to_the_weights_that_it_missed(roles: Roles):
+    """It starts from the finished model, and the probe must not expect what was before."""
+    solver, lent = roles.engines["solver"], roles.engines["challenger"]
+    before = [np.full(2, -9.0, np.float32)]
+    lent.expected = before
+
+    async def go() -> None:
+        lent.member.state = State.RESTARTING
+        await roles.train_solver()
+
+    asyncio.run(go())
+    assert lent.model == solver.model == TRAINED
+    assert lent.expected is solver.expected and lent.expected is not before

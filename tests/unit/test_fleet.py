@@ -7,12 +7,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayTaskError,
+)
 
 from actors.fleet import watch as watch_module
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch
 from actors.judge import ClusterJudge
+from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.waiting import ActorLostError, DeadlineError
 from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
 from rzero_ray.run.clock import StageClock
@@ -43,6 +49,10 @@ async def _well(method: str) -> str:
 
 async def _dead(method: str) -> None:
     raise ActorDiedError
+
+
+async def _out_of_memory(method: str) -> None:
+    raise OutOfMemoryError("the node was running low on memory")
 
 
 async def _silent(method: str) -> None:
@@ -90,7 +100,12 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [(_dead, "died unexpectedly"), (_broken, "vLLM failed"), (_silent, "no sign of life")],
+    [
+        (_dead, "died unexpectedly"),
+        (_out_of_memory, "low on memory"),
+        (_broken, "vLLM failed"),
+        (_silent, "no sign of life"),
+    ],
 )
 def test_an_actor_is_dead_by_ray_s_word_its_own_or_its_silence(how: Any, reason: str):
     async def go() -> None:
@@ -181,10 +196,11 @@ def test_a_new_actor_that_does_not_get_its_weights_is_replaced_again():
 def test_a_job_outlives_its_worker_and_one_that_hangs_is_ended_and_tried_once_more():
     async def go() -> None:
         watch = _watch(silence=5.0)
-        gone, well = _member(_dead, "reward/worker-0"), _member(_well, "reward/worker-1")
-        judge = ClusterJudge([gone, well], DeadlineConfig(grade=0.2), StageClock(), watch)
-        assert await judge.grade(["x"], "1") == "grade answered"
-        assert gone.state is State.DEAD
+        for how in (_dead, _out_of_memory):
+            gone, well = _member(how, "reward/worker-0"), _member(_well, "reward/worker-1")
+            judge = ClusterJudge([gone, well], DeadlineConfig(grade=0.2), StageClock(), watch)
+            assert await judge.grade(["x"], "1") == "grade answered"
+            assert gone.state is State.DEAD
 
         async def hangs(method: str) -> None:
             if method != "pulse":
@@ -242,6 +258,62 @@ def test_an_old_question_is_not_answered_for_a_new_life():
         member.actor = alive
         assert await watch.is_alive(member)
         assert not await old
+        watch.close()
+
+    asyncio.run(go())
+
+
+def _sampler(how: Callable[[str], Awaitable[Any]], name: str) -> PooledSampler:
+    return PooledSampler(_member(how, name), home="solver", role="solver", model=None)
+
+
+def test_weights_wait_for_whoever_is_suspected_meanwhile():
+    """One that is left out while it is suspected would come back with what it held before."""
+
+    async def go() -> None:
+        watch = _watch(silence=3.0)
+        first, second = _sampler(_silent, "first"), _sampler(_silent, "second")
+        pool = SamplerPool([first, second], 5.0, watch=watch)
+        watch.set(first.member, State.SUSPECT)
+        found = asyncio.create_task(pool.loadable([first, second]))
+        await asyncio.sleep(0.05)
+        watch.set(second.member, State.SUSPECT)
+        for sampler in (first, second):
+            actor: Any = sampler.member.actor
+            actor._how = _well
+        assert await found == [first, second]
+
+    asyncio.run(go())
+
+
+def test_nobody_samples_until_all_who_want_quiet_have_had_it():
+    async def go() -> None:
+        pool = SamplerPool([_sampler(_well, "first")], 5.0, watch=_watch())
+        async with pool.quiet():
+            async with pool.quiet():
+                pass
+            asked = asyncio.create_task(pool.available("solver"))
+            await asyncio.sleep(0.05)
+            assert not asked.done()
+        assert (await asked).name == "first"
+
+    asyncio.run(go())
+
+
+def test_a_full_disk_does_not_end_the_watch():
+    async def go() -> None:
+        watch, member = _watch(), _member(_dead)
+
+        async def renew(dead: Member) -> None:
+            watch.set(dead, State.HEALTHY)
+
+        def refuse(change: ActorChange) -> None:
+            raise OSError("no space left on device")
+
+        watch.enter(member, renew)
+        watch.tell(refuse)
+        watch.condemn(member, "hung")
+        await _until(lambda: member.state is State.HEALTHY)
         watch.close()
 
     asyncio.run(go())
