@@ -119,8 +119,5 @@ class ClusterJudge:
     async def _available(self) -> Member:
         """Return the worker with the least to do, as soon as there is one."""
         while not (ready := [w for w in self._workers if w.state is State.HEALTHY]):
-            if all(self._watch.given_up(worker) for worker in self._workers):
-                raise self._watch.lost(self._workers[-1].name)
-            change = self._watch.next_change()
-            await within(self._deadlines.start, "a reward worker", change)
+            await self._watch.change_among(self._workers, "a reward worker", self._deadlines.start)
         return min(ready, key=lambda worker: self._under_way[worker.name])

@@ -277,9 +277,8 @@ class ClusterPolicy:
             try:
                 report = await self._deliver(version, present, equal)
             except Exception as error:
-                reason = " ".join(str(error).split())
                 watch = self._pool.watch
-                alive = [await watch.is_alive(sampler.member, reason) for sampler in present]
+                alive = [await watch.is_alive(sampler.member, str(error)) for sampler in present]
                 if all(alive):
                     raise
                 await self._turns.learner()

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +25,7 @@ from ray.exceptions import (
 )
 
 from actors.fleet.member import Member, State
-from actors.waiting import LOSSES
+from actors.waiting import LOSSES, within
 from rzero_ray.config.cluster import RecoveryConfig
 from rzero_ray.types import ActorChange, RunError
 
@@ -105,6 +105,15 @@ class Watch:
         for task in [*self._tasks, *self._checks.values()]:
             task.cancel()
 
+    async def change_among(self, members: Sequence[Member], what: str, deadline_s: float) -> None:
+        """Wait until any member of the fleet changes its state; `what` says what for.
+
+        Raises RunError where all of `members`, which are waited for, are dead for good.
+        """
+        if members and all(self.given_up(member) for member in members):
+            raise self.lost(members[-1].name)
+        await within(deadline_s, what, self.next_change())
+
     async def next_change(self) -> None:
         """Wait until a member changes its state."""
         change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -118,7 +127,7 @@ class Watch:
         member.state = state
         self.announce()
         if self.members.get(member.name) is member:
-            self._tell(member, reason)
+            self._tell(member, " ".join(reason.split()))
 
     def condemn(self, member: Member, reason: str) -> None:
         """End a member's actor, whatever it does, and have it replaced."""

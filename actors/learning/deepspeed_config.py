@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from actors.learning.options import LearnerOptions
+from rzero_ray.config.layout import REDUCE_BUCKET_ELEMENTS
 from rzero_ray.config.method import OptimizerConfig
-
-REDUCE_BUCKET_ELEMENTS = 50_000_000
-"""Gradients that travel between ranks at a time, in a buffer of their own: 200 MB in float32, long
-enough for any network. DeepSpeed's own size is ten times that, 1.9 GiB of a GPU."""
 
 
 def deepspeed_config(

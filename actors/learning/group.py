@@ -88,7 +88,6 @@ class LearnerGroup:
 
     async def is_whole(self, reason: str) -> bool:
         """Return whether all ranks are alive, after something has failed for a `reason`."""
-        reason = " ".join(reason.split())
         return all([await self._watch.is_alive(rank, reason) for rank in self.ranks])
 
     @asynccontextmanager

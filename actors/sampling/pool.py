@@ -20,7 +20,7 @@ the one that takes its place (`renewal`). Their seeds make the answers the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch
 from actors.sampling.gathering import RequestGatherer
 from actors.sampling.packing import unpack
-from actors.waiting import ActorLostError, DeadlineError, EngineFailedError, within
+from actors.waiting import ActorLostError, DeadlineError, EngineFailedError
 from rzero_ray.config.cluster import RecoveryConfig
 from rzero_ray.config.roles import ROLES
 from rzero_ray.types import Completion, Role, SampleRequest
@@ -176,7 +176,7 @@ class SamplerPool:
         Raises RunError where those of the role are dead for good.
         """
         while not (ready := self._ready(role)):
-            await self._changed(self.samplers_of(role), f"an engine of the {role}")
+            await self._change_among(self.samplers_of(role), f"an engine of the {role}")
         return min(ready, key=lambda sampler: sampler.outstanding_tokens)
 
     async def loadable(self, samplers: Sequence[PooledSampler]) -> list[PooledSampler]:
@@ -190,7 +190,7 @@ class SamplerPool:
             found = [sampler for sampler in samplers if sampler.can_load]
             if found:
                 return found
-            await self._changed(samplers, "an engine that takes weights")
+            await self._change_among(samplers, "an engine that takes weights")
 
     async def settle(self, samplers: Sequence[PooledSampler]) -> None:
         """Wait until it is known of each whether it lives: one that is left out while it is
@@ -215,8 +215,6 @@ class SamplerPool:
             return []
         return [s for s in self.samplers_of(role) if s.member.state is State.HEALTHY]
 
-    async def _changed(self, samplers: Collection[PooledSampler], what: str) -> None:
-        """Wait until a member changes; RunError where all of `samplers` are dead for good."""
-        if samplers and all(self.watch.given_up(sampler.member) for sampler in samplers):
-            raise self.watch.lost(max(s.name for s in samplers))
-        await within(self._start_s, what, self.watch.next_change())
+    async def _change_among(self, samplers: Sequence[PooledSampler], what: str) -> None:
+        members = [sampler.member for sampler in samplers]
+        await self.watch.change_among(members, what, self._start_s)

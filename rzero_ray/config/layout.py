@@ -25,6 +25,10 @@ SHARE_OF_GPU = 0.9 / (ENGINES_PER_PLACE + 1)
 GPU whole, and Ray only has to find room for them on one."""
 
 
+REDUCE_BUCKET_ELEMENTS = 50_000_000
+"""Gradients that travel between learner ranks at a time, in a buffer of their own: 200 MB in
+float32, long enough for any network. DeepSpeed's own size is ten times that, 1.9 GiB of a GPU."""
+
 _FIXED_AT_START = (
     "task",
     "layout",

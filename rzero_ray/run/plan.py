@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rzero_ray.config.config import Config
-from rzero_ray.config.layout import Layout
+from rzero_ray.config.layout import REDUCE_BUCKET_ELEMENTS, Layout
 from rzero_ray.protocols import Task
 from rzero_ray.run.shape import ModelShape
 
@@ -22,9 +22,6 @@ MASTER_AND_MOMENTS_BYTES = 12
 In float32 without ZeRO there is no master, and this is 4 too many."""
 GRADIENT_BYTES = 4
 """Per parameter: gradients of micro-batches add up in float32."""
-BUCKET_ELEMENTS = 50_000_000
-"""Gradients that are reduced at a time, in a buffer of their own
-(`deepspeed_config.REDUCE_BUCKET_ELEMENTS`)."""
 LOGITS_BYTES = 4 * 2**25
 """Bytes of a chunk of logits (`logprobs.CHUNK_ELEMENTS`) in float32, however many tokens."""
 LOGITS_COPIES = 3
@@ -272,7 +269,7 @@ def _learner_memory(config: Config, shape: ModelShape, layout: Layout) -> Memory
     visitor = reference if learner.reference == "cpu" or layout.takes_turns else 0
     is_offloaded = learner.offload != "none"
     optimizer = MASTER_AND_MOMENTS_BYTES * trained // (ranks if stage >= 1 else 1)
-    bucket = GRADIENT_BYTES * min(trained, BUCKET_ELEMENTS) if stage >= 1 else 0
+    bucket = GRADIENT_BYTES * min(trained, REDUCE_BUCKET_ELEMENTS) if stage >= 1 else 0
     laid_out = GRADIENT_BYTES * trained // ranks if stage >= 1 and not is_offloaded else 0
     if layout.gpus_per_rank == 0:  # memory is taken when it is written: in place of activations
         bucket, laid_out = 0, laid_out + bucket

@@ -6,7 +6,6 @@ what Ray keeps of a node, not that of a host.
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from actors.process import RAY_ENVIRONMENT
+from tests.faults.runs import inherited
 
 _NODE = "RZERO_FAULTS_NODE"
 """An environment variable that every process of a node inherits."""
@@ -58,7 +58,7 @@ def nodes(environment: Mapping[str, str]) -> Iterator[Nodes]:
     try:
         for k in range(NUM_NODES):
             mark = uuid.uuid4().hex
-            with _inherited({**RAY_ENVIRONMENT, **environment, _NODE: mark}):
+            with inherited({**RAY_ENVIRONMENT, **environment, _NODE: mark}):
                 cluster.add_node(
                     num_cpus=_CPUS, object_store_memory=200 << 20, include_dashboard=False
                 )
@@ -69,14 +69,3 @@ def nodes(environment: Mapping[str, str]) -> Iterator[Nodes]:
         yield found
     finally:
         cluster.shutdown()
-
-
-@contextmanager
-def _inherited(values: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,6 +32,7 @@ from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.base_model import obtain_model
 from rzero_ray.types import Phase, Role, Step
 from tests.faults.replay_rank import Lesson, learn_again
+from tests.faults.runs import inherited
 
 WITHIN_S = 300.0
 """How long the ranks may take to learn all phases of a short run."""
@@ -112,7 +111,7 @@ def _learn(config: Config, lessons: Sequence[Lesson]) -> None:
     context = multiprocessing.get_context("spawn")
     num_ranks = config.learner.num_ranks
     environment = learner_environment(config.learner.threads_per_rank, on_cpu, "object_store")
-    with held_port("127.0.0.1") as meeting_point, _environment(environment):
+    with held_port("127.0.0.1") as meeting_point, inherited(environment):
         _, port = meeting_point.getsockname()
         ranks = [
             context.Process(
@@ -174,18 +173,6 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
         found |= load_file(path)
     assert found, f"{folder} holds no weights; was checkpoint.keep_models.every=1?"
     return found
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Have processes that are started in the block find these in their environment."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def main() -> int:
