@@ -21,6 +21,7 @@ from actors.learning.options import PhaseOptions
 from actors.learning.rollouts import pack_rollouts
 from actors.sampling.pool import PooledSampler
 from actors.waiting import within
+from actors.weights.delivery import Publication
 from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
 from rzero_ray.disk.files import attempt_folder, keep_folder
 from rzero_ray.types import (
@@ -28,7 +29,6 @@ from rzero_ray.types import (
     LearningReport,
     Phase,
     Rollout,
-    TransferReport,
     Weights,
 )
 
@@ -187,7 +187,7 @@ class LearnerGroup:
         )
         return reports[0]
 
-    async def publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> TransferReport:
+    async def publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> Publication:
         """Load the weights into `samplers`, which sample with them from then on."""
         actors = [sampler.actor for sampler in samplers]
         reports = await self._all_ranks(
