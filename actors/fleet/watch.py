@@ -86,11 +86,11 @@ class Watch:
         for member in self.members.values():
             self._tell(member, "")
 
-    def enter(self, member: Member, renew: Renew | None = None) -> None:
-        """Look after a member. When it dies `renew` is called, as often as `recovery.max_restarts`
-        allows; without it whoever uses the member replaces it."""
+    def enter(self, member: Member, renew: Renew | None = None, reason: str = "") -> None:
+        """Look after a member, which is there for a `reason`. When it dies `renew` is called, as
+        often as `recovery.max_restarts` allows; without it whoever uses the member replaces it."""
         self.members[member.name] = member
-        self._tell(member, "")
+        self._tell(member, reason)
         if renew is not None:
             self._renewals[member.name] = renew
         self._spawn(self._look_after(member))
@@ -98,8 +98,7 @@ class Watch:
     def join(self, member: Member, renew: Renew, reason: str) -> None:
         """Have a member's first actor made by `renew`, and look after it as `enter` does."""
         member.state = State.JOINING
-        self.enter(member, renew)
-        self._tell(member, reason)
+        self.enter(member, renew, reason)
         self._begin_to_replace(member, renew)
 
     def let_go(self, member: Member, reason: str) -> None:

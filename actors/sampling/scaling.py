@@ -153,7 +153,7 @@ class Scaling:
         for _ in range(target - len(present)):
             self._join(role)
         for sampler in self._least_needed(present)[: max(0, len(present) - target)]:
-            self._leave(sampler, f"{target} engines are wanted")
+            self._leave(sampler, f"no more than {target} are wanted")
         idle = [s for s in self._present(role) if self._is_idle(s, now)]
         spare = len(self._present(role)) - wanted.least
         for sampler in idle[: max(0, spare)]:
