@@ -144,15 +144,13 @@ class Fleet:
         self._samplers[name] = member
         return member
 
-    async def end_engine(self, sampler: Member) -> None:
-        """End an engine that is not wanted any more, in order, and give its place back."""
+    async def stop_engine(self, sampler: Member) -> None:
+        """Have an engine end in order, if it lives."""
         if sampler.is_up:
             await asyncio.wait([asyncio.create_task(_stop(sampler))], timeout=_SHUTDOWN_S)
-        self.give_up(sampler)
 
     def give_up(self, sampler: Member) -> None:
-        """End an engine, if it has begun, and give its place back."""
-        kill(sampler)
+        """Forget an engine that has ended, or never began, and give its place back."""
         self._places.give_back(self.maker.place_of(sampler.name))
         del self._members[sampler.name], self._samplers[sampler.name]
 

@@ -154,7 +154,7 @@ class Scaling:
             self._join(role)
         for sampler in self._least_needed(present)[: max(0, len(present) - target)]:
             self._leave(sampler, f"no more than {target} are wanted")
-        idle = [s for s in self._present(role) if self._is_idle(s, now)]
+        idle = [s for s in self._least_needed(self._present(role)) if self._is_idle(s, now)]
         spare = len(self._present(role)) - wanted.least
         for sampler in idle[: max(0, spare)]:
             self._leave(sampler, f"it was asked nothing for {self._idle_s:g} s")
@@ -207,13 +207,11 @@ class Scaling:
             # Also a publication that has begun goes on with it.
             while member.is_up and (sampler.outstanding_tokens or self._pool.is_publishing):
                 await asyncio.sleep(_LOOK_S)
-            self._pool.samplers.remove(sampler)
-            await self._fleet.end_engine(member)
-        else:  # it waits for a place, or starts
-            self._pool.samplers.remove(sampler)
-            self._fleet.give_up(member)
+            await self._fleet.stop_engine(member)
         await self._fleet.watch.dismiss(member, f"it has left: {reason}")
+        self._fleet.give_up(member)
         self._lives[member.name] = member.life
+        self._pool.samplers.remove(sampler)  # its name may be given again
         self._tell(sampler.home, f"{member.name} has left: {reason}")
 
     def _has_other(self, sampler: PooledSampler) -> bool:
