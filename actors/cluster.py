@@ -298,7 +298,10 @@ async def start_cluster(
     fleet = Fleet(settings, layout, await reserve(needed, config.deadline.placement), needed)
     async with fleet.ended_on_failure():
         make_ranks = partial(fleet.make_ranks, config)
-        learner = LearnerGroup(await make_ranks(1), config.deadline, make_ranks, fleet.watch)
+        ranks = await make_ranks(1)
+        learner = LearnerGroup(
+            ranks, config.deadline, make_ranks, fleet.watch, fleet.reason_to_regroup
+        )
         workers, samplers, _ = await within(
             config.deadline.start,
             "all actors to start",

@@ -259,6 +259,11 @@ class Places:
         self._groups[_LEARNER] = placement_group(wanted, strategy="PACK")
         self.num_ranks = num_ranks
 
+    def has_room_for_ranks(self, number: int) -> bool:
+        """Return whether the cluster has as much free as so many ranks take, wherever it lies."""
+        bundle, free = self._bundles[_LEARNER][0], ray.available_resources()
+        return all(free.get(name, 0.0) >= number * amount for name, amount in bundle.items())
+
     def give_back(self, group: str) -> None:
         """Give up a group, whoever is in it; one that is pending asks for nothing any more."""
         remove_placement_group(self._groups.pop(group))

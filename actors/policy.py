@@ -100,6 +100,7 @@ class ClusterPolicy:
         begins = phase.checkpoint is None
         equal = {s.name for s in samplers if begins and s.model == phase.initial_model}
         async with self._learner.alone():
+            await self._learner.regroup()
             await self._load(partial(self._learner.start_phase, phase, self._options), samplers)
             await self._publish(phase.version(phase.num_finished_steps), samplers, equal)
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from actors.fleet.draining import draining_nodes
 from actors.fleet.life import Vitals
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
@@ -113,6 +114,24 @@ class Fleet:
                 logger.warning("no places for all learner ranks; trying %d", num_ranks)
             else:
                 return num_ranks
+
+    async def reason_to_regroup(self, ranks: Sequence[Member]) -> str:
+        """Return why a learner should be made anew before its next phase, and ask for the places of
+        all ranks: a node of theirs drains, or there is room for those that had none. Empty where
+        its ranks are well where they are."""
+        if not self._places.num_ranks:  # they share the places of engines
+            return ""
+        draining = await draining_nodes()
+        leaving = [rank for rank in ranks if rank.node_id in draining]
+        wanted = self._layout.num_ranks
+        if leaving:
+            reason = f"the node {leaving[0].node} of {leaving[0].name} drains"
+        elif len(ranks) < wanted and self._places.has_room_for_ranks(wanted - len(ranks)):
+            reason = f"there is room for {wanted} ranks"
+        else:
+            return ""
+        self._places.resize_learner(wanted)
+        return reason
 
     async def renew_worker(self, worker: Member) -> None:
         """Put a new reward worker into the place of one that has died (`watch.Renew`)."""

@@ -19,13 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import ray._private.state
-
+from actors.fleet.draining import draining_nodes
 from actors.fleet.fleet import Fleet
 from actors.fleet.member import Member, State
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.renewal import EngineRenewal
-from actors.waiting import within
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.rules import MOST_ACTORS
 from rzero_ray.types import Role, ScaleChange, ScaleRequest, UserError
@@ -34,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 _PERIOD_S = 1.0
 """Time between two looks at who has too many engines, and who too few."""
-_ANSWER_S = 30.0
-"""How long Ray's head may take to say which nodes drain."""
 _LOOK_S = 0.1
 
 
@@ -123,7 +119,7 @@ class Scaling:
         while True:
             await asyncio.sleep(_PERIOD_S)
             try:
-                draining = await _draining_nodes()
+                draining = await draining_nodes()
                 for role in self._wanted:
                     self._leave_nodes(role, draining)
                     self._adjust(role)
@@ -235,12 +231,3 @@ class Scaling:
 
 def _number(sampler: PooledSampler) -> int:
     return int(sampler.name.rpartition("-")[2])
-
-
-async def _draining_nodes() -> set[str]:
-    """Return the ids of nodes that Ray has been told will end: by an autoscaler, by a cloud's
-    notice of preemption, or by `ray drain-node`. Ray Train asks in the same way, for there is no
-    public one."""
-    state = ray._private.state.state
-    asked = asyncio.to_thread(state.get_draining_nodes)
-    return set(await within(_ANSWER_S, "Ray's head to say which nodes drain", asked))

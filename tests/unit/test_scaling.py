@@ -162,7 +162,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     DRAINING.clear()
     monkeypatch.setattr(scaling_module, "_PERIOD_S", 0.01)
     monkeypatch.setattr(scaling_module, "_LOOK_S", 0.01)
-    monkeypatch.setattr(scaling_module, "_draining_nodes", draining)
+    monkeypatch.setattr(scaling_module, "draining_nodes", draining)
     monkeypatch.setattr(watch_module.ray, "kill", lambda actor: None)
     monkeypatch.setattr("actors.sampling.pool.unpack", lambda packed: packed)
 
