@@ -76,7 +76,8 @@ class Growth:
     def __str__(self) -> str:
         return (
             f"{self.mib_per_hour:+.1f} MiB/hour, {self.late_mib_per_hour:+.1f} in the later half "
-            f"(n={self.num_samples} of {self.num_processes} processes), from {self.first_mib:.0f} to {self.last_mib:.0f} MiB"
+            f"(n={self.num_samples} of {self.num_processes} processes), from {self.first_mib:.0f} "
+            f"to {self.last_mib:.0f} MiB"
         )
 
 
