@@ -98,8 +98,8 @@ async def _measure(settings: Mapping[str, str]) -> list[Figure]:
             value=float(lost + doubled),
             unit="requests",
             target="0",
-            details=f"{lost} and {doubled} of {len(traffic.asked)}; under way at the ends of the three "
-            f"measurements: {per_engine}",
+            details=f"{lost} and {doubled} of {len(traffic.asked)}; under way at the ends of the "
+            f"three measurements: {per_engine}",
         ),
         Figure(
             name="seconds from rzero scale until the last newcomer samples",
