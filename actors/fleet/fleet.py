@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from actors.fleet.life import Vitals
+from actors.fleet.life import Vitals, Whereabouts
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch, kill
@@ -70,8 +70,11 @@ class Fleet:
             model = models[role]
             member = self._keep(Member(name, self.maker.sampler(name, model, life=1)))
             self._samplers[name] = member
-            await start(member)
-            samplers.append(PooledSampler(member, home=role, role=role, model=model))
+            where = await start(member)
+            # One without weights gets them from the learner before anything samples (`hold`).
+            member.state = State.HEALTHY if where.has_weights else State.STALE
+            held = model if where.has_weights else None
+            samplers.append(PooledSampler(member, home=role, role=role, model=held))
         return samplers
 
     async def start_workers(self) -> list[Member]:
@@ -198,10 +201,12 @@ class Fleet:
         return member
 
 
-async def start(member: Member) -> None:
+async def start(member: Member) -> Whereabouts:
     """Wait until a member has started, and note where it runs."""
     actor: Any = member.actor
-    member.found_at(await actor.start.remote())
+    where: Whereabouts = await actor.start.remote()
+    member.found_at(where)
+    return where
 
 
 async def _stop(sampler: Member) -> None:

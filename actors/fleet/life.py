@@ -21,11 +21,14 @@ class Whereabouts(NamedTuple):
     pid: int
     node: str
     """The address of its node."""
+    has_weights: bool = True
+    """False of an engine that has started without, because its node does not see its model's folder
+    (`sampling.small_files`): it needs a publication before it samples."""
 
 
-def whereabouts() -> Whereabouts:
+def whereabouts(*, has_weights: bool = True) -> Whereabouts:
     """Return where the calling actor runs."""
-    return Whereabouts(os.getpid(), ray.util.get_node_ip_address())
+    return Whereabouts(os.getpid(), ray.util.get_node_ip_address(), has_weights)
 
 
 class Vitals(NamedTuple):

@@ -175,7 +175,14 @@ class Workers:
         from actors.cluster import start_cluster  # imports Ray
 
         models: dict[Role, Path] = {role.name: job.base_model for role in ROLES}
-        cluster = await start_cluster(job.config, self._layout, models, make_task(job.config.task))
+        cluster = await start_cluster(
+            job.config,
+            self._layout,
+            models,
+            make_task(job.config.task),
+            resolve_run_dir(job.config),
+            job.base_model,
+        )
         keep_imports()
         return cluster
 
