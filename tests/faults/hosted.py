@@ -69,10 +69,16 @@ def head_address(made: Sequence[Host]) -> str:
     return f"{made[0].address}:{_PORT}"
 
 
-def start_ray(made: Sequence[Host], environment: Mapping[str, str], logs: Path) -> None:
-    """Start a Ray with a token over the hosts. It ends with them."""
+def start_ray(
+    made: Sequence[Host],
+    environment: Mapping[str, str],
+    logs: Path,
+    resources: Sequence[tuple[int, int]] = _RESOURCES,
+) -> None:
+    """Start a Ray with a token over the hosts, which have so many CPUs and bytes. It ends with
+    them."""
     logs.mkdir()
-    for host, (cpus, memory) in zip(made, _RESOURCES, strict=True):
+    for host, (cpus, memory) in zip(made, resources, strict=True):
         role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         if host is not made[0]:
             role = [f"--address={head_address(made)}"]
