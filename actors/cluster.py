@@ -17,6 +17,9 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.control import answer_commands
+from actors.control import ask_driver as ask_driver
+from actors.control import run_on_cluster as run_on_cluster
 from actors.fleet.fleet import Fleet
 from actors.fleet.member import Member
 from actors.judge import ClusterJudge
@@ -34,6 +37,7 @@ from actors.policy import ClusterPolicy
 from actors.process import RAY_ENVIRONMENT
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.renewal import EngineRenewal
+from actors.sampling.scaling import Scaling
 from actors.turns import Holder, NoTurns, SharedDevices, Turns
 from actors.waiting import within
 from actors.weights.probe import Probe
@@ -49,6 +53,7 @@ from rzero_ray.types import (
     Role,
     SampleRequest,
     Sampling,
+    ScaleChange,
     SyncReport,
     UserError,
 )
@@ -74,6 +79,7 @@ class Cluster:
     probes: Sequence[NDArray[np.int32]]
     """Token ids of the prompts by which a weight sync is verified."""
     fleet: Fleet
+    scaling: Scaling
 
     def cast(
         self,
@@ -83,6 +89,7 @@ class Cluster:
         on_sync: Callable[[SyncReport], None],
         on_turn: Callable[[Holder], None] = lambda holder: None,
         on_change: Callable[[ActorChange], None] = lambda change: None,
+        on_scale: Callable[[ScaleChange], None] = lambda change: None,
         check_writer: Callable[[], None] = lambda: None,
     ) -> Cast:
         """Return the roles of a run; one run at a time has them.
@@ -91,12 +98,14 @@ class Cluster:
         not name. What the engines hold is another run's until it is published or held
         (`protocols.Policy.hold`). `on_sync` is told of each publication of weights once it is
         verified, `on_turn` who has the devices each time that changes (`actors.turns`), `on_change`
-        how each actor is, at once and each time that changes (`actors.fleet`). `check_writer`
-        raises where another driver has taken the run over.
+        how each actor is, at once and each time that changes (`actors.fleet`), `on_scale` how
+        many engines a role is to have, each time that changes (`actors.sampling.scaling`).
+        `check_writer` raises where another driver has taken the run over.
         """
         self.learner.check_writer = check_writer
         self.turns.tell(clock, on_turn)
         self.fleet.watch.tell(on_change)
+        self.scaling.tell(on_scale)
         probe = Probe(self.probes, config.model.dtype, probe_bound(config))
         policies = {
             role.name: ClusterPolicy(
@@ -124,9 +133,20 @@ class Cluster:
             policies["referee"],
         )
 
+    async def scaled_by(self, run_dir: str) -> None:
+        """Do what the command `rzero scale` asks of the run in `run_dir`, until cancelled."""
+        await answer_commands(run_dir, lambda request: _as_line(self.scaling.scale(request)))
+
     async def close(self) -> None:
         """End all actors and give their places back."""
+        await self.scaling.close()
         await self.fleet.close()
+
+
+def _as_line(change: ScaleChange) -> str:
+    least, most = change.least, change.most
+    wanted = f"{least}" if least == most else f"{least} to {most}"
+    return f"{change.role}: {wanted} engines wanted, {change.present} present"
 
 
 @dataclass(slots=True)
@@ -178,6 +198,24 @@ def connect_ray() -> str:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
     return context.dashboard_url or ray.get_runtime_context().gcs_address
+
+
+def join_ray(address: str) -> None:
+    """Join the Ray at an address for a short while. Raises UserError where none answers."""
+    if address.startswith("127."):  # Ray would make another address of the machine of it
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise UserError(
+            f"no Ray answers at {address} ({str(error).splitlines()[0]}); RAY_ADDRESS names the "
+            "run's cluster, or, as http://HOST:8265, its dashboard"
+        ) from None
+
+
+def gcs_address() -> str:
+    """Return the address by which other processes join the cluster that is joined."""
+    return ray.get_runtime_context().gcs_address
 
 
 def choose_layout(config: Config) -> Layout:
@@ -252,14 +290,18 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
 
 
 async def start_cluster(
-    config: Config, layout: Layout, models: Mapping[Role, Path], task: Task
+    config: Config, layout: Layout, models: Mapping[Role, Path], task: Task, base_model: Path
 ) -> Cluster:
-    """Place and start every actor; `models` are the folders that the engines start from."""
+    """Place and start every actor; `models` are the folders that the engines start from,
+    `base_model` is one that is there whatever becomes of these."""
     needed, settings = demands(config, layout), sampling_settings(config)
     fleet = Fleet(settings, layout, await reserve(needed, config.deadline.placement), needed)
     async with fleet.ended_on_failure():
         make_ranks = partial(fleet.make_ranks, config)
-        learner = LearnerGroup(await make_ranks(1), config.deadline, make_ranks, fleet.watch)
+        ranks = await make_ranks(1)
+        learner = LearnerGroup(
+            ranks, config.deadline, make_ranks, fleet.watch, fleet.reason_to_regroup
+        )
         workers, samplers, _ = await within(
             config.deadline.start,
             "all actors to start",
@@ -276,14 +318,20 @@ async def start_cluster(
         turns = SharedDevices(pool, learner, config.deadline.sync)
     for rank in learner.ranks:
         fleet.watch.enter(rank)
+    renewal = _look_after(
+        fleet, pool, workers, turns, base_model, settings, _bucket_bytes(config, layout)
+    )
+    scaling = Scaling(fleet, pool, renewal, workers, layout, config.sampler.idle_seconds)
+    scaling.begin()
     return Cluster(
         learner=learner,
         pool=pool,
         workers=workers,
         turns=turns,
-        renewal=_look_after(fleet, pool, workers, turns, models["solver"], settings),
+        renewal=renewal,
         probes=probes,
         fleet=fleet,
+        scaling=scaling,
     )
 
 
@@ -294,6 +342,7 @@ def _pool(fleet: Fleet, settings: SamplingSettings, samplers: list[PooledSampler
         watch=fleet.watch,
         start_s=settings.deadline.start,
         lends=settings.sampler.lends,
+        max_num_seqs=settings.sampler.max_num_seqs,
     )
 
 
@@ -304,14 +353,23 @@ def _look_after(
     turns: Turns,
     model: Path,
     settings: SamplingSettings,
+    bucket_bytes: int = 0,
 ) -> EngineRenewal:
     """Have engines and reward workers watched, and replaced when they die."""
-    renewal = EngineRenewal(fleet, pool, turns, model, settings.deadline.sync)
+    renewal = EngineRenewal(
+        fleet, pool, turns, model, settings.deadline.sync, settings.model.dtype, bucket_bytes
+    )
     for sampler in pool.samplers:
         fleet.watch.enter(sampler.member, renewal.renew)
     for worker in workers:
         fleet.watch.enter(worker, fleet.renew_worker)
     return renewal
+
+
+def _bucket_bytes(config: Config, layout: Layout) -> int:
+    """Return the size of a bucket where engines take weights from the object store at any time."""
+    is_possible = layout.weight_backend == "object_store" and not layout.takes_turns
+    return config.weights.bucket_mib << 20 if is_possible else 0
 
 
 def _probe_requests(task: Task) -> list[SampleRequest]:

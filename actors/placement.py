@@ -82,6 +82,17 @@ def sampling_demands(settings: SamplingSettings, layout: Layout) -> list[Demand]
     return [*_engine_demands(settings.sampler, layout), *_reward_demands(settings.reward, 0)]
 
 
+def engine_demand(sampler: SamplerConfig, layout: Layout, name: str) -> Demand:
+    """Return what the engine of this name needs."""
+    return Demand(
+        actor=name,
+        cpus=sampler.cpus_per_engine,
+        gpus=layout.gpus_per_engine,
+        memory=_engine_memory(sampler, layout),
+        place=_place(layout, name),
+    )
+
+
 def sampler_names(layout: Layout) -> list[tuple[Role, str]]:
     """Return the role and the name of each sampler."""
     return [
@@ -124,22 +135,17 @@ def _place(layout: Layout, actor: str) -> str:
 
 
 def _engine_demands(sampler: SamplerConfig, layout: Layout) -> list[Demand]:
-    memory = 0
-    if sampler.gpus_per_engine == 0:
-        one = runs_in_sampler(sampler, layout.gpus_per_engine)
-        processes = MEMORY_OF_ONE_PROCESS if one else MEMORY_PER_CPU_ENGINE
-        processes += (sampler.tensor_parallel - 1) * MEMORY_PER_WORKER
-        memory = processes + sampler.tensor_parallel * int(sampler.kv_cache_gib * 2**30)
-    return [
-        Demand(
-            actor=name,
-            cpus=sampler.cpus_per_engine,
-            gpus=layout.gpus_per_engine,
-            memory=memory,
-            place=_place(layout, name),
-        )
-        for _, name in sampler_names(layout)
-    ]
+    return [engine_demand(sampler, layout, name) for _, name in sampler_names(layout)]
+
+
+def _engine_memory(sampler: SamplerConfig, layout: Layout) -> int:
+    """Return the bytes of its node that an engine takes; 0 of one on a GPU, which is not known."""
+    if sampler.gpus_per_engine > 0:
+        return 0
+    one = runs_in_sampler(sampler, layout.gpus_per_engine)
+    processes = MEMORY_OF_ONE_PROCESS if one else MEMORY_PER_CPU_ENGINE
+    processes += (sampler.tensor_parallel - 1) * MEMORY_PER_WORKER
+    return processes + sampler.tensor_parallel * int(sampler.kv_cache_gib * 2**30)
 
 
 def _reward_demands(reward: RewardConfig, num_clustered: int) -> list[Demand]:
@@ -233,12 +239,30 @@ class Places:
         """Wait until all places are there."""
         await asyncio.gather(*(group.ready() for group in self._groups.values()))
 
+    def ask(self, demand: Demand) -> None:
+        """Ask for a place for one actor more. Until a node has room it is demand that Ray's
+        autoscaler sees."""
+        (bundle,) = bundles([demand]).values()
+        self._bundles[demand.place] = [bundle]
+        self._where[demand.place] = demand.place, 0
+        self._groups[demand.place] = placement_group([bundle], strategy="PACK")
+
+    def ask_again(self, place: str) -> None:
+        """Give up the place of an actor, which ends with it, and ask for another one like it."""
+        self.give_back(place)
+        self._groups[place] = placement_group(self._bundles[place], strategy="PACK")
+
     def resize_learner(self, num_ranks: int) -> None:
         """Ask for the places of so many ranks, in place of those that the learner had."""
         self.give_back(_LEARNER)
         wanted = self._bundles[_LEARNER][:num_ranks]
         self._groups[_LEARNER] = placement_group(wanted, strategy="PACK")
         self.num_ranks = num_ranks
+
+    def has_room_for_ranks(self, number: int) -> bool:
+        """Return whether the cluster has as much free as so many ranks take, wherever it lies."""
+        bundle, free = self._bundles[_LEARNER][0], ray.available_resources()
+        return all(free.get(name, 0.0) >= number * amount for name, amount in bundle.items())
 
     def give_back(self, group: str) -> None:
         """Give up a group, whoever is in it; one that is pending asks for nothing any more."""

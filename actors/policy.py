@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.renewal import EngineRenewal
 from actors.turns import Turns
 from actors.waiting import within
+from actors.weights.delivery import Bucket, KeptWeights
 from actors.weights.probe import Probe
 from rzero_ray.config.config import Config
 from rzero_ray.method.finite import check_finite
@@ -98,6 +100,7 @@ class ClusterPolicy:
         begins = phase.checkpoint is None
         equal = {s.name for s in samplers if begins and s.model == phase.initial_model}
         async with self._learner.alone():
+            await self._learner.regroup()
             await self._load(partial(self._learner.start_phase, phase, self._options), samplers)
             await self._publish(phase.version(phase.num_finished_steps), samplers, equal)
 
@@ -173,6 +176,8 @@ class ClusterPolicy:
                 await self._learner.save_model(phase.final_model)
             for sampler in self._pool.samplers_of(self._role):
                 sampler.model = phase.final_model
+            if self._renewal is not None and self._renewal.kept is not None:
+                self._renewal.kept = replace(self._renewal.kept, model=phase.final_model)
 
     async def average(self, older: Path, newer: Path, decay: float, folder: Path) -> None:
         """See `protocols.Policy`."""
@@ -236,6 +241,7 @@ class ClusterPolicy:
         for sampler in samplers:
             sampler.model = None
         self._attempt, self._version = self._learner.attempt, None
+        self._drop_kept()
         if self._renewal is not None:
             self._renewal.probe = self._probe
             self._renewal.publish = self._readmit
@@ -272,6 +278,20 @@ class ClusterPolicy:
         that die meanwhile are left out, and get them when they are back; there must be one.
         """
         self._version = version
+        self._drop_kept()
+        self._pool.is_publishing = True
+        try:
+            present = await self._publish_to_all(version, samplers, equal)
+        finally:
+            self._pool.is_publishing = False
+        return present
+
+    async def _publish_to_all(
+        self,
+        version: Weights,
+        samplers: Sequence[PooledSampler],
+        equal: Collection[str],
+    ) -> SyncReport:
         while True:
             present = await self._present(samplers)
             try:
@@ -305,9 +325,29 @@ class ClusterPolicy:
         """Publish into `samplers` and verify the weights there."""
         await self._turns.handover(samplers)
         with self._clock.stage("weight_sync"):
-            transfer = await self._learner.publish(version, samplers)
+            publication = await self._learner.publish(version, samplers)
             probe = await self._verify(version, samplers, equal)
-        return SyncReport(version=version, transfer=transfer, probe=probe)
+        self._keep(version, publication.buckets, samplers[0])
+        return SyncReport(version=version, transfer=publication.report, probe=probe)
+
+    def _keep(self, version: Weights, buckets: Sequence[Bucket], sampler: PooledSampler) -> None:
+        """Keep what was published for engines that come later. Where devices are shared they get it
+        from the learner, in its turn."""
+        if self._renewal is None or not buckets or self._turns.are_taken:
+            return
+        assert sampler.expected is not None, "it was verified"
+        self._renewal.kept = KeptWeights(
+            version=version,
+            attempt=self._attempt,
+            buckets=buckets,
+            expected=sampler.expected,
+            model=version.folder if isinstance(version, FinishedModel) else None,
+        )
+
+    def _drop_kept(self) -> None:
+        """Free what was published last, before the next takes its place."""
+        if self._renewal is not None:
+            self._renewal.kept = None
 
     async def _present(self, samplers: Sequence[PooledSampler]) -> list[PooledSampler]:
         """Return the samplers that can take weights, in the learner's turn; where none can, engines

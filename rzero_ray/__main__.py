@@ -60,6 +60,12 @@ def _report(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _scale(arguments: Sequence[str]) -> int:
+    from rzero_ray.scale import main
+
+    return main(arguments)
+
+
 COMMANDS = {
     "train": Command("run the co-evolution, or teach labelled data; resumes a run", _train),
     "preflight": Command("rehearse a run: can its model start it, what does it take", _preflight),
@@ -67,6 +73,7 @@ COMMANDS = {
     "audit": Command("have an oracle judge the labels of a run", _audit),
     "compare": Command("compare R-Zero with learning from labels", _compare),
     "study": Command("compare arms of the method over base models", _study),
+    "scale": Command("change how many engines a run has while it runs", _scale),
     "report": Command("write a run's summary.json and report.html again", _report),
 }
 

@@ -91,6 +91,7 @@ from rzero_ray.types import (
     LabelledProblem,
     Role,
     RunError,
+    ScaleChange,
     SyncReport,
     UserError,
     iteration_key,
@@ -343,17 +344,23 @@ def _layout(config: Config, shape: ModelShape | None) -> Layout:
 async def _run_on_cluster(
     config: Config, layout: Layout, run: Run, clock: StageClock, pace: Pace
 ) -> None:
-    from actors.cluster import start_cluster
+    from actors.cluster import gcs_address, start_cluster
 
+    run.add_event("cluster", address=gcs_address())
     run.note("starting samplers, learner and reward workers")
     with clock.stage("startup"):
-        cluster = await start_cluster(config, layout, current_models(run), make_task(config.task))
+        cluster = await start_cluster(
+            config, layout, current_models(run), make_task(config.task), run.stored.base_model
+        )
     keep_imports()
     fleet = cluster.fleet
+    scaled = asyncio.create_task(cluster.scaled_by(str(run.stored.root)))
     try:
         async with watched(run, pace, fleet.stacks, fleet.shortages):
             await go_through(config, run, clock, cluster)
     finally:
+        scaled.cancel()
+        await asyncio.gather(scaled, return_exceptions=True)
         await cluster.close()
 
 
@@ -381,9 +388,18 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
         if change.reason and change.state != "SUSPECT":
             run.say(f"{change.actor}: {change.state.lower()}, {change.reason}")
 
-    check_writer = run.stored.manifest.check_attempt
+    def on_scale(change: ScaleChange) -> None:
+        run.add_event("scale", **asdict(change))
+
     cast = cluster.cast(
-        config, make_task(config.task), clock, on_sync, on_turn, on_change, check_writer
+        config,
+        make_task(config.task),
+        clock,
+        on_sync,
+        on_turn,
+        on_change,
+        on_scale,
+        check_writer=run.stored.manifest.check_attempt,
     )
     models = current_models(run)
     await cast.challenger.hold(models["challenger"])

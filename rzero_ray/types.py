@@ -684,6 +684,31 @@ def iteration_key(iteration: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleRequest:
+    """What `rzero scale` asks of a run: a role with so many engines at least and at most."""
+
+    role: Role
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleChange:
+    """How many engines a role has and is to have, told each time that this changes."""
+
+    role: Role
+    least: int
+    most: int
+    """It has at least the one and at most the other."""
+    present: int
+    """Those that sample, or are about to."""
+    asked: int
+    """Those that wait for a place or start."""
+    reason: str
+    """What has changed, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActorChange:
     """How an actor is, told at a run's start and each time that it changes."""
 

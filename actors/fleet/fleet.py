@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from actors.fleet.draining import draining_nodes
 from actors.fleet.life import Vitals
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch, kill
-from actors.placement import Demand, Places, sampler_names
+from actors.placement import Demand, Places, engine_demand, sampler_names
 from actors.sampling.pool import PooledSampler
 from actors.waiting import DeadlineError, within
 from rzero_ray.config.cluster import SamplingSettings
@@ -114,6 +115,24 @@ class Fleet:
             else:
                 return num_ranks
 
+    async def reason_to_regroup(self, ranks: Sequence[Member]) -> str:
+        """Return why a learner should be made anew before its next phase, and ask for the places of
+        all ranks: a node of theirs drains, or there is room for those that had none. Empty where
+        its ranks are well where they are."""
+        if not self._places.num_ranks:  # they share the places of engines
+            return ""
+        draining = await draining_nodes()
+        leaving = [rank for rank in ranks if rank.node_id in draining]
+        wanted = self._layout.num_ranks
+        if leaving:
+            reason = f"the node {leaving[0].node} of {leaving[0].name} drains"
+        elif len(ranks) < wanted and self._places.has_room_for_ranks(wanted - len(ranks)):
+            reason = f"there is room for {wanted} ranks"
+        else:
+            return ""
+        self._places.resize_learner(wanted)
+        return reason
+
     async def renew_worker(self, worker: Member) -> None:
         """Put a new reward worker into the place of one that has died (`watch.Renew`)."""
         await self.placed(worker)
@@ -132,6 +151,33 @@ class Fleet:
         )
         self.watch.set(sampler, State.STALE, "a new engine")
 
+    def expect_engine(self, name: str, life: int) -> Member:
+        """Ask for a place for one engine more; `life` counts those of this name that have left.
+
+        The member is made by `renew_engine`, like one that takes another's place.
+        """
+        demand = engine_demand(self._settings.sampler, self._layout, name)
+        self.maker.expect(demand)
+        self._places.ask(demand)
+        member = self._keep(Member(name, None, State.JOINING, life))
+        self._samplers[name] = member
+        return member
+
+    async def stop_engine(self, sampler: Member) -> None:
+        """Have an engine end in order, if it lives."""
+        if sampler.is_up:
+            await asyncio.wait([asyncio.create_task(_stop(sampler))], timeout=_SHUTDOWN_S)
+
+    def give_up(self, sampler: Member) -> None:
+        """Forget an engine that has ended, or never began, and give its place back."""
+        self._places.give_back(self.maker.place_of(sampler.name))
+        del self._members[sampler.name], self._samplers[sampler.name]
+
+    async def move_worker(self, worker: Member, reason: str) -> None:
+        """Have a reward worker replaced by one in another place."""
+        self._places.ask_again(self.maker.place_of(worker.name))
+        self.watch.move(worker, reason)
+
     async def placed(self, member: Member) -> None:
         """Wait until there is a place for a member: its node may have died. That has no deadline of
         its own, for the others go on; whoever cannot do without the member has one."""
@@ -146,9 +192,10 @@ class Fleet:
 
     async def stacks(self) -> dict[str, str]:
         """Return what each actor is doing, by its name."""
+        states = {name: member.state for name, member in self._members.items()}
         found = await self._ask_all(lambda actor: actor.stacks.remote())
         return {
-            name: f"{self._members[name].state}, no answer" if stack is None else stack
+            name: f"{states.get(name, 'it has just come')}, no answer" if stack is None else stack
             for name, stack in found.items()
         }
 

@@ -21,11 +21,14 @@ class Whereabouts(NamedTuple):
     pid: int
     node: str
     """The address of its node."""
+    node_id: str
+    """Ray's name of it."""
 
 
 def whereabouts() -> Whereabouts:
     """Return where the calling actor runs."""
-    return Whereabouts(os.getpid(), ray.util.get_node_ip_address())
+    node_id = ray.get_runtime_context().get_node_id()
+    return Whereabouts(os.getpid(), ray.util.get_node_ip_address(), node_id)
 
 
 class Vitals(NamedTuple):

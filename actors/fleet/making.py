@@ -40,6 +40,10 @@ class Maker:
         # Names are unique to this attempt: actors of one that was killed may still be dying.
         self._namespace = f"rzero-{settings.name}-{uuid.uuid4().hex[:8]}"
 
+    def expect(self, demand: Demand) -> None:
+        """Know what an actor needs that is to be made later."""
+        self._demand[demand.actor] = demand
+
     def place_of(self, name: str) -> str:
         """Return the place of an actor."""
         return self._demand[name].place

@@ -21,8 +21,12 @@ class State(StrEnum):
     """Its process has ended, or was ended because it was silent for too long."""
     RESTARTING = "RESTARTING"
     """A new actor takes its place."""
+    JOINING = "JOINING"
+    """It is wanted beside the others: it waits for a place, or starts."""
     STALE = "STALE"
     """It runs, without the weights of its role: only a publication makes it HEALTHY."""
+    LEAVING = "LEAVING"
+    """It finishes what it was asked, is asked nothing more, and ends."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +35,8 @@ class Member:
 
     name: str
     """As in the dashboard, where later lives have their number behind it."""
-    actor: ActorHandle
+    actor: ActorHandle | None
+    """None before its first life."""
     state: State = State.HEALTHY
     life: int = 1
     """Which actor of this name it is, counted from 1."""
@@ -39,12 +44,14 @@ class Member:
     """The process of the actor, once it has started."""
     node: str = ""
     """The address of the node on which that runs."""
+    node_id: str = ""
+    """Ray's name of it."""
 
     def found_at(self, where: Whereabouts) -> None:
         """Note what its actor says of where it runs."""
-        self.pid, self.node = where.pid, where.node
+        self.pid, self.node, self.node_id = where.pid, where.node, where.node_id
 
     @property
     def is_up(self) -> bool:
         """Whether there is a process that should answer."""
-        return self.state in (State.HEALTHY, State.SUSPECT, State.STALE)
+        return self.state in (State.HEALTHY, State.SUSPECT, State.STALE, State.LEAVING)

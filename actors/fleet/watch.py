@@ -60,8 +60,8 @@ class Watch:
         self._deaths: dict[str, deque[float]] = {}
         self._reasons: dict[str, str] = {}
         """Why each member died last."""
-        self._replaced: set[str] = set()
-        """Those in whose place a new actor is being put."""
+        self._replacing: dict[str, asyncio.Task[None]] = {}
+        """By name: who puts a new actor into the place."""
         self._given_up: set[str] = set()
         """Those that are dead for good."""
         self._progress = time.monotonic()
@@ -71,6 +71,8 @@ class Watch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: list[asyncio.Future[None]] = []
         self._on_change: Callable[[ActorChange], None] = lambda change: None
+        self.on_announce: Callable[[], None] = lambda: None
+        """Is called when a member has changed its state, as whoever waits for that is woken."""
 
     def _tell(self, member: Member, reason: str) -> None:
         try:
@@ -84,14 +86,41 @@ class Watch:
         for member in self.members.values():
             self._tell(member, "")
 
-    def enter(self, member: Member, renew: Renew | None = None) -> None:
-        """Look after a member. When it dies `renew` is called, as often as `recovery.max_restarts`
-        allows; without it whoever uses the member replaces it."""
+    def enter(self, member: Member, renew: Renew | None = None, reason: str = "") -> None:
+        """Look after a member, which is there for a `reason`. When it dies `renew` is called, as
+        often as `recovery.max_restarts` allows; without it whoever uses the member replaces it."""
         self.members[member.name] = member
-        self._tell(member, "")
+        self._tell(member, reason)
         if renew is not None:
             self._renewals[member.name] = renew
         self._spawn(self._look_after(member))
+
+    def join(self, member: Member, renew: Renew, reason: str) -> None:
+        """Have a member's first actor made by `renew`, and look after it as `enter` does."""
+        member.state = State.JOINING
+        self.enter(member, renew, reason)
+        self._begin_to_replace(member, renew)
+
+    def let_go(self, member: Member, reason: str) -> None:
+        """Have a member finish what it was asked; nobody replaces it when it dies."""
+        self._renewals.pop(member.name, None)
+        self.set(member, State.LEAVING, reason)
+
+    async def dismiss(self, member: Member, reason: str) -> None:
+        """End a member that is not wanted any more, or does not even have an actor yet."""
+        self._renewals.pop(member.name, None)
+        replacing = self._replacing.pop(member.name, None)
+        if replacing is not None:
+            replacing.cancel()
+            await asyncio.wait({replacing})
+        self.retire(member, reason)
+
+    def move(self, member: Member, reason: str) -> None:
+        """Put a new actor elsewhere into a member's place; that is not a death that counts."""
+        renew = self._renewals[member.name]
+        kill(member)
+        self.set(member, State.DEAD, reason)
+        self._begin_to_replace(member, renew)
 
     def retire(self, member: Member, reason: str) -> None:
         """End a member that has served; that is not a death that counts."""
@@ -102,7 +131,7 @@ class Watch:
 
     def close(self) -> None:
         """Look after nobody any more."""
-        for task in [*self._tasks, *self._checks.values()]:
+        for task in [*self._tasks, *self._checks.values(), *self._replacing.values()]:
             task.cancel()
 
     async def change_among(self, members: Sequence[Member], what: str, deadline_s: float) -> None:
@@ -135,8 +164,12 @@ class Watch:
             return
         self.bury(member, reason)
         renew = self._renewals.get(member.name)
-        if renew is not None and member.name not in self._replaced:
-            self._spawn(self._replace(member, renew))
+        if renew is not None:
+            self._begin_to_replace(member, renew)
+
+    def _begin_to_replace(self, member: Member, renew: Renew) -> None:
+        if member.name not in self._replacing:
+            self._replacing[member.name] = asyncio.create_task(self._replace(member, renew))
 
     async def is_alive(self, member: Member, reason: str = "") -> bool:
         """Return whether a member is alive, once that is known; one with a `reason` is suspected.
@@ -189,6 +222,7 @@ class Watch:
         for change in waiting:
             if not change.done():
                 change.set_result(None)
+        self.on_announce()
 
     async def _look_after(self, member: Member) -> None:
         while self.members.get(member.name) is member:
@@ -234,21 +268,22 @@ class Watch:
 
     async def _replace(self, member: Member, renew: Renew) -> None:
         """Have a dead member replaced, again where the new actor does not get that far."""
-        self._replaced.add(member.name)
         while member.state not in (State.HEALTHY, State.SUSPECT):
             if not self.may_restart(member.name):
                 self._given_up.add(member.name)
                 self.announce()
                 break
-            kill(member)
-            self.set(member, State.RESTARTING)
+            if member.state is not State.JOINING:
+                kill(member)
+                self.set(member, State.RESTARTING)
             try:
                 await renew(member)
             except Exception as error:
                 if not isinstance(error, RunError):
                     logger.exception("%s could not be replaced", member.name)
                 self.bury(member, f"the new actor failed: {error}")
-        self._replaced.discard(member.name)
+        if self._replacing.get(member.name) is asyncio.current_task():  # it may be wanted no more
+            del self._replacing[member.name]
 
     def bury(self, member: Member, reason: str) -> None:
         """Record a death, unless it is known, and end whatever is left of the actor."""
@@ -268,8 +303,9 @@ class Watch:
 
 def kill(member: Member) -> None:
     """End a member's process. A dead one loses its name, which Ray keeps as long as we hold it."""
-    with suppress(Exception):  # it may be gone, with its node
-        ray.kill(member.actor)
+    if member.actor is not None:
+        with suppress(Exception):  # it may be gone, with its node
+            ray.kill(member.actor)
 
 
 async def _pulse(actor: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from actors.learning.options import PhaseOptions
 from actors.learning.rollouts import pack_rollouts
 from actors.sampling.pool import PooledSampler
 from actors.waiting import within
+from actors.weights.delivery import Publication
 from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
 from rzero_ray.disk.files import attempt_folder, keep_folder
 from rzero_ray.types import (
@@ -28,13 +30,16 @@ from rzero_ray.types import (
     LearningReport,
     Phase,
     Rollout,
-    TransferReport,
     Weights,
 )
+
+logger = logging.getLogger(__name__)
 
 _OF_A_GROUP = ("gloo/transport", "NCCL", "ProcessGroup")
 """What torch's errors of a collective name, whose class says nothing."""
 
+ReasonToRegroup = Callable[[Sequence[Member]], Awaitable[str]]
+"""Says why these ranks should be made anew between phases; nothing where they need not."""
 MakeRanks = Callable[[int], Awaitable[list[Member]]]
 """Makes the ranks of the learner's n-th attempt, counted from 1, in their places."""
 
@@ -55,8 +60,10 @@ class LearnerGroup:
         deadlines: DeadlineConfig,
         make: MakeRanks | None = None,
         watch: Watch | None = None,
+        reason_to_regroup: ReasonToRegroup | None = None,
     ) -> None:
-        """Without `make` a rank that dies is not replaced."""
+        """Without `make` a rank that dies is not replaced, without `reason_to_regroup` none goes
+        elsewhere between phases."""
         self.ranks = list(ranks)
         self.attempt = 1
         """How many learners there have been; what one of them holds the next one does not."""
@@ -65,6 +72,7 @@ class LearnerGroup:
         over."""
         self._deadlines = deadlines
         self._make = make
+        self._reason_to_regroup = reason_to_regroup
         self._watch = watch or Watch(RecoveryConfig())
         self._busy = asyncio.Lock()
         self._saving: asyncio.Task[None] | None = None
@@ -117,7 +125,17 @@ class LearnerGroup:
                     "the learner has died and was made anew; it holds nothing yet"
                 ) from error
 
-    async def _renew(self) -> None:
+    async def regroup(self) -> None:
+        """Make all ranks anew where that is better for the phase that is about to begin: elsewhere,
+        or more of them. Within a phase their number never changes but by a death."""
+        reason = (
+            "" if self._reason_to_regroup is None else await self._reason_to_regroup(self.ranks)
+        )
+        if reason:
+            logger.info("the learner is made anew: %s", reason)
+            await self._renew(reason)
+
+    async def _renew(self, reason: str = "all ranks are made anew") -> None:
         """Make all ranks anew, until they have met."""
         assert self._make is not None, "a learner that is watched can be made anew"
         if self._saving is not None:
@@ -126,7 +144,7 @@ class LearnerGroup:
         while True:
             lost = [rank.name for rank in self.ranks if not self._watch.may_restart(rank.name)]
             for rank in self.ranks:
-                self._watch.retire(rank, "all ranks are made anew")
+                self._watch.retire(rank, reason)
             if lost:
                 raise self._watch.lost(lost[0])
             self.attempt += 1
@@ -187,7 +205,7 @@ class LearnerGroup:
         )
         return reports[0]
 
-    async def publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> TransferReport:
+    async def publish(self, version: Weights, samplers: Sequence[PooledSampler]) -> Publication:
         """Load the weights into `samplers`, which sample with them from then on."""
         actors = [sampler.actor for sampler in samplers]
         reports = await self._all_ranks(

@@ -16,9 +16,10 @@ from actors.fleet.life import Lives, Whereabouts, whereabouts
 from actors.learning.options import LearnerOptions, PhaseOptions
 from actors.learning.rollouts import PackedRollouts, unpack_rollouts
 from actors.process import held_port, large_imports
+from actors.weights.delivery import Publication
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
 from rzero_ray.disk.files import synced_files
-from rzero_ray.types import LearningReport, Phase, TransferReport, Weights
+from rzero_ray.types import LearningReport, Phase, Weights
 
 if TYPE_CHECKING:
     from actors.learning.deepspeed_rank import DeepSpeedLearner
@@ -82,8 +83,8 @@ class Learner(Lives):
         """Learn from one step's demonstrations."""
         return self._ready().imitate(unpack_rollouts(demonstrations))
 
-    def publish(self, version: Weights, samplers: Sequence[ActorHandle]) -> TransferReport | None:
-        """Load the weights into the engines of `samplers`; a report on rank 0."""
+    def publish(self, version: Weights, samplers: Sequence[ActorHandle]) -> Publication | None:
+        """Load the weights into the engines of `samplers`; says what on rank 0."""
         return self._transport.publish(self._ready(), version, samplers)
 
     def prompt_logprobs(self, prompts: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:

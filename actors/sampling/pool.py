@@ -20,9 +20,11 @@ the one that takes its place (`renewal`). Their seeds make the answers the same.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +44,9 @@ from rzero_ray.types import Completion, Role, SampleRequest
 T = TypeVar("T")
 
 _LENDS_TO = {role.name: role.lends_to for role in ROLES}
+_ROUNDS = 2
+"""How many times what it decodes at once an engine is given beforehand, so that it never waits for
+requests. The others wait here, where an engine that joins takes its share of them."""
 _MOST_FAILURES = 3
 """How often a request may fail on samplers that live, before the failure is the request's own."""
 _LOOK_S = 0.1
@@ -64,6 +69,12 @@ class PooledSampler:
     it."""
     outstanding_tokens: int = 0
     """Upper bound on the tokens it still has to sample."""
+    outstanding_samples: int = 0
+    """The samples that it was asked for and has not ended."""
+    is_loading: bool = False
+    """Whether it takes weights that were published before it came."""
+    last_used: float = field(default_factory=time.monotonic)
+    """When it ended a request last, or came."""
 
     @property
     def name(self) -> str:
@@ -73,12 +84,14 @@ class PooledSampler:
     @property
     def actor(self) -> ActorHandle:
         """The actor that lives at present."""
+        assert self.member.actor is not None, "who has no actor is asked nothing"
         return self.member.actor
 
     @property
     def can_load(self) -> bool:
         """Whether weights can be published into it."""
-        return self.member.state in (State.HEALTHY, State.STALE)
+        is_stale = self.member.state is State.STALE and not self.is_loading
+        return is_stale or self.member.state is State.HEALTHY
 
 
 class SamplerPool:
@@ -92,14 +105,23 @@ class SamplerPool:
         watch: Watch | None = None,
         start_s: float = 600.0,
         lends: bool = True,
+        max_num_seqs: int = 1_000_000,
     ) -> None:
         """`deadline_s` is how long an engine may end nothing, `start_s` how long a role may be
-        without any. With `lends` off only a role without engines of its own gets those of
-        others."""
+        without any, `max_num_seqs` what one decodes at once. With `lends` off only a role without
+        engines of its own gets those of others."""
         self.samplers = samplers
         self.watch = watch or Watch(RecoveryConfig())
+        self.watch.on_announce = self._wake_lines
+        self.is_publishing = False
+        """Whether weights are on their way into engines."""
+        self._most_samples = _ROUNDS * max_num_seqs
+        self._lines: dict[Role, deque[asyncio.Future[None]]] = defaultdict(deque)
+        """By role: requests that wait until an engine can take one more, the oldest first."""
         self._start_s = start_s
         self._lends = lends
+        self.num_waiting: Counter[Role] = Counter()
+        """By role: requests that have no answer yet."""
         self._num_quiet = 0
         """How many want nobody to sample."""
         self._requests = RequestGatherer(deadline_s)
@@ -107,6 +129,10 @@ class SamplerPool:
     def samplers_of(self, role: Role) -> list[PooledSampler]:
         """Return those that sample for the role."""
         return [sampler for sampler in self.samplers if sampler.role == role]
+
+    def own(self, role: Role) -> list[PooledSampler]:
+        """Return those that are the role's own, whoever has them now."""
+        return [sampler for sampler in self.samplers if sampler.home == role]
 
     def assign(self, training: Role) -> list[PooledSampler]:
         """Give samplers their roles for a learning phase; return those that need its weights.
@@ -134,28 +160,43 @@ class SamplerPool:
     async def sample(self, role: Role, request: SampleRequest) -> list[Completion]:
         """Have one sampler of the role answer the request, all its samples together.
 
-        Nothing waits for its turn here: a sampler gets every request at once and keeps its own
-        queue. How requests travel, and what ends them early, is in `gathering`.
+        A sampler has what it decodes and as much again, and keeps its own queue; the rest waits
+        here. How requests travel, and what ends them early, is in `gathering`.
         """
         cost = request.num_samples * request.sampling.max_tokens
 
         async def ask(sampler: PooledSampler) -> list[Completion]:
             sampler.outstanding_tokens += cost
+            sampler.outstanding_samples += request.num_samples
+            self._call_next(role)
             try:
                 return unpack(await self._requests.ask(sampler.name, sampler.actor, request))
             finally:
                 sampler.outstanding_tokens -= cost
+                sampler.outstanding_samples -= request.num_samples
+                sampler.last_used = time.monotonic()
+                self._call_next(role)
 
-        return await self.ask(role, ask)
+        self.num_waiting[role] += 1
+        try:
+            return await self.ask(role, ask, self._with_room)
+        finally:
+            self.num_waiting[role] -= 1
 
-    async def ask(self, role: Role, question: Callable[[PooledSampler], Awaitable[T]]) -> T:
-        """Have one sampler of the role answer; another one, where it dies before it has.
+    async def ask(
+        self,
+        role: Role,
+        question: Callable[[PooledSampler], Awaitable[T]],
+        choose: Callable[[Role], Awaitable[PooledSampler]] | None = None,
+    ) -> T:
+        """Have one sampler of the role answer, that with the least to do unless `choose` knows
+        better; another one, where it dies before it has.
 
         One that does not answer in time is ended: whoever hangs at one request hangs at others.
         """
         num_failures = 0
         while True:
-            sampler = await self.available(role)
+            sampler = await (choose or self.available)(role)
             life = sampler.member.life
             try:
                 return await question(sampler)
@@ -178,6 +219,46 @@ class SamplerPool:
         while not (ready := self._ready(role)):
             await self._change_among(self.samplers_of(role), f"an engine of the {role}")
         return min(ready, key=lambda sampler: sampler.outstanding_tokens)
+
+    async def _with_room(self, role: Role) -> PooledSampler:
+        """Return the sampler of the role with the least to do, once one can take a request."""
+        if self._lines[role]:
+            await self._stand_in_line(role)
+        while True:
+            await self.available(role)
+            if with_room := self._roomy(role):
+                return min(with_room, key=lambda sampler: sampler.outstanding_tokens)
+            await self._stand_in_line(role)
+
+    def _roomy(self, role: Role) -> list[PooledSampler]:
+        return [s for s in self._ready(role) if s.outstanding_samples < self._most_samples]
+
+    async def _stand_in_line(self, role: Role) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines[role].append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was called; the next one goes instead
+                self._call_next(role)
+            raise
+
+    def _call_next(self, role: Role) -> None:
+        """Have the oldest request of a line go, if an engine can take it."""
+        line = self._lines[role]
+        while line and self._roomy(role):
+            turn = line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _wake_lines(self) -> None:
+        """Have all requests look again: engines have come, or gone."""
+        for line in self._lines.values():
+            while line:
+                turn = line.popleft()
+                if not turn.done():
+                    turn.set_result(None)
 
     async def loadable(self, samplers: Sequence[PooledSampler]) -> list[PooledSampler]:
         """Return those into which weights can be published, as soon as there is one, and nobody

@@ -1,7 +1,9 @@
-"""A new engine in the place of one that has died, which samples once it has its role's weights."""
+"""A new engine, in the place of one that has died or beside the others: it samples once it has its
+role's weights."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -9,47 +11,109 @@ from actors.fleet.fleet import Fleet
 from actors.fleet.member import Member, State
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import Turns
-from actors.waiting import within
+from actors.waiting import ActorLostError, within
+from actors.weights.delivery import KeptWeights, deliver
 from actors.weights.probe import Probe
-from rzero_ray.types import FinishedModel, LearnerLostError
+from actors.weights.saved import saved_buckets
+from rzero_ray.types import FinishedModel, LearnerLostError, RunError
+
+logger = logging.getLogger(__name__)
 
 
 class EngineRenewal:
-    """Puts new engines into the places of dead ones (`watch.Renew`).
+    """Gives new engines what they need to sample (`watch.Renew`).
 
-    An engine starts from the folder that its role samples from. While the role's weights are in
-    training there is none: the engine starts from any folder, and then whoever trains publishes
-    into it, as soon as the learner is free.
+    An engine starts from the folder that its role samples from, and is verified. While the role's
+    weights are in training there is none: it starts from any folder, and is given what the learner
+    has published last, which does not concern the learner (`delivery.KeptWeights`). Where that was
+    not kept, the learner publishes into it as soon as it is free.
     """
 
     def __init__(
-        self, fleet: Fleet, pool: SamplerPool, turns: Turns, start_from: Path, deadline_s: float
+        self,
+        fleet: Fleet,
+        pool: SamplerPool,
+        turns: Turns,
+        start_from: Path,
+        deadline_s: float,
+        dtype: str = "float32",
+        bucket_bytes: int = 0,
     ) -> None:
-        """`start_from` is a folder from which an engine can start, whatever its weights."""
+        """`start_from` is a folder from which an engine can start, whatever its weights, `dtype`
+        the type of what it samples with. `bucket_bytes` is how much engines are given from the
+        object store at a time; 0 where they take their weights another way."""
         self._fleet = fleet
         self._pool = pool
         self._turns = turns
         self._start_from = start_from
         self._deadline_s = deadline_s
+        self._dtype = dtype
+        self._bucket_bytes = bucket_bytes
         self.probe: Probe | None = None
         """Verifies weights; None where no learner is there to say what they should give."""
         self.publish: Callable[[PooledSampler], Awaitable[None]] | None = None
         """Publishes the weights that the learner holds into a STALE sampler, unless it has them."""
+        self.kept: KeptWeights | None = None
+        """What was published last; None while something is being published."""
 
     async def renew(self, member: Member) -> None:
-        """Put a new engine into the place of one that has died."""
+        """Have a new engine started in a member's place, and give it its role's weights."""
         (sampler,) = (s for s in self._pool.samplers if s.member is member)
-        folder = sampler.model
+        holds = sampler.model
         await self._fleet.placed(member)
         async with self._turns.at_samplers():
-            await self._fleet.renew_engine(member, folder or self._start_from)
-        while member.state is State.STALE and sampler.model is None:
-            await self._take_weights(sampler)
-        if member.state is State.STALE and sampler.model == folder:
-            await self._verify(sampler)
-            self._fleet.watch.set(member, State.HEALTHY, "it holds the weights of its role")
+            await self._fleet.renew_engine(member, holds or self._start_from)
+        # What its role samples from may be another model meanwhile, or again.
+        while member.state is State.STALE:
+            if sampler.model is not None and sampler.model == holds:
+                await self._verify(sampler)
+                self._admit(sampler, "it holds the weights of its role")
+            elif self.kept is not None and self.kept.model == sampler.model:
+                await self._load_kept(sampler, self.kept)
+            elif sampler.model is None:
+                await self._ask_learner(sampler)
+            elif self._bucket_bytes:
+                holds = await self._load_folder(sampler, sampler.model)
+            else:  # it starts once more, from that folder
+                return
 
-    async def _take_weights(self, sampler: PooledSampler) -> None:
+    async def _load_kept(self, sampler: PooledSampler, kept: KeptWeights) -> None:
+        """Give an engine what was published last, unless something else is published meanwhile:
+        that goes to it afterwards."""
+        sampler.is_loading = True
+        try:
+            await deliver(kept.each(), kept.version, sampler.actor, kept.attempt, self._deadline_s)
+            is_current = self._is_kept(kept)
+            if is_current:
+                sampler.expected = kept.expected
+                await self._verify(sampler)
+                self._admit(sampler, f"it holds weights {kept.version.name}")
+        except ActorLostError:
+            raise
+        except RunError as error:  # the learner that has published them may be gone
+            logger.warning("%s takes its weights from the learner: %s", sampler.name, error)
+            if self._is_kept(kept):
+                self.kept = None
+        finally:
+            sampler.is_loading = False
+            self._fleet.watch.announce()  # somebody may wait until it can load
+
+    def _is_kept(self, kept: KeptWeights) -> bool:
+        return self.kept is not None and self.kept.buckets is kept.buckets
+
+    async def _load_folder(self, sampler: PooledSampler, folder: Path) -> Path:
+        """Give an engine the weights of a model's folder; returns it."""
+        buckets = saved_buckets(folder, self._dtype, self._bucket_bytes, self._deadline_s)
+        version = FinishedModel(folder=folder)
+        sampler.is_loading = True
+        try:
+            await deliver(buckets, version, sampler.actor, 0, self._deadline_s)
+        finally:
+            sampler.is_loading = False
+            self._fleet.watch.announce()
+        return folder
+
+    async def _ask_learner(self, sampler: PooledSampler) -> None:
         assert self.publish is not None, "weights are in training, so somebody publishes them"
         try:
             await self.publish(sampler)
@@ -57,13 +121,16 @@ class EngineRenewal:
             await self._fleet.watch.next_change()
 
     async def _verify(self, sampler: PooledSampler) -> None:
-        """Compare what the engine has loaded from its folder with what the learner had."""
-        if self.probe is None or sampler.expected is None or sampler.model is None:
+        """Compare what the engine has loaded with what the learner had."""
+        if self.probe is None or sampler.expected is None:
             return
         found = await within(
             self._deadline_s,
             f"the probe of {sampler.name}",
             sampler.actor.prompt_logprobs.remote(self.probe.prompts),
         )
-        version = FinishedModel(folder=sampler.model)
+        version = FinishedModel(folder=sampler.model or self._start_from)
         self.probe.compare(sampler.expected, {sampler.name: found}, version)
+
+    def _admit(self, sampler: PooledSampler, reason: str) -> None:
+        self._fleet.watch.set(sampler.member, State.HEALTHY, reason)

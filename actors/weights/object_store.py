@@ -14,13 +14,14 @@ from ray.actor import ActorHandle
 
 from actors.waiting import get_within
 from actors.weights.buckets import BucketLayout, layer_of
-from actors.weights.staging import NUM_SLOTS
+from actors.weights.delivery import Bucket, Delivery, Publication
 from actors.weights.transport import WeightSource, WeightTransport
 from rzero_ray.types import TransferReport, Weights
 
 
 class ObjectStoreTransport(WeightTransport):
-    """Buckets of bytes in Ray's object store; works on any device and for late joiners.
+    """Buckets of bytes in Ray's object store; works on any device. What was published stays there
+    until the next publication, for engines that come later (`delivery.KeptWeights`).
 
     Numpy buffers are read by other processes without a copy, torch tensors are not: they would
     be pickled, which is some fifty times slower. On each node one sampler stages a bucket in shared
@@ -42,7 +43,7 @@ class ObjectStoreTransport(WeightTransport):
 
     def publish(
         self, source: WeightSource, version: Weights, samplers: Sequence[ActorHandle]
-    ) -> TransferReport | None:
+    ) -> Publication | None:
         start = time.monotonic()
         if self._rank != 0:
             for _ in source:
@@ -50,40 +51,39 @@ class ObjectStoreTransport(WeightTransport):
             return None
         walk = iter(source)
         try:
-            num_bytes, paused = self._deliver(walk, version, samplers)
+            buckets, paused = self._deliver(walk, version, samplers)
         finally:
             # The other ranks walk to the end, whatever has happened here: they gather together.
             for _ in walk:
                 pass
-        return TransferReport(
-            num_bytes=num_bytes,
+        report = TransferReport(
+            num_bytes=sum(bucket.layout.num_bytes for bucket in buckets),
             num_engines=len(samplers),
             seconds=time.monotonic() - start,
             seconds_engines_paused=max(paused, default=0.0),
         )
+        return Publication(report, buckets)
 
     def _deliver(
         self,
         weights: Iterator[tuple[str, torch.Tensor]],
         version: Weights,
         samplers: Sequence[ActorHandle],
-    ) -> tuple[int, list[float]]:
-        """Return the bytes sent, and how long each sampler stood still."""
-        deliveries = [
-            _Delivery(neighbours, self._attempt) for neighbours in self._by_node(samplers)
-        ]
+    ) -> tuple[list[Bucket], list[float]]:
+        """Return what was sent, and how long each sampler stood still."""
+        deliveries = [Delivery(neighbours, self._attempt) for neighbours in self._by_node(samplers)]
         what = f"{len(samplers)} engines to load weights {version.name}"
-        num_bytes = 0
+        sent = []
         for layout, tensors in cut_buckets(weights, self._dtype, self._bucket_bytes):
             # The slot that this bucket will take must have been loaded by all.
             pending = [ref for delivery in deliveries for ref in delivery.loads_of_next_slot()]
             get_within(self._deadline_s, what, pending)
-            bucket = ray.put(tensors)
+            bucket = Bucket(layout, ray.put(tensors))
             for delivery in deliveries:
-                delivery.send(layout, bucket)
-            num_bytes += layout.num_bytes
+                delivery.send(bucket)
+            sent.append(bucket)
         ends = [ref for delivery in deliveries for ref in delivery.finish(version)]
-        return num_bytes, get_within(self._deadline_s, what, ends)
+        return sent, get_within(self._deadline_s, what, ends)
 
     def _by_node(self, samplers: Sequence[ActorHandle]) -> list[list[ActorHandle]]:
         """Return the samplers of each node; the first of a node stages for the others."""
@@ -97,47 +97,6 @@ class ObjectStoreTransport(WeightTransport):
         for sampler, node in self._nodes.items():
             neighbours.setdefault(node, []).append(sampler)
         return list(neighbours.values())
-
-
-class _Delivery:
-    """The buckets of one publication to the samplers of one node.
-
-    A call is an argument of the calls that must come after it: a sampler's calls overlap otherwise.
-    """
-
-    def __init__(self, samplers: Sequence[ActorHandle], attempt: int) -> None:
-        self._samplers = samplers
-        self._attempt = attempt
-        self._loads: list[list[ray.ObjectRef]] = []
-        """[buckets][samplers]"""
-
-    def send(self, layout: BucketLayout, bucket: ray.ObjectRef) -> None:
-        """Have the bucket staged and loaded."""
-        slot = len(self._loads) % NUM_SLOTS
-        staged = self._samplers[0].stage_bucket.remote(slot, layout, bucket)
-        if self._loads:
-            before = self._loads[-1]
-        else:
-            before = [
-                sampler.start_weight_update.remote(self._attempt, staged)
-                for sampler in self._samplers
-            ]
-        loads: list[ray.ObjectRef] = [
-            sampler.update_weights.remote(staged, last)
-            for sampler, last in zip(self._samplers, before, strict=True)
-        ]
-        self._loads.append(loads)
-
-    def loads_of_next_slot(self) -> list[ray.ObjectRef]:
-        """Return the loads of the bucket whose place the next one takes."""
-        return self._loads[-NUM_SLOTS] if len(self._loads) >= NUM_SLOTS else []
-
-    def finish(self, version: Weights) -> list[ray.ObjectRef]:
-        """Return, per sampler, the seconds that it stood still, once it samples `version`."""
-        return [
-            sampler.finish_weight_update.remote(version, last)
-            for sampler, last in zip(self._samplers, self._loads[-1], strict=True)
-        ]
 
 
 def cut_buckets(

@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from ray.actor import ActorHandle
 
-from rzero_ray.types import TransferReport, Weights
+from actors.weights.delivery import Publication
+from rzero_ray.types import Weights
 
 
 class WeightSource(Protocol):
@@ -36,8 +37,8 @@ class WeightTransport(ABC):
     @abstractmethod
     def publish(
         self, source: WeightSource, version: Weights, samplers: Sequence[ActorHandle]
-    ) -> TransferReport | None:
-        """Load the weights into the engines of `samplers`; a report on rank 0, None elsewhere.
+    ) -> Publication | None:
+        """Load the weights into the engines of `samplers`; says what on rank 0, None elsewhere.
 
         They may be others than the time before; what a transport keeps of those it knows is its
         own affair.

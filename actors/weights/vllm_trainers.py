@@ -31,6 +31,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from actors.process import held_port
 from actors.waiting import ActorLostError, get_within
+from actors.weights.delivery import Publication
 from actors.weights.transport import WeightSource, WeightTransport
 from rzero_ray.types import TransferReport, Weights
 
@@ -150,7 +151,7 @@ class _VllmTransport(WeightTransport):
 
     def publish(
         self, source: WeightSource, version: Weights, samplers: Sequence[ActorHandle]
-    ) -> TransferReport | None:
+    ) -> Publication | None:
         start = time.monotonic()
         if list(samplers) != self._samplers:
             self._leave()
@@ -171,12 +172,13 @@ class _VllmTransport(WeightTransport):
         if self._rank != 0:
             return None
         sizes = [meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()]
-        return TransferReport(
+        report = TransferReport(
             num_bytes=sum(sizes),
             num_engines=len(self._samplers),
             seconds=time.monotonic() - start,
             seconds_engines_paused=max(client.seconds_paused for client, _ in self._trainers),
         )
+        return Publication(report, buckets=())
 
     def _leave(self) -> None:
         """Dissolve the groups with the samplers of the last publication."""

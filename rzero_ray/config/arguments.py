@@ -30,6 +30,14 @@ class ReportArguments:
 
 
 @dataclass(frozen=True)
+class ScaleArguments:
+    """What `scale` is told beside the roles and their numbers."""
+
+    run_dir: Annotated[str, a_path()] = ""
+    """The run directory, as the driver prints it at its start."""
+
+
+@dataclass(frozen=True)
 class AuditArguments:
     """What `audit` is told beside the keys of the run's section `audit`."""
 

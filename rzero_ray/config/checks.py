@@ -178,6 +178,11 @@ def _check_groups(config: Config) -> None:
 def _check_layout(config: Config) -> None:
     """What is wrong whatever the cluster has; `layout.resolve_layout` checks the rest."""
     learner, sampler = config.learner, config.sampler
+    if sampler.num_solver.max < sampler.num_solver.min:
+        raise UserError(
+            f"sampler.num_solver.max={sampler.num_solver.max} is below sampler.num_solver.min="
+            f"{sampler.num_solver.min}; a plain sampler.num_solver=N sets both"
+        )
     if sampler.tensor_parallel > 1 and sampler.gpus_per_engine not in (0, 1):
         raise UserError(
             f"sampler.tensor_parallel={sampler.tensor_parallel} takes a whole GPU for each part of "

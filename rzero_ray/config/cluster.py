@@ -112,11 +112,21 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True)
+class EngineRange:
+    """How many engines a role has. A plain number in place of the section is both ends of it."""
+
+    min: Annotated[int, count(1, MOST_ACTORS)] = 1
+    """So many a run starts with, and never gives back."""
+    max: Annotated[int, count(1, MOST_ACTORS)] = 1
+    """So many it takes while requests wait for them and the cluster has room, or grows."""
+
+
+@dataclass(frozen=True)
 class SamplerConfig:
     """The vLLM engines."""
 
     num_challenger: Annotated[int, count(0, MOST_ACTORS)] = 1
-    num_solver: Annotated[int, count(1, MOST_ACTORS)] = 1
+    num_solver: EngineRange = field(default_factory=EngineRange)
     num_verifier: Annotated[int, count(0, MOST_ACTORS)] = 0
     """Engines of the verifier's own; with none it borrows the Challenger's, which nothing asks
     meanwhile."""
@@ -131,6 +141,8 @@ class SamplerConfig:
     a CPU. The model's attention heads must divide by it."""
     threads_per_engine: Annotated[int, count(1, 1_024)] = 1
     """CPU threads of torch."""
+    idle_seconds: Annotated[float, above(0, LONGEST_S)] = 600.0
+    """Seconds without a request after which an engine above `num_solver.min` is given back."""
     lends: bool = True
     """Whether engines that nothing asks sample for the role that learns. On shared GPUs there has
     to be room for the weights of both engines beside the learner's."""

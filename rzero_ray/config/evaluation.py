@@ -170,6 +170,11 @@ def _validate(config: EvaluationConfig) -> None:
         raise UserError(
             "sampler.num_challenger has no meaning in an evaluation; set sampler.num_solver"
         )
+    if config.sampler.num_solver.min != config.sampler.num_solver.max:
+        raise UserError(
+            "an evaluation keeps the engines that it starts with; give their number, "
+            "sampler.num_solver=N, and no range"
+        )
     if config.max_tokens >= config.max_model_len:
         raise UserError(
             f"max_tokens={config.max_tokens} must be less than max_model_len="

@@ -11,7 +11,7 @@ The choice is made once per start of a run, from the configuration and what the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rzero_ray.config.cluster import Attention, LayoutKind, SamplerConfig, WeightBackend
 from rzero_ray.config.config import Config
@@ -50,7 +50,7 @@ class Layout:
 
     kind: LayoutKind
     num_engines: Mapping[Role, int]
-    """The engines of each role that has its own, in the order of `ROLES`."""
+    """The engines of each role that has its own, in the order of `ROLES`, at the start."""
     num_ranks: int
     """Learner ranks."""
     gpus_per_engine: float
@@ -62,6 +62,8 @@ class Layout:
     weight_backend: WeightBackend
     reason: str
     """Why this layout, in one line."""
+    most_engines: Mapping[Role, int] = field(default_factory=dict)
+    """To how many engines a role may grow, where that is more than it starts with."""
     rank_bytes: int = 0
     """What a rank, with the engines that share its place, keeps in its node's memory beside their
     programs (`run.plan.rank_bytes`); 0 where the shape of the model is not known."""
@@ -71,13 +73,22 @@ class Layout:
         """Whether the roles share their devices."""
         return self.kind == "colocated"
 
+    @property
+    def is_elastic(self) -> bool:
+        """Whether engines may come and go: each has devices of its own."""
+        return not self.takes_turns and self.weight_backend != "cuda_ipc"
+
     def describe(self) -> str:
         """Return the line of a run's log."""
         counts = (
-            f"{' + '.join(map(str, self.num_engines.values()))} engines, {self.num_ranks} learner "
+            f"{' + '.join(map(self._range, self.num_engines))} engines, {self.num_ranks} learner "
             f"rank{'' if self.num_ranks == 1 else 's'}"
         )
         return f"layout {self.kind}: {self.reason}; {counts}, weights by {self.weight_backend}"
+
+    def _range(self, role: Role) -> str:
+        least, most = self.num_engines[role], self.most_engines.get(role)
+        return str(least) if most is None else f"{least} to {most}"
 
 
 def resolve_layout(config: Config, has: Mapping[str, float]) -> Layout:
@@ -105,7 +116,7 @@ def resolve_layout(config: Config, has: Mapping[str, float]) -> Layout:
 
 def disaggregated(config: Config, reason: str = "as configured") -> Layout:
     """Return the layout in which every actor has what the config names."""
-    return Layout(
+    layout = Layout(
         kind="disaggregated",
         num_engines={r.name: n for r in ROLES if (n := r.engines(config.sampler))},
         num_ranks=config.learner.num_ranks,
@@ -113,8 +124,21 @@ def disaggregated(config: Config, reason: str = "as configured") -> Layout:
         gpus_per_rank=config.learner.gpus_per_rank,
         gpu_memory_utilization=config.sampler.gpu_memory_utilization,
         weight_backend=backend_of(config, "disaggregated"),
+        most_engines={"solver": config.sampler.num_solver.max} if _is_range(config) else {},
         reason=reason,
     )
+    if layout.most_engines and not layout.is_elastic:
+        raise UserError(
+            f"sampler.num_solver.max={config.sampler.num_solver.max} is above .min, but with "
+            "weights.backend=cuda_ipc an engine gets its weights from the GPU that it shares with "
+            "the learner, so that none can join; set sampler.num_solver=N, or "
+            "weights.backend=object_store"
+        )
+    return layout
+
+
+def _is_range(config: Config) -> bool:
+    return config.sampler.num_solver.max > config.sampler.num_solver.min
 
 
 def is_fixed_at_start(key: str) -> bool:
@@ -127,7 +151,7 @@ def engines_alone(sampler: SamplerConfig) -> Layout:
     """Return the layout of an evaluation: the Solver's engines, which share with nobody."""
     return Layout(
         kind="disaggregated",
-        num_engines={"solver": sampler.num_solver},
+        num_engines={"solver": sampler.num_solver.min},
         num_ranks=0,
         gpus_per_engine=sampler.gpus_per_engine * sampler.tensor_parallel,
         gpus_per_rank=0.0,
@@ -159,6 +183,12 @@ def _colocated(config: Config, num_gpus: int, reason: str) -> Layout:
             f"learner.offload={config.learner.offload} keeps states in the host's memory, where a "
             f"colocated learner goes as a whole between its turns (layout={config.layout}: {reason}"
             "); set it to none, or layout=disaggregated on enough GPUs"
+        )
+    if _is_range(config):
+        raise UserError(
+            f"sampler.num_solver.max={config.sampler.num_solver.max} is above .min, but colocated "
+            f"roles have an engine in each place (layout={config.layout}: {reason}); set "
+            "sampler.num_solver=N, or layout=disaggregated on enough GPUs"
         )
     if config.method == "judged":
         raise UserError(

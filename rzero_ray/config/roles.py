@@ -57,7 +57,7 @@ ROLES = (
     ),
     RoleSpec(
         name="solver",
-        engines=lambda sampler: sampler.num_solver,
+        engines=lambda sampler: sampler.num_solver.min,
         learns=lambda config: config.solver,
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rzero_ray.config.renames import RENAMED_KEYS
+from rzero_ray.config.renames import RENAMED_KEYS, SHORT_KEYS, spelled_out
 from rzero_ray.config.rules import a_path, check_value, declared_keys
 from rzero_ray.text.files import read_text
 from rzero_ray.text.yaml_text import NotKeysAndValuesError, first_line, parse_yaml
@@ -54,10 +54,18 @@ def read_arguments(overrides: Sequence[tuple[str, str]], schema: type) -> DictCo
     Raises UserError for a key that `schema` has not, or a value that is of another type.
     """
     tree = OmegaConf.create()
-    for key, value in overrides:
+    for key, value in _spelled_out(overrides, schema):
         _check_key(key, f"argument {key}", schema)
         OmegaConf.update(tree, key, _typed(key, value, schema))
     return tree
+
+
+def _spelled_out(overrides: Sequence[tuple[str, str]], schema: type) -> Iterator[tuple[str, str]]:
+    for key, value in overrides:
+        longer = spelled_out({key: value})
+        yield from (
+            longer if longer.keys() <= declared_keys(schema).keys() else {key: value}
+        ).items()
 
 
 def _typed(key: str, value: str, schema: type) -> Any:
@@ -146,11 +154,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[tuple[st
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Return a file's keys and values. UserError when it holds none."""
+    """Return a file's keys and values, short keys spelled out. UserError when it holds none."""
     try:
-        return parse_yaml(read_text(path))
+        tree = parse_yaml(read_text(path))
     except NotKeysAndValuesError as error:
         raise UserError(f"{path} {error}") from None
+    for key in as_written(tree).keys() & SHORT_KEYS.keys():
+        value = OmegaConf.select(tree, key)
+        OmegaConf.update(tree, key, dict.fromkeys(SHORT_KEYS[key], value), merge=False)
+    return tree
 
 
 def _bad_value(key: str | None, error: Exception) -> UserError:

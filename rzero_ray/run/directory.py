@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from rzero_ray.config.checks import check_config
 from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.config.load import Begun
-from rzero_ray.config.renames import RENAMED_KEYS
+from rzero_ray.config.renames import RENAMED_KEYS, spelled_out
 from rzero_ray.config.sources import build, flatten, nearest, read_arguments
 from rzero_ray.disk.files import damaged, read_text, read_yaml, write_text_durably
 from rzero_ray.disk.folder import GIB, check_folder, held
@@ -190,7 +190,7 @@ def _check_same_config(config: Config, root: Path) -> None:
 def _read_stored(root: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return {key: value} of a run's `config.yaml`, under the names that keys have now."""
     stored = flatten(read_yaml(root / "config.yaml"))
-    stored = {RENAMED_KEYS.get(key, key): value for key, value in stored.items()}
+    stored = spelled_out({RENAMED_KEYS.get(key, key): value for key, value in stored.items()})
     gone = [key for key in stored if key not in known and not key.startswith(_MAY_CHANGE)]
     if gone:
         raise UserError(

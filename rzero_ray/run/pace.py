@@ -22,18 +22,24 @@ class Pace:
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
         """By phase: what its finished steps took, of all iterations."""
         self._phase = ""
+        """Of the step that is open; empty while none is."""
+        self._num_left = 0
         self._iteration = 0
         self._since = time.monotonic()
 
     def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
         """See `run.observers.Observer`."""
         self._iteration, self._phase, self._since = iteration, phase, time.monotonic()
+        self._num_left = num_steps - num_done
 
     def finish_step(self, row: dict[str, Any]) -> None:
         """See `run.observers.Observer`."""
         now = time.monotonic()
         self._seconds[row["phase"]].append(now - self._since)
         self._since = now
+        self._num_left -= 1
+        if self._num_left == 0:  # what comes next, such as an evaluation, takes another time
+            self._phase = ""
 
     def finish_iteration(self, row: dict[str, Any]) -> None:
         """See `run.observers.Observer`."""

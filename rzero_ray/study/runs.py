@@ -175,7 +175,8 @@ class Workers:
         from actors.cluster import start_cluster  # imports Ray
 
         models: dict[Role, Path] = {role.name: job.base_model for role in ROLES}
-        cluster = await start_cluster(job.config, self._layout, models, make_task(job.config.task))
+        task = make_task(job.config.task)
+        cluster = await start_cluster(job.config, self._layout, models, task, job.base_model)
         keep_imports()
         return cluster
 

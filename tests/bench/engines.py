@@ -86,5 +86,5 @@ async def start_roles(config: Config, model: Path) -> tuple[Cluster, Cast]:
     is there to be closed."""
     task = make_task(config.task)
     models: dict[Role, Path] = {"challenger": model, "solver": model}
-    cluster = await start_cluster(config, disaggregated(config), models, task)
+    cluster = await start_cluster(config, disaggregated(config), models, task, model)
     return cluster, cluster.cast(config, task, StageClock(), lambda sync: None)

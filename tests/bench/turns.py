@@ -69,7 +69,7 @@ async def _go(config: Config, model: Path, folder: Path, max_tokens: int) -> Tak
         seed=0,
         sampling=Sampling(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=max_tokens),
     )
-    cluster = await start_cluster(config, choose_layout(config), models, TASK)
+    cluster = await start_cluster(config, choose_layout(config), models, TASK, model)
     cast = cluster.cast(
         config,
         TASK,

@@ -70,11 +70,12 @@ def run(settings: Mapping[str, str]) -> list[Figure]:
 def _publish(options: EngineOptions, tensors: dict[str, torch.Tensor]) -> list[TransferReport]:
     transport = ObjectStoreTransport(0, options.dtype, _BUCKET_BYTES, _DEADLINE_S)
     samplers, _ = engines.start_samplers(options, count=2)
-    reports = [
-        transport.publish(StateSource(tensors), _version(index), samplers)
-        for index in range(_WARM_UP + _REPEATS)
-    ]
-    return [report for report in reports[_WARM_UP:] if report is not None]
+    reports = []
+    for index in range(_WARM_UP + _REPEATS):
+        publication = transport.publish(StateSource(tensors), _version(index), samplers)
+        assert publication is not None, "this is rank 0"
+        reports.append(publication.report)  # the buckets of the one before are freed
+    return reports[_WARM_UP:]
 
 
 def _version(index: int) -> WeightVersion:

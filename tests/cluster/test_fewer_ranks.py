@@ -48,7 +48,7 @@ def test_two_ranks_go_on_as_one_where_the_other_s_node_has_died(base_model: Path
 async def _go_through(config: Config, model: Path, folder: Path, lose_a_node) -> None:
     task = make_task(config.task)
     models: dict[Role, Path] = {"challenger": model, "solver": model}
-    cluster = await start_cluster(config, disaggregated(config), models, task)
+    cluster = await start_cluster(config, disaggregated(config), models, task, model)
     changes: list[ActorChange] = []
     try:
         cast = cluster.cast(config, task, StageClock(), lambda sync: None, on_change=changes.append)

@@ -69,6 +69,7 @@ def running(tiny_config: Config, base_model: Path) -> Iterator[Fixture]:
             disaggregated(config),
             models,
             TASK,
+            base_model,
         )
     )
     cast = cluster.cast(config, TASK, StageClock(), syncs.append)

@@ -19,6 +19,7 @@ from actors.learning.options import PhaseOptions
 from actors.policy import ClusterPolicy
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.turns import Holder, NoTurns, Turns
+from actors.weights.delivery import Publication
 from actors.weights.probe import Probe
 from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
@@ -61,9 +62,10 @@ class FakeLearner(FakeActor):
         self.publish = Remote(self._publish)
         self.save_model = Remote(lambda path: {})
 
-    def _publish(self, version: Weights, engines: list[Any]) -> TransferReport:
+    def _publish(self, version: Weights, engines: list[Any]) -> Publication:
         self.published.append((version.name, engines))
-        return TransferReport(num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0)
+        report = TransferReport(num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0)
+        return Publication(report, buckets=())
 
 
 class Roles:

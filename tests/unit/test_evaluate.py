@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rzero_ray.config.audits import EvalConfig
+from rzero_ray.config.cluster import EngineRange
 from rzero_ray.config.config import to_yaml
 from rzero_ray.config.evaluation import (
     EvaluationConfig,
@@ -53,7 +54,7 @@ from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
     [
         ([], "give model=PATH"),
         (["model=x", "num_sample=2"], "the nearest is num_samples"),
-        (["model=x", "sampler.num_solvers=2"], "the nearest is sampler.num_solver"),
+        (["model=x", "sampler.num_solvers=2"], "the nearest is sampler.num_solver.min"),
         (["model=x", "sampler=2"], "sampler is a section"),
         (["model=x", "seed=abc"], "bad value for seed"),
         (["model=x", "conf=tinny"], "no evaluation/tinny.yaml in conf/; the nearest is tiny"),
@@ -86,7 +87,8 @@ def test_the_tiny_model_gets_the_settings_of_a_cpu_and_others_those_of_one_gpu()
         config = load_evaluation_config([f"model={model}"])
         assert (config.task, config.max_model_len) == ("ladder", 96)
     real = load_evaluation_config(["model=Qwen/Qwen3-4B-Base"])
-    assert (real.task, real.sampler.gpus_per_engine, real.sampler.num_solver) == ("math", 1.0, 1)
+    assert (real.task, real.sampler.gpus_per_engine) == ("math", 1.0)
+    assert real.sampler.num_solver == EngineRange(min=1, max=1)
     of_cluster = sampling_settings(real, real.model)
     assert of_cluster.sampler.num_challenger == 0
     assert of_cluster.model.max_model_len == real.max_model_len

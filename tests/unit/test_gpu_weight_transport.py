@@ -183,8 +183,8 @@ def test_a_group_lasts_until_other_samplers_are_named(monkeypatch):
     monkeypatch.setattr(transport, "_join", join)
     for step, engines in enumerate(([first], [first], [first, late])):
         version = WeightVersion(role="solver", iteration=1, num_steps=step)
-        report = transport.publish(_Weights(), version, engines)
-        assert report.num_engines == len(engines)
+        publication = transport.publish(_Weights(), version, engines)
+        assert publication.report.num_engines == len(engines)
     assert joined == [[first], [first, late]]
     assert first.log == [("disconnect_weights",)]  # of the group of one
     assert late.log == []

@@ -11,11 +11,12 @@ from rzero_ray.config.arguments import StudyArguments
 from rzero_ray.config.audits import AuditConfig
 from rzero_ray.config.config import Config
 from rzero_ray.config.evaluation import EvaluationConfig
+from rzero_ray.config.renames import SHORT_KEYS
 from rzero_ray.config.sources import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
-    "evaluate": {"conf", *flatten(asdict(EvaluationConfig()))},
+    "evaluate": {"conf", *SHORT_KEYS, *flatten(asdict(EvaluationConfig()))},
     "audit": {"run_dir", "iteration", "task", *flatten(asdict(AuditConfig()))},
     "study": {"conf", *flatten(asdict(StudyArguments())), *flatten(asdict(Config()))},
     "compare": {"conf", "seeds", "root", *flatten(asdict(Config()))},

@@ -34,7 +34,7 @@ class FakeCluster:
         self.is_closed = False
         self._fails = fails
 
-    def cast(self, config: Config, task: Task, *_: Any) -> Cast:
+    def cast(self, config: Config, task: Task, *_: Any, **__: Any) -> Cast:
         assert not self.is_closed
         self.runs.append("/".join(Path(config.run_dir).parts[-2:]))
         error = self._fails(config)

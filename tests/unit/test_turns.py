@@ -46,7 +46,7 @@ class _Actor:
         self._log.append((self._name, f"{method}{given}"))
         await asyncio.sleep(0.001)
         self._log.append((self._name, f"{method} done"))
-        return Whereabouts(1, "127.0.0.1")  # what `start` says
+        return Whereabouts(1, "127.0.0.1", "node")  # what `start` says
 
 
 def _engine(name: str, role: Role, log: list[tuple[str, str]]) -> PooledSampler:
