@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -63,6 +63,13 @@ class Autoscaling:
     """After which a node that nobody uses is given back."""
     version: int = 2
     """Of Ray's autoscaler: 2 is that of `ray up` and of KubeRay."""
+
+    def of_version(self, version: int) -> Autoscaling:
+        """Return the same with another version of Ray's autoscaler. ValueError for another than 1
+        and 2."""
+        if version not in (1, 2):
+            raise ValueError(f"version={version}: Ray has 1 and 2")
+        return replace(self, version=version)
 
     def config(self, address: str, logs: Path) -> dict[str, object]:
         """Return the autoscaler's configuration for a head at `address`; nodes write what they say

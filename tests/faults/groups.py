@@ -13,7 +13,7 @@ import time
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-_WITHIN_S = 60.0
+_WITHIN_S = 180.0
 _LOOK_S = 0.2
 
 

@@ -20,7 +20,6 @@ from actors.process import RAY_ENVIRONMENT
 from tests.faults.namespaces import Host
 from tests.faults.runs import REPOSITORY, ShortRun, last_line
 
-_RAY = str(Path(sys.executable).with_name("ray"))
 _PORT = 6379
 _RESOURCES = ((1, 1 << 29), (4, 6 << 30), (4, 6 << 30))
 """CPUs and bytes of each host, as Ray is told. An engine wants more than the first one has."""
@@ -70,15 +69,26 @@ def head_address(made: Sequence[Host]) -> str:
     return f"{made[0].address}:{_PORT}"
 
 
-def start_ray(made: Sequence[Host], environment: Mapping[str, str], logs: Path) -> None:
-    """Start a Ray with a token over the hosts. It ends with them."""
+def start_ray(
+    made: Sequence[Host],
+    environment: Mapping[str, str],
+    logs: Path,
+    resources: Sequence[tuple[int, int]] = _RESOURCES,
+) -> None:
+    """Start a Ray with a token over the hosts, which have so many CPUs and bytes. It ends with
+    them."""
     logs.mkdir()
-    for host, (cpus, memory) in zip(made, _RESOURCES, strict=True):
-        role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
-        if host is not made[0]:
-            role = [f"--address={head_address(made)}"]
+    for host, (cpus, memory) in zip(made, resources, strict=True):
+        role = [f"--address={head_address(made)}"]
+        if host is made[0]:
+            role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         options = [*role, f"--num-cpus={cpus}", f"--memory={memory}"]
         start_node(host, options, environment, logs / f"host{host.number}.log")
+
+
+def ray_words(*words: str) -> list[str]:
+    """Return a command of the Ray that is installed here."""
+    return [str(Path(sys.executable).with_name("ray")), *words]
 
 
 def start_node(
@@ -89,7 +99,7 @@ def start_node(
 
     RuntimeError where it does not start.
     """
-    words = [_RAY, "start", *options, f"--node-ip-address={host.address}"]
+    words = ray_words("start", *options, f"--node-ip-address={host.address}")
     words += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--block"]
     for _ in range(_STARTS):
         with log.open("w") as stream:

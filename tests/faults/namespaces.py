@@ -2,7 +2,7 @@
 
 A host is a set of Linux namespaces. Its network ends at a switch, where it can be unplugged. Hosts
 know each other's names, and no others. All other folders are the machine's, as a shared disk is a
-cluster's.
+cluster's, unless a host is made to `hide` them.
 
 Nothing of this has a name that stays: it is there as long as the first process of each host is, and
 that ends with the process that made it, however that ends.
@@ -111,6 +111,17 @@ class Host:
                 if f"NSpid:\t{process.pid}\t{pid}\n" in status:
                     return process
         raise psutil.NoSuchProcess(pid)
+
+    def hide(self, folder: Path) -> None:
+        """Have the host see an empty folder in place of the machine's."""
+        self._mount("mount", "-t", "tmpfs", "tmpfs", str(folder))
+
+    def show(self, folder: Path) -> None:
+        """Undo `hide`."""
+        self._mount("umount", str(folder))
+
+    def _mount(self, *words: str) -> None:
+        subprocess.run(["nsenter", "--target", str(self.first.pid), "-m", *words], check=True)
 
     def kill(self) -> None:
         """End everything that runs on the host, at once."""
