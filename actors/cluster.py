@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +63,8 @@ from rzero_ray.types import (
 logger = logging.getLogger(__name__)
 
 _NUM_PROBE_QUESTIONS = 3
+_CONNECT_S = 10.0
+"""How long whoever listens at an address may take to say so."""
 _OBJECT_STORE_BYTES = 512 << 20
 """Size of the object store of a local Ray: it holds weights and rollouts of a model that a laptop
 trains."""
@@ -135,7 +139,10 @@ class Cluster:
 
     async def scaled_by(self, run_dir: str) -> None:
         """Do what the command `rzero scale` asks of the run in `run_dir`, until cancelled."""
-        await answer_commands(run_dir, lambda request: _as_line(self.scaling.scale(request)))
+        try:
+            await answer_commands(run_dir, lambda request: _as_line(self.scaling.scale(request)))
+        except Exception:
+            logger.exception("no command reaches this run any more")
 
     async def close(self) -> None:
         """End all actors and give their places back."""
@@ -181,6 +188,7 @@ def connect_ray() -> str:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
+    _check_answers(os.environ.get("RAY_ADDRESS", ""))
     on_sigterm = signal.getsignal(signal.SIGTERM)
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -202,6 +210,7 @@ def connect_ray() -> str:
 
 def join_ray(address: str) -> None:
     """Join the Ray at an address for a short while. Raises UserError where none answers."""
+    _check_answers(address)
     if address.startswith("127."):  # Ray would make another address of the machine of it
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
@@ -210,6 +219,20 @@ def join_ray(address: str) -> None:
         raise UserError(
             f"no Ray answers at {address} ({str(error).splitlines()[0]}); RAY_ADDRESS names the "
             "run's cluster, or, as http://HOST:8265, its dashboard"
+        ) from None
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    found = re.fullmatch(r"\[?([^/]+?)\]?:(\d{1,5})", address)
+    if found is None:  # `auto`, or an address of another form, which is Ray's to read
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"no Ray answers at {address} ({error}); RAY_ADDRESS is to name a Ray that runs, "
+            "HOST:6379 as a rule"
         ) from None
 
 

@@ -198,8 +198,9 @@ class ClusterPolicy:
         async def publish_model() -> None:
             await self._load(partial(self._learner.load_model, model), samplers)
             await self._publish(FinishedModel(folder=model), samplers)
-            for sampler in samplers:
-                sampler.model = model
+            for sampler in self._pool.call_home(self._role):
+                if sampler.model is None:  # also one that has come meanwhile
+                    sampler.model = model
 
         await self._outside_phases(publish_model)
 

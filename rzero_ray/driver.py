@@ -75,7 +75,14 @@ from rzero_ray.run.inspection import check_files
 from rzero_ray.run.layouts import LayoutEstimate, compare_layouts, fastest_layout
 from rzero_ray.run.observers import Observers
 from rzero_ray.run.pace import Pace
-from rzero_ray.run.plan import PhasePlan, assumptions, plan_iteration, plan_memory, rank_bytes
+from rzero_ray.run.plan import (
+    PhasePlan,
+    assumptions,
+    kept_weights,
+    plan_iteration,
+    plan_memory,
+    rank_bytes,
+)
 from rzero_ray.run.plan_tables import print_plan
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
@@ -214,7 +221,9 @@ def _dry_run(config: Config) -> None:
     shape = _checked_shape(config, find_model(config.model))
     layout = _layout(config, shape)
     plan = plan_iteration(config, make_task(config.task))
-    memory = [] if shape is None else plan_memory(config, shape, layout)
+    memory = []
+    if shape is not None:
+        memory = [*plan_memory(config, shape, layout), *kept_weights(config, shape, layout)]
     remarks = [layout.describe(), *assumptions(config, shape, plan, layout)]
     estimates = _estimates(config, shape, plan)
     needs = cluster.plan_resources(config, layout)

@@ -66,9 +66,16 @@ def _scale(arguments: list[str]) -> None:
         print(asyncio.run(cluster.run_on_cluster(address, command)))
         return
     root = resolve_folder(own.run_dir)
-    if address in ("", "local"):
-        address = _address_of(root) or "auto"
-    cluster.join_ray(address)
+    known = _address_of(root) if address in ("", "local") else ""
+    try:
+        cluster.join_ray(known or address or "auto")
+    except UserError as error:
+        if not known:
+            raise
+        raise UserError(
+            f"run_dir={root} is not at work: the Ray at {known}, on which it was started last, "
+            "does not answer"
+        ) from error
     for request in requests:
         print(cluster.ask_driver(str(root), request))
 

@@ -52,7 +52,7 @@ _MOST_FAILURES = 3
 _LOOK_S = 0.1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PooledSampler:
     """A sampler as the driver knows it."""
 

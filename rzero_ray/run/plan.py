@@ -169,6 +169,15 @@ def plan_memory(config: Config, shape: ModelShape, layout: Layout) -> list[Memor
     ]
 
 
+def kept_weights(config: Config, shape: ModelShape, layout: Layout) -> list[MemoryPlan]:
+    """Return what the object store of the learner's node keeps: the model that was published last,
+    for engines that come later."""
+    if layout.weight_backend != "object_store" or layout.takes_turns:
+        return []
+    weights = shape.num_parameters * element_bytes(config)
+    return [MemoryPlan(role="object store", num_actors=1, weights=weights)]
+
+
 def gpu_bytes(config: Config, shape: ModelShape, layout: Layout) -> dict[str, int]:
     """Return the most that each role fills of its GPU; colocated, each turn of the one they share.
 

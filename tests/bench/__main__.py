@@ -23,6 +23,7 @@ BENCHMARKS = (
     "driver",
     "fuzz",
     "early_stopping",
+    "elastic",
     "evaluation_pitfalls",
     "learner",
     "memory",

@@ -117,7 +117,7 @@ def test_an_engine_joins_what_is_in_training_without_the_learner_and_leaves_agai
         assert versions == {"solver-01-001"}
         # A publication reaches both, and is verified in both.
         report = await solver.update(opposed_rollouts(answers[0]), _step(2))
-        assert report.sync.transfer.num_engines == 2
+        assert report.sync.transfer.num_engines == 3  # and the one that the Challenger lends
         running.scale(1)
         await until(lambda: running.names() == {"solver/sampler-0"})
         await solver.update(opposed_rollouts(await running.sample(2)), _step(3))

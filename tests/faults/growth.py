@@ -65,6 +65,8 @@ class Growth:
     """A straight line through the memory of all processes of a role, each from its own level."""
 
     mib_per_hour: float
+    late_mib_per_hour: float
+    """The same of the later half of each process's time: near 0 where it levels off."""
     num_samples: int
     num_processes: int
     first_mib: float
@@ -73,8 +75,9 @@ class Growth:
 
     def __str__(self) -> str:
         return (
-            f"{self.mib_per_hour:+.1f} MiB/hour (n={self.num_samples} of {self.num_processes} "
-            f"processes), from {self.first_mib:.0f} to {self.last_mib:.0f} MiB"
+            f"{self.mib_per_hour:+.1f} MiB/hour, {self.late_mib_per_hour:+.1f} in the later half "
+            f"(n={self.num_samples} of {self.num_processes} processes), from {self.first_mib:.0f} "
+            f"to {self.last_mib:.0f} MiB"
         )
 
 
@@ -90,13 +93,20 @@ def grown(processes: Iterable[Sequence[tuple[float, float]]]) -> Growth:
     ]
     kept = [samples for samples in kept if len(samples) >= 2]
     if not kept:
-        return Growth(0.0, 0, 0, 0.0, 0.0)
-    centered = np.concatenate([samples - samples.mean(axis=0) for samples in kept])
-    seconds, mib = centered[:, 0], centered[:, 1]
+        return Growth(0.0, 0.0, 0, 0, 0.0, 0.0)
     return Growth(
-        mib_per_hour=float(seconds @ mib / (seconds @ seconds) * 3600),
-        num_samples=len(centered),
+        mib_per_hour=_slope(kept),
+        late_mib_per_hour=_slope([samples[len(samples) // 2 :] for samples in kept]),
+        num_samples=sum(map(len, kept)),
         num_processes=len(kept),
         first_mib=float(kept[0][0, 1]),
         last_mib=float(kept[-1][-1, 1]),
     )
+
+
+def _slope(processes: Sequence[np.ndarray]) -> float:
+    """Return the one slope of all, each [samples, (seconds, MiB)], in MiB an hour."""
+    centered = np.concatenate([samples - samples.mean(axis=0) for samples in processes])
+    seconds, mib = centered[:, 0], centered[:, 1]
+    spread = float(seconds @ seconds)
+    return float(seconds @ mib) / spread * 3600 if spread else 0.0

@@ -6,6 +6,7 @@ Nothing of the run may be left after SIGTERM, after a crash of the driver, and a
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import sys
@@ -43,8 +44,11 @@ def run(settings: dict[str, str]) -> Iterator[Outcome]:
     try:
         watched.start()
         end = time.monotonic() + 60 * float(settings["minutes"])
+        every = float(settings["every"]) or math.inf
         while time.monotonic() < end:
-            _measure(watched, memory, min(float(settings["every"]), end - time.monotonic()))
+            _measure(watched, memory, min(every, end - time.monotonic()))
+            if every == math.inf:
+                break
             outcome = _kill_somebody(watched, chance)
             yield outcome
             if not outcome.good:

@@ -30,6 +30,15 @@ def test_the_slope_is_that_of_each_process_from_its_own_level(per_hour: float):
     assert both.num_processes == 2 and both.last_mib == pytest.approx(500, abs=6)
 
 
+def test_memory_that_levels_off_grows_in_the_first_half_alone():
+    rising = [(t, 500 + min(t, 300) / 6) for t in range(0, 600, 5)]
+    found = grown([rising])
+    assert found.mib_per_hour > 100
+    assert found.late_mib_per_hour == pytest.approx(0, abs=1e-6)
+    steady = grown([_line(0, 800, 30.0), _line(1000, 500, 30.0)])
+    assert steady.late_mib_per_hour == pytest.approx(30.0, abs=1e-6)
+
+
 def test_processes_that_ended_before_they_were_warm_tell_nothing():
     assert grown([_line(0, 800, 30)[:12], []]).num_samples == 0
 

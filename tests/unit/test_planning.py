@@ -26,6 +26,7 @@ from rzero_ray.run.plan import (
     assumptions,
     gpu_bytes,
     host_bytes,
+    kept_weights,
     num_full_sequences,
     num_trained,
     phase_seconds,
@@ -393,3 +394,11 @@ def test_the_disk_that_8_billion_parameters_take():
     assert plan_disk(every, shape).models == 6 * weights
     frozen = load_config(["conf=qwen3_8b", "challenger.frozen=true"])
     assert plan_disk(frozen, shape).models == 3 * weights
+
+
+def test_what_was_published_last_is_counted_where_it_stays_in_the_object_store():
+    config = load_config(["conf=qwen3_8b", "weights.backend=object_store"])
+    (kept,) = kept_weights(config, BILLION, disaggregated(config))
+    assert kept.total == 2 * BILLION.num_parameters
+    nccl = load_config(["conf=qwen3_8b"])
+    assert kept_weights(nccl, BILLION, disaggregated(nccl)) == []
