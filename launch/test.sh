@@ -31,7 +31,7 @@ tests() {
 if [[ $# -gt 0 ]]; then
   tests "$@"
 else # .ci/run runs the slow ones too
-  tests -q --durations=15 -n 2 --dist worksteal -m "not slow" tests/unit
-  tests -q --durations=15 -m "not slow" tests/cluster tests/gpu # each has engines that fill the machine
+  tests -q --durations=15 -n 2 --dist worksteal -m "not slow and not long" tests/unit
+  tests -q --durations=15 -m "not slow and not long" tests/cluster tests/gpu # each has engines that fill the machine
 fi
 exit "$status"

@@ -20,7 +20,7 @@ from tests.faults.namespaces import Host, hosts, why_not
 from tests.faults.runs import FIRST_STEP_S, REPOSITORY, SHORT, ShortRun
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
