@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -82,21 +83,21 @@ class Site(Scene):
         return at
 
     def command(self, words: Sequence[str], on: int) -> str:
-        """Have a command done on a host and return what it says; RuntimeError where it fails.
-
-        The run is looked at meanwhile.
-        """
+        """Have a command done on a host and return what it says; RuntimeError where it fails."""
         log = self.logs / "command.log"
         environment = {**self.environment, "RAY_ADDRESS": head_address(self.hosts)}
         with log.open("w") as stream:
             process = self.hosts[on].start(words, REPOSITORY, environment, stream)
+        # The run is looked at meanwhile, where it is at work.
         self.watched.wait(lambda: process.poll() is not None, _ANSWER_S)
-        said = log.read_text()
-        if code := process.poll():
-            raise RuntimeError(f"{' '.join(words)} ended with {code}: {last_line(said)}")
-        if code is None:
+        try:
+            code = process.wait(_ANSWER_S)
+        except subprocess.TimeoutExpired:
             process.kill()
-            raise RuntimeError(f"{' '.join(words)} was not done within {_ANSWER_S:.0f} s")
+            raise RuntimeError(f"{' '.join(words)} is not done within minutes") from None
+        said = log.read_text()
+        if code:
+            raise RuntimeError(f"{' '.join(words)} ended with {code}: {last_line(said)}")
         return said
 
     def calls(self) -> list[Call]:
