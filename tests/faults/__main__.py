@@ -13,7 +13,7 @@ import sys
 
 from tests.faults.table import Outcome
 
-FAULTS = ("stops", "full_disk", "kills", "hosts", "interruptions")
+FAULTS = ("stops", "full_disk", "kills", "hosts", "elastic", "autoscaled", "jobs", "interruptions")
 """Modules of this folder: `SETTINGS` and `run(settings) -> Iterator[Outcome]`."""
 LONG = ("soak",)
 """Those that are run only when they are named."""

@@ -112,6 +112,10 @@ class FinishedSteps:
         """Return when something was finished for the first time after a moment."""
         return min((seen.at for seen in self._first.values() if seen.at > moment), default=None)
 
+    def times(self, phase: str) -> list[float]:
+        """Return when each step of a phase, such as `iteration-01/solver`, was finished."""
+        return [seen.at for key, seen in self._first.items() if key.startswith(f"{phase}/step-")]
+
     def drawn_again(self) -> list[str]:
         """Return the steps whose samples are other files than when they were first listed."""
         return sorted(

@@ -20,12 +20,12 @@ from actors.process import RAY_ENVIRONMENT
 from tests.faults.namespaces import Host
 from tests.faults.runs import REPOSITORY, ShortRun, last_line
 
-_RAY = str(Path(sys.executable).with_name("ray"))
 _PORT = 6379
 _RESOURCES = ((1, 1 << 29), (4, 6 << 30), (4, 6 << 30))
 """CPUs and bytes of each host, as Ray is told. An engine wants more than the first one has."""
 NUM_HOSTS = len(_RESOURCES)
-_OBJECT_STORE_BYTES = 200 << 20
+OBJECT_STORE_BYTES = 200 << 20
+"""Of each node of a Ray over hosts."""
 _ACTORS = ("ray::Sampler", "ray::Learner", "ray::RewardWorker")
 """How Ray names the processes of a run's actors."""
 _JOINED_S = 120.0
@@ -79,22 +79,37 @@ def start_ray(
     them."""
     logs.mkdir()
     for host, (cpus, memory) in zip(made, resources, strict=True):
-        role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
-        if host is not made[0]:
-            role = [f"--address={head_address(made)}"]
-        words = [_RAY, "start", *role, f"--node-ip-address={host.address}", f"--num-cpus={cpus}"]
-        words += [f"--memory={memory}", f"--object-store-memory={_OBJECT_STORE_BYTES}", "--block"]
-        log = logs / f"host{host.number}.log"
-        for _ in range(_STARTS):
-            with log.open("w") as stream:
-                process = host.start(words, REPOSITORY, environment, stream)
-            if _has_joined(log, process):
-                break
-            for left in host.work():
-                with suppress(psutil.NoSuchProcess):
-                    left.kill()
-        else:
-            raise RuntimeError(f"Ray did not start on {host.address}: {last_line(log.read_text())}")
+        role = [f"--address={head_address(made)}"]
+        if host is made[0]:
+            role = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
+        options = [*role, f"--num-cpus={cpus}", f"--memory={memory}"]
+        start_node(host, options, environment, logs / f"host{host.number}.log")
+
+
+def ray_words(*words: str) -> list[str]:
+    """Return a command of the Ray that is installed here."""
+    return [str(Path(sys.executable).with_name("ray")), *words]
+
+
+def start_node(
+    host: Host, options: Sequence[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[str]:
+    """Start Ray on a host that has none, with these options of `ray start`, and return when its
+    node is there. The process ends with Ray, whose words go to `log`.
+
+    RuntimeError where it does not start.
+    """
+    words = ray_words("start", *options, f"--node-ip-address={host.address}")
+    words += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--block"]
+    for _ in range(_STARTS):
+        with log.open("w") as stream:
+            process = host.start(words, REPOSITORY, environment, stream)
+        if _has_joined(log, process):
+            return process
+        for left in host.work():
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+    raise RuntimeError(f"Ray did not start on {host.address}: {last_line(log.read_text())}")
 
 
 def _has_joined(log: Path, process: subprocess.Popen[str]) -> bool:

@@ -81,10 +81,15 @@ class Scene:
         taken = {self.hosts[0].address, self.serving()[actor]["node"]}
         return next(host for host in self.hosts if host.address not in taken)
 
-    def wait(self, is_reached: Callable[[], bool]) -> None:
+    def wait(self, is_reached: Callable[[], bool], within_s: float = _REACHED_S) -> None:
         """Wait until the run is somewhere. RuntimeError where it does not get there."""
-        if not self.watched.wait(is_reached, _REACHED_S):
+        if not self.watched.wait(is_reached, within_s):
             raise RuntimeError("the run ended or stood still before it was where it was waited for")
+
+    def steps(self, count: int) -> None:
+        """Wait until so many steps more are finished."""
+        wanted = len(self.watched.run.finished()) + count
+        self.wait(lambda: len(self.watched.run.finished()) >= wanted)
 
     def sampling(self) -> None:
         """Wait until the second step of the Challenger's phase is being sampled."""

@@ -40,7 +40,7 @@ SHORT = (
 )
 """A run of 8 updates, most of whose time is its start."""
 
-_MARK = "RZERO_FAULTS_MARK"
+MARK = "RZERO_FAULTS_MARK"
 """An environment variable that every process of a run inherits, Ray's daemons too."""
 _LOOK_S = 0.2
 FIRST_STEP_S = 400.0
@@ -85,7 +85,7 @@ class ShortRun:
 
     def environment(self) -> dict[str, str]:
         """Return the variable by which the processes of the run are known."""
-        return {_MARK: self.mark}
+        return {MARK: self.mark}
 
     def start(
         self, *, ignores_interrupt: bool = False, stderr: int | IO[str] = subprocess.PIPE
@@ -188,7 +188,7 @@ def last_line(text: str) -> str:
 
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == mark
+        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
