@@ -284,7 +284,11 @@ class Places:
     def has_room_for_ranks(self, number: int) -> bool:
         """Return whether the cluster has as much free as so many ranks take, wherever it lies."""
         bundle, free = self._bundles[_LEARNER][0], ray.available_resources()
-        return all(free.get(name, 0.0) >= number * amount for name, amount in bundle.items())
+        total: Counter[str] = Counter()
+        for node in self._nodes(_LEARNER):
+            total.update(node.resources)
+        # Of nodes to which it is bound Ray does not say what they have free.
+        return _fits([bundle] * (self.num_ranks + number), total) and _fits([bundle] * number, free)
 
     def give_back(self, group: str) -> None:
         """Give up a group, whoever is in it; one that is pending asks for nothing any more."""
@@ -311,8 +315,8 @@ class Places:
 
     def _place(self, group: str, strategy: str) -> None:
         wanted, selector = self._wanted(group), {}
-        if self._is_bound(group):
-            selector = {_NODE_LABEL: f"in({','.join(node.id for node in self._nodes(group))})"}
+        if self._disk is not None and self._is_bound(group):
+            selector = {_NODE_LABEL: f"in({','.join(node.id for node in self._disk.nodes)})"}
         self._groups[group] = placement_group(
             wanted, strategy=strategy, bundle_label_selector=[selector] * len(wanted)
         )
@@ -339,10 +343,12 @@ class Places:
         )
 
     def _nodes(self, group: str) -> Sequence[Node]:
-        """Return the nodes on which a group may be."""
-        if self._disk is not None and self._is_bound(group):
-            return self._disk.nodes
-        return living_nodes()
+        """Return the living nodes on which a group may be."""
+        living = living_nodes()
+        if self._disk is None or not self._is_bound(group):
+            return living
+        seeing = {node.id for node in self._disk.nodes}
+        return [node for node in living if node.id in seeing]
 
     def close(self) -> None:
         """Give up all places, and whoever is in them."""

@@ -16,7 +16,7 @@ from tests.faults.runs import SHORT, last_line
 from tests.faults.watched import WatchedRun
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
