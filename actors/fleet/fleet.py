@@ -28,6 +28,8 @@ _SHUTDOWN_S = 6.0
 """How long engines may take to end in order; whoever stopped the run waits for it."""
 _ANSWER_S = 10.0
 """How long an actor may take to say what it is doing."""
+_LONGEST_SILENCE_S = 3600.0
+"""Between two lines about an actor that waits for a place."""
 _SHORT = 0.08
 """Share of a node's memory below which it is short: with 5 % left Ray begins to end actors."""
 
@@ -184,15 +186,21 @@ class Fleet:
 
     async def placed(self, member: Member) -> None:
         """Wait until there is a place for a member: its node may have died. That has no deadline of
-        its own, for the others go on; whoever cannot do without the member has one."""
+        its own, for the others go on; whoever cannot do without the member has one. It is told
+        more and more seldom: an engine more than a cluster has room for may wait for hours."""
+        place, waited_s = self.maker.place_of(member.name), 0.0
+        patience_s = self._settings.deadline.placement
         while True:
-            ready = self._places.ready(self.maker.place_of(member.name))
             try:
-                return await within(
-                    self._settings.deadline.placement, f"a place for {member.name}", ready
+                return await asyncio.wait_for(self._places.ready(place), patience_s)
+            except TimeoutError:
+                waited_s += patience_s
+                patience_s = min(2 * patience_s, _LONGEST_SILENCE_S)
+                logger.warning(
+                    "%s has waited %.0f s for a place: no node has room for it",
+                    member.name,
+                    waited_s,
                 )
-            except DeadlineError as error:
-                logger.warning("%s", error)
 
     async def stacks(self) -> dict[str, str]:
         """Return what each actor is doing, by its name."""
