@@ -95,6 +95,7 @@ from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.run.watchdog import watched
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_task, make_task, open_task
+from rzero_ray.text.characters import printable
 from rzero_ray.types import (
     ActorChange,
     LabelledProblem,
@@ -208,7 +209,8 @@ def _take_from_store(config: Config) -> Store | None:
     root = resolve_run_dir(config)
     store = open_store(config, root)
     if store is not None and (num_files := take_from(store, root)):
-        print(f"run directory {root} taken from {store.address}: {num_files} files", flush=True)
+        line = f"run directory {root} taken from {store.address}: {num_files} files"
+        print(printable(line), flush=True)
     return store
 
 

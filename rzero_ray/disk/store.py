@@ -54,8 +54,13 @@ class Store:
         self.address = address
         self._key = key
         scheme = address.partition("://")[0] if "://" in address else "file"
+        found: Any
         try:
-            found: Any = fsspec.core.url_to_fs(address)
+            if scheme == "file":  # in whose names `::` means nothing, as it does in addresses
+                local: Any = fsspec.filesystem("file")
+                found = local, local._strip_protocol(address)
+            else:
+                found = fsspec.core.url_to_fs(address)
         except ImportError as error:
             package = _PACKAGES.get(scheme)
             fix = f"pip install {package} on this machine" if package else str(error)

@@ -315,6 +315,14 @@ def test_a_driver_whose_run_was_taken_over_copies_no_more(address: str, tmp_path
     assert json.loads(store.get_bytes("manifest.json") or b"")["finished"][-1].endswith("002")
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path):
+    root, store = _begin(tmp_path / "run"), Store(f"{tmp_path}/a::b", "storage_path")
+    _copy(root, store)
+    assert (tmp_path / "a::b" / "manifest.json").read_bytes() == (
+        root / "manifest.json"
+    ).read_bytes()
+
+
 def test_names_of_a_store_stay_in_the_run_directory(tmp_path: Path):
     store = Store(f"memory://{uuid.uuid4().hex}/run", "storage_path")
     _copy(_begin(tmp_path / "run"), store)
