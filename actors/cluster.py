@@ -295,7 +295,7 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
     workers; no learner, so these weights stay, and the engines are on nodes that see them."""
     layout = engines_alone(settings.sampler)
     needed = sampling_demands(settings, layout)
-    disk = await _disk([model], None, settings.deadline.placement)
+    disk = await _disk([model], None, settings.deadline.start)
     places = await reserve(needed, settings.deadline.placement, disk)
     fleet = Fleet(settings, layout, places, needed)
     async with fleet.ended_on_failure():
@@ -328,11 +328,11 @@ async def start_cluster(
 
     `models` are the folders that the engines start from, `base_model` one that is there whatever
     becomes of these. The learner reads them all and writes into `run_dir`: it is on nodes that see
-    them. An engine whose node does not see
-    its model starts without weights, and is STALE until `ClusterPolicy.hold`.
+    them. An engine whose node does not see its model starts without weights, and is STALE until
+    `ClusterPolicy.hold`.
     """
     needed, settings = demands(config, layout), sampling_settings(config)
-    disk = await _disk([*models.values(), base_model], run_dir, config.deadline.placement)
+    disk = await _disk([*models.values(), base_model], run_dir, config.deadline.start)
     places = await reserve(needed, config.deadline.placement, disk)
     fleet = Fleet(settings, layout, places, needed)
     async with fleet.ended_on_failure():

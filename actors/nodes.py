@@ -135,7 +135,7 @@ async def find_disk(models: Sequence[Path], run_dir: Path | None, deadline_s: fl
     with ExitStack() as stack:
         shown = [] if run_dir is None else [stack.enter_context(marked(run_dir))]
         shown += [of_model(folder) for folder in dict.fromkeys(models)]
-        seen = await who_sees(shown, deadline_s)
+        seen = await who_sees(shown, deadline_s) if shown else {}
     nodes = living_nodes()
     wanted = {evidence.folder for evidence in shown}
     hidden = [folder for node in nodes for folder in wanted - seen.get(node.id, set())]

@@ -383,16 +383,21 @@ async def reserve(needed: list[Demand], deadline_s: float, disk: Disk | None = N
 
 
 def check_room(needed: Sequence[Demand], disk: Disk) -> None:
-    """Raise UserError where the nodes of `disk` are too small for the actors that need it."""
+    """Raise UserError where the nodes of `disk` are too small for the places of actors that need
+    it."""
     bound = [demand for demand in needed if demand.needs_disk]
+    there = {demand.place for demand in bound}
+    wanted = {place: what for place, what in bundles(needed).items() if place in there}
     has: Counter[str] = Counter()
     for node in disk.nodes:
         has.update(node.resources)
-    total = _total(bound)
-    for place, bundle in bundles(bound).items():
-        (first, *_) = [demand.actor for demand in bound if demand.place == place]
+    for demand in bound:
+        bundle = wanted[demand.place]
         if not any(_fits([bundle], node.resources) for node in disk.nodes):
-            raise _no_room(first, bundle, disk)
+            raise _no_room(demand.actor, bundle, disk)
+    total: Counter[str] = Counter()
+    for bundle in wanted.values():
+        total.update(bundle)
     if not _fits([total], has):
         raise _no_room(f"{bound[0].actor} to {bound[-1].actor}", total, disk)
 
