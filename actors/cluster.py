@@ -27,6 +27,7 @@ from actors.fleet.member import Member
 from actors.judge import ClusterJudge
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
+from actors.nodes import Disk, find_disk
 from actors.placement import (
     check_resources,
     demands,
@@ -48,6 +49,7 @@ from rzero_ray.config.config import Config, probe_bound, sampling_settings
 from rzero_ray.config.layout import Layout, engines_alone, resolve_layout
 from rzero_ray.config.roles import ROLES
 from rzero_ray.protocols import Cast, Clock, Task
+from rzero_ray.tasks.base_model import is_of_hub
 from rzero_ray.types import (
     ActorChange,
     Completion,
@@ -290,10 +292,12 @@ def resources() -> Mapping[str, float]:
 
 async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) -> SamplingCluster:
     """Place and start the Solver's engines with the weights of the folder `model`, and the reward
-    workers; no learner, so these weights stay."""
+    workers; no learner, so these weights stay, and the engines are on nodes that see them."""
     layout = engines_alone(settings.sampler)
     needed = sampling_demands(settings, layout)
-    fleet = Fleet(settings, layout, await reserve(needed, settings.deadline.placement), needed)
+    disk = await _disk([model], None, settings.deadline.placement)
+    places = await reserve(needed, settings.deadline.placement, disk)
+    fleet = Fleet(settings, layout, places, needed)
     async with fleet.ended_on_failure():
         workers, samplers = await within(
             settings.deadline.start,
@@ -313,12 +317,24 @@ async def start_sampling(settings: SamplingSettings, model: Path, clock: Clock) 
 
 
 async def start_cluster(
-    config: Config, layout: Layout, models: Mapping[Role, Path], task: Task, base_model: Path
+    config: Config,
+    layout: Layout,
+    models: Mapping[Role, Path],
+    task: Task,
+    base_model: Path,
+    run_dir: Path | None = None,
 ) -> Cluster:
-    """Place and start every actor; `models` are the folders that the engines start from,
-    `base_model` is one that is there whatever becomes of these."""
+    """Place and start every actor.
+
+    `models` are the folders that the engines start from, `base_model` one that is there whatever
+    becomes of these. The learner reads them all and writes into `run_dir`: it is on nodes that see
+    them. An engine whose node does not see
+    its model starts without weights, and is STALE until `ClusterPolicy.hold`.
+    """
     needed, settings = demands(config, layout), sampling_settings(config)
-    fleet = Fleet(settings, layout, await reserve(needed, config.deadline.placement), needed)
+    disk = await _disk([*models.values(), base_model], run_dir, config.deadline.placement)
+    places = await reserve(needed, config.deadline.placement, disk)
+    fleet = Fleet(settings, layout, places, needed)
     async with fleet.ended_on_failure():
         make_ranks = partial(fleet.make_ranks, config)
         ranks = await make_ranks(1)
@@ -356,6 +372,13 @@ async def start_cluster(
         fleet=fleet,
         scaling=scaling,
     )
+
+
+async def _disk(models: Sequence[Path], run_dir: Path | None, deadline_s: float) -> Disk | None:
+    """Return which nodes see what the driver's disk must show them (`find_disk`); what is of the
+    hub each of them fetches by itself."""
+    local = [model for model in models if not is_of_hub(model)]
+    return await find_disk(local, run_dir, deadline_s)
 
 
 def _pool(fleet: Fleet, settings: SamplingSettings, samplers: list[PooledSampler]) -> SamplerPool:

@@ -7,11 +7,12 @@ cluster first, and what is missing is shown as a table within seconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.nodes import Disk, Node, living_nodes
 from actors.waiting import DeadlineError, within
 from rzero_ray.config.cluster import RewardConfig, SamplerConfig, SamplingSettings
 from rzero_ray.config.config import Config
@@ -26,8 +28,15 @@ from rzero_ray.config.layout import Layout
 from rzero_ray.method.selection import most_clustered
 from rzero_ray.types import Role, UserError
 
+logger = logging.getLogger(__name__)
+
 _LEARNER = "learner"
 """The group of all ranks that have places of their own, whose names begin so."""
+_NODE_LABEL = "ray.io/node-id"
+"""The label by which Ray knows a node."""
+_TOGETHER_S = 5.0
+"""How long a node is looked for that has room for all ranks; Ray takes milliseconds, and a second
+to take back what others have given up."""
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
 """Bytes that a vLLM engine on a CPU takes beside its KV cache, measured: two processes, each with
 torch and vLLM loaded."""
@@ -57,6 +66,8 @@ class Demand:
     place: str
     """Actors with the same place share one bundle: one node and, where they have parts of a GPU,
     that GPU."""
+    needs_disk: bool = False
+    """Whether it reads or writes folders of the driver's."""
 
 
 def demands(config: Config, layout: Layout) -> list[Demand]:
@@ -70,6 +81,7 @@ def demands(config: Config, layout: Layout) -> list[Demand]:
             gpus=layout.gpus_per_rank,
             memory=rank_memory,
             place=_place(layout, f"learner/rank-{k}"),
+            needs_disk=True,
         )
         for k in range(layout.num_ranks)
     ]
@@ -78,8 +90,10 @@ def demands(config: Config, layout: Layout) -> list[Demand]:
 
 
 def sampling_demands(settings: SamplingSettings, layout: Layout) -> list[Demand]:
-    """Return one entry per actor of an evaluation: engines and reward workers, no learner."""
-    return [*_engine_demands(settings.sampler, layout), *_reward_demands(settings.reward, 0)]
+    """Return one entry per actor of an evaluation: engines, which no learner gives their weights,
+    and reward workers."""
+    engines = [replace(d, needs_disk=True) for d in _engine_demands(settings.sampler, layout)]
+    return [*engines, *_reward_demands(settings.reward, 0)]
 
 
 def engine_demand(sampler: SamplerConfig, layout: Layout, name: str) -> Demand:
@@ -206,9 +220,14 @@ class Places:
     autoscaler sees.
     """
 
-    def __init__(self, needed: Sequence[Demand]) -> None:
-        """Ask for the places of all these actors."""
+    def __init__(self, needed: Sequence[Demand], disk: Disk | None = None) -> None:
+        """Ask for the places of all these actors. Those that need the driver's disk get them on
+        nodes of `disk`, without which all nodes see it."""
         self._groups: dict[str, PlacementGroup] = {}
+        self._together: set[str] = set()
+        """The groups that are to be on one node."""
+        self._disk = disk
+        self._on_disk = {demand.place for demand in needed if demand.needs_disk}
         self._where: dict[str, tuple[str, int]] = {}
         """By place: the group that it is in, and the number of its bundle there."""
         self._bundles: dict[str, list[dict[str, float]]] = {}
@@ -219,10 +238,14 @@ class Places:
             here.append(bundle)
         self.num_ranks = len(self._bundles.get(_LEARNER, ()))
         """How many ranks the learner's own group has places for; 0 where ranks share places."""
-        # The largest first, before small ones have taken what only a whole node has.
-        largest = sorted(self._bundles.items(), key=lambda item: _size(item[1]), reverse=True)
-        for group, wanted in largest:
-            self._groups[group] = placement_group(wanted, strategy="PACK")
+        # First those that cannot be anywhere. Of the others the largest, before small ones have
+        # taken what only a whole node has.
+        for group in sorted(
+            self._bundles,
+            key=lambda group: (self._is_bound(group), _size(self._bundles[group])),
+            reverse=True,
+        ):
+            self._ask(group)
 
     def strategy(self, place: str) -> PlacementGroupSchedulingStrategy:
         """Return what puts an actor into its place."""
@@ -233,11 +256,11 @@ class Places:
 
     async def ready(self, place: str) -> None:
         """Wait until a place is there."""
-        await self._groups[self._where[place][0]].ready()
+        await self._group_ready(self._where[place][0])
 
     async def all_ready(self) -> None:
         """Wait until all places are there."""
-        await asyncio.gather(*(group.ready() for group in self._groups.values()))
+        await asyncio.gather(*(self._group_ready(group) for group in list(self._groups)))
 
     def ask(self, demand: Demand) -> None:
         """Ask for a place for one actor more. Until a node has room it is demand that Ray's
@@ -245,28 +268,87 @@ class Places:
         (bundle,) = bundles([demand]).values()
         self._bundles[demand.place] = [bundle]
         self._where[demand.place] = demand.place, 0
-        self._groups[demand.place] = placement_group([bundle], strategy="PACK")
+        self._ask(demand.place)
 
     def ask_again(self, place: str) -> None:
         """Give up the place of an actor, which ends with it, and ask for another one like it."""
         self.give_back(place)
-        self._groups[place] = placement_group(self._bundles[place], strategy="PACK")
+        self._ask(place)
 
     def resize_learner(self, num_ranks: int) -> None:
         """Ask for the places of so many ranks, in place of those that the learner had."""
         self.give_back(_LEARNER)
-        wanted = self._bundles[_LEARNER][:num_ranks]
-        self._groups[_LEARNER] = placement_group(wanted, strategy="PACK")
         self.num_ranks = num_ranks
+        self._ask(_LEARNER)
 
     def has_room_for_ranks(self, number: int) -> bool:
         """Return whether the cluster has as much free as so many ranks take, wherever it lies."""
         bundle, free = self._bundles[_LEARNER][0], ray.available_resources()
-        return all(free.get(name, 0.0) >= number * amount for name, amount in bundle.items())
+        total: Counter[str] = Counter()
+        for node in self._nodes(_LEARNER):
+            total.update(node.resources)
+        # Of nodes to which it is bound Ray does not say what they have free.
+        return _fits([bundle] * (self.num_ranks + number), total) and _fits([bundle] * number, free)
 
     def give_back(self, group: str) -> None:
         """Give up a group, whoever is in it; one that is pending asks for nothing any more."""
         remove_placement_group(self._groups.pop(group))
+
+    def _ask(self, group: str) -> None:
+        """Ask for a group: ranks on one node where one is large enough, and told where none is."""
+        wanted = self._wanted(group)
+        if len(wanted) > 1 and any(_fits(wanted, node.resources) for node in self._nodes(group)):
+            self._together.add(group)
+            self._place(group, "STRICT_PACK")
+        else:
+            self._spread(group)
+
+    def _spread(self, group: str) -> None:
+        self._together.discard(group)
+        if len(self._wanted(group)) > 1:
+            logger.warning(
+                "no node has room for all %d learner ranks; they are spread over several nodes, "
+                "and the network limits their updates",
+                self.num_ranks,
+            )
+        self._place(group, "PACK")
+
+    def _place(self, group: str, strategy: str) -> None:
+        wanted, selector = self._wanted(group), {}
+        if self._disk is not None and self._is_bound(group):
+            selector = {_NODE_LABEL: f"in({','.join(node.id for node in self._disk.nodes)})"}
+        self._groups[group] = placement_group(
+            wanted, strategy=strategy, bundle_label_selector=[selector] * len(wanted)
+        )
+
+    async def _group_ready(self, group: str) -> None:
+        """Wait until a group is there; one that no node has room for at present is spread."""
+        if group in self._together:
+            try:
+                return await asyncio.wait_for(_ready(self._groups[group]), _TOGETHER_S)
+            except TimeoutError:
+                self.give_back(group)
+                self._spread(group)
+        await self._groups[group].ready()
+
+    def _wanted(self, group: str) -> list[dict[str, float]]:
+        """Return the bundles of a group."""
+        wanted = self._bundles[group]
+        return wanted[: self.num_ranks] if group == _LEARNER else wanted
+
+    def _is_bound(self, group: str) -> bool:
+        """Return whether a group must be where the disk is seen."""
+        return self._disk is not None and any(
+            self._where[place][0] == group for place in self._on_disk
+        )
+
+    def _nodes(self, group: str) -> Sequence[Node]:
+        """Return the living nodes on which a group may be."""
+        living = living_nodes()
+        if self._disk is None or not self._is_bound(group):
+            return living
+        seeing = {node.id for node in self._disk.nodes}
+        return [node for node in living if node.id in seeing]
 
     def close(self) -> None:
         """Give up all places, and whoever is in them."""
@@ -274,10 +356,15 @@ class Places:
             self.give_back(group)
 
 
-async def reserve(needed: list[Demand], deadline_s: float) -> Places:
-    """Reserve a place for each actor, or raise UserError with the table after `deadline_s`."""
+async def reserve(needed: list[Demand], deadline_s: float, disk: Disk | None = None) -> Places:
+    """Reserve a place for each actor, or raise UserError with the table after `deadline_s`.
+
+    Raises UserError at once where the nodes of `disk` have no room for those that need it.
+    """
     check_resources(needed, ray.cluster_resources())
-    places = Places(needed)
+    if disk is not None:
+        check_room(needed, disk)
+    places = Places(needed, disk)
     try:
         await within(deadline_s, "the placement of all actors", places.all_ready())
     except asyncio.CancelledError:
@@ -286,11 +373,50 @@ async def reserve(needed: list[Demand], deadline_s: float) -> Places:
     except DeadlineError:
         places.close()
         table = "\n".join(resource_table(needed, ray.available_resources()))
+        bound = "" if disk is None else f"; some need {disk}"
         raise UserError(
             f"the actors of this config found no place in {deadline_s:.0f} s; other jobs hold the "
-            f"resources, or no single node has room for one actor ('has' is what is free):\n{table}"
+            "resources, or no single node has room for one actor ('has' is what is "
+            f"free){bound}:\n{table}"
         ) from None
     return places
+
+
+def check_room(needed: Sequence[Demand], disk: Disk) -> None:
+    """Raise UserError where the nodes of `disk` are too small for the actors that need it."""
+    bound = [demand for demand in needed if demand.needs_disk]
+    has: Counter[str] = Counter()
+    for node in disk.nodes:
+        has.update(node.resources)
+    total = _total(bound)
+    for place, bundle in bundles(bound).items():
+        (first, *_) = [demand.actor for demand in bound if demand.place == place]
+        if not any(_fits([bundle], node.resources) for node in disk.nodes):
+            raise _no_room(first, bundle, disk)
+    if not _fits([total], has):
+        raise _no_room(f"{bound[0].actor} to {bound[-1].actor}", total, disk)
+
+
+def _no_room(actors: str, wanted: Mapping[str, float], disk: Disk) -> UserError:
+    amounts = [f"{wanted.get(name, 0.0):g} {name}" for name in ("CPU", "GPU") if wanted.get(name)]
+    memory = f"{wanted.get('memory', 0.0) / 2**30:.1f} GiB"
+    return UserError(
+        f"{actors} need{'' if ' ' in actors else 's'} {disk}, without room for "
+        f"{', '.join([*amounts, memory])}; share that folder with nodes that have room, or start "
+        "the command on one (storage_path takes a run along)"
+    )
+
+
+def _fits(wanted: Sequence[Mapping[str, float]], has: Mapping[str, float]) -> bool:
+    """Return whether bundles fit into what there is."""
+    total: Counter[str] = Counter()
+    for bundle in wanted:
+        total.update(bundle)
+    return all(amount <= has.get(name, 0.0) * (1 + 1e-9) for name, amount in total.items())
+
+
+async def _ready(group: PlacementGroup) -> None:
+    await group.ready()
 
 
 def _size(wanted: Sequence[Mapping[str, float]]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ is for whoever starts Ray on them to say.
 from __future__ import annotations
 
 import gc
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 """What a Ray that the driver starts finds in its environment, unless the user has set it."""
+
+_OF_THE_HUB = ("HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+"""By what a user says where models come from and who asks for them."""
 
 _NO_EXPANDABLE_SEGMENTS = dict.fromkeys(
     ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), "expandable_segments:False"
@@ -69,6 +73,12 @@ def judge_environment() -> dict[str, str]:
     """Return what the process of a reward worker finds in its environment from the start."""
     # It counts, compares and clusters on the one core that it has reserved.
     return {"OMP_NUM_THREADS": "1"}
+
+
+def hub_environment() -> dict[str, str]:
+    """Return what the driver's environment says of the Hugging Face hub, for actors that fetch a
+    model by themselves."""
+    return {name: os.environ[name] for name in _OF_THE_HUB if name in os.environ}
 
 
 @contextmanager

@@ -54,24 +54,23 @@ ray_of_node() {
   ray symmetric-run --address "$head" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_ON_NODE" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" -- bash -c '
       echo $$ >"$folder/driver"
-      RAY_ADDRESS="$head" exec python -m rzero_ray.driver "$@" >>"$log" 2>&1' driver "$@" \
-    >>"$folder/ray-$SLURM_NODEID.log" 2>&1
+      RAY_ADDRESS="$head" exec python -m rzero_ray.driver "$@" >>"$log" 2>&1' driver "$@"
 }
 
 # On each node. The first one's Ray is the head, runs the driver and ends with it. Another node's Ray ends
 # where it was cut off for too long, and then joins again; once the driver has ended nothing is left to ask.
 agent() {
-  local code
+  local code ray_log="$folder/ray-$SLURM_NODEID.log"
   ulimit -Sn "$(ulimit -Hn)"
   if [[ "$SLURM_NODEID" == 0 ]]; then
-    ray_of_node "$@"
+    ray_of_node "$@" >>"$ray_log" 2>&1
     code=$?
     [[ -s "$folder/driver" ]] || code=1 # symmetric-run ends with 0 where Ray did not start
     echo "$code" >"$folder/ended"
     return
   fi
   while [[ ! -s "$folder/ended" ]]; do
-    ray_of_node &
+    ray_of_node >>"$ray_log" 2>&1 &
     while kill -0 $! 2>/dev/null && [[ ! -s "$folder/ended" ]]; do sleep 2; done
     sleep 3
   done
@@ -108,7 +107,7 @@ done
 
 code=1
 [[ ! -s "$folder/ended" ]] || code="$(<"$folder/ended")"
-[[ -s "$folder/driver" ]] || say "error: the driver did not start; $folder/ray-0.log says why"
+[[ -s "$folder/driver" || -n "$stopping" ]] || say "error: the driver did not start; $folder/ray-0.log says why"
 goes_on() {
   case "$code" in 0 | 2 | 3) return 1 ;; esac # done, a wrong command, a budget that is spent
   [[ -z "$stopping" ]] || { [[ "$stopping" != SIGTERM ]]; return; }

@@ -38,6 +38,7 @@ from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import DamagedFileError
 from rzero_ray.disk.folder import free_space
+from rzero_ray.disk.store import Store
 from rzero_ray.evaluation.drift.monitor import monitor_drift
 from rzero_ray.evaluation.endpoint import take_key
 from rzero_ray.evaluation.heldout import evaluate
@@ -73,6 +74,7 @@ from rzero_ray.run.directory import (
 from rzero_ray.run.display import Display, make_display
 from rzero_ray.run.inspection import check_files
 from rzero_ray.run.layouts import LayoutEstimate, compare_layouts, fastest_layout
+from rzero_ray.run.mirror import Mirror, copied, open_store, take_from
 from rzero_ray.run.observers import Observers
 from rzero_ray.run.pace import Pace
 from rzero_ray.run.plan import (
@@ -185,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_and_run(arguments: list[str]) -> None:
     """Make, resume or plan the run that the arguments describe. Raises what `run_command` tells."""
-    config = load_run([a for a in arguments if a != "--dry-run"])
+    given = [a for a in arguments if a != "--dry-run"]
+    store = _take_from_store(load_config(given)) if given == arguments else None
+    config = load_run(given)
     check_task(config)
     check_source(config)
     if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
@@ -195,7 +199,17 @@ def check_and_run(arguments: list[str]) -> None:
     if "--dry-run" in arguments:
         _dry_run(config)
     else:
-        _run(config)
+        _run(config, store)
+
+
+def _take_from_store(config: Config) -> Store | None:
+    """Return where the run is copied to; a run that is there and not on this disk is taken first,
+    for it goes on as it began."""
+    root = resolve_run_dir(config)
+    store = open_store(config, root)
+    if store is not None and (num_files := take_from(store, root)):
+        print(f"run directory {root} taken from {store.address}: {num_files} files", flush=True)
+    return store
 
 
 def load_run(arguments: list[str]) -> Config:
@@ -257,7 +271,7 @@ def _checked_shape(config: Config, base_model: Path | None) -> ModelShape | None
     return shape
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, store: Store | None) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
     root = resolve_run_dir(config)
     base_model = find_model(config.model)
@@ -274,11 +288,16 @@ def _run(config: Config) -> None:
         with make_display(config) as display:
             for text in lost:
                 display.note(f"warning: {text}")
-            _run_in(root, config, display, joined)
+            with copied(root, store, display.note) as mirror:
+                _run_in(root, config, display, joined, mirror)
 
 
 def _run_in(
-    root: Path, config: Config, display: Display, joined: tuple[str, Layout] | None
+    root: Path,
+    config: Config,
+    display: Display,
+    joined: tuple[str, Layout] | None,
+    mirror: Mirror,
 ) -> None:
     """Go through the loop in a run directory that is held; `joined` is None for a finished run."""
     display.note(f"run directory {root}")
@@ -297,7 +316,8 @@ def _run_in(
             if config.labelled.path:
                 _check_labelled_texts(config, root, base_model)
     pace = Pace()
-    run = Run(config, root, base_model, clock, Observers(display, ScalarLog(root), pace))
+    observers = Observers(display, ScalarLog(root), pace)
+    run = Run(config, root, base_model, clock, observers, mirror)
     try:
         if joined is not None:
             address, layout = joined
@@ -359,7 +379,12 @@ async def _run_on_cluster(
     run.note("starting samplers, learner and reward workers")
     with clock.stage("startup"):
         cluster = await start_cluster(
-            config, layout, current_models(run), make_task(config.task), run.stored.base_model
+            config,
+            layout,
+            current_models(run),
+            make_task(config.task),
+            run.stored.base_model,
+            run.stored.root,
         )
     keep_imports()
     fleet = cluster.fleet

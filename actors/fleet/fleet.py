@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.fleet.draining import draining_nodes
-from actors.fleet.life import Vitals
+from actors.fleet.life import Vitals, Whereabouts
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch, kill
@@ -28,6 +28,8 @@ _SHUTDOWN_S = 6.0
 """How long engines may take to end in order; whoever stopped the run waits for it."""
 _ANSWER_S = 10.0
 """How long an actor may take to say what it is doing."""
+_LONGEST_SILENCE_S = 3600.0
+"""Between two lines about an actor that waits for a place."""
 _SHORT = 0.08
 """Share of a node's memory below which it is short: with 5 % left Ray begins to end actors."""
 
@@ -71,8 +73,11 @@ class Fleet:
             model = models[role]
             member = self._keep(Member(name, self.maker.sampler(name, model, life=1)))
             self._samplers[name] = member
-            await start(member)
-            samplers.append(PooledSampler(member, home=role, role=role, model=model))
+            where = await start(member)
+            # One without weights gets them from the learner before anything samples (`hold`).
+            member.state = State.HEALTHY if where.has_weights else State.STALE
+            held = model if where.has_weights else None
+            samplers.append(PooledSampler(member, home=role, role=role, model=held))
         return samplers
 
     async def start_workers(self) -> list[Member]:
@@ -141,15 +146,16 @@ class Fleet:
         await within(self._settings.deadline.start, f"a new {worker.name} to start", start(worker))
         self.watch.set(worker, State.HEALTHY, "a new actor")
 
-    async def renew_engine(self, sampler: Member, model: Path) -> None:
-        """Put a new sampler into the place of one that has died, with the weights in the folder
-        `model`; it is STALE then."""
+    async def renew_engine(self, sampler: Member, model: Path) -> bool:
+        """Put a new sampler into its place, which is STALE then. Returns whether it holds the
+        weights in the folder `model`: its node may not see that."""
         sampler.life += 1
         sampler.actor = self.maker.sampler(sampler.name, model, sampler.life)
-        await within(
-            self._settings.deadline.start, f"a new {sampler.name} to start", start(sampler)
-        )
+        started = start(sampler)
+        deadline_s = self._settings.deadline.start
+        where = await within(deadline_s, f"a new {sampler.name} to start", started)
         self.watch.set(sampler, State.STALE, "a new engine")
+        return where.has_weights
 
     def expect_engine(self, name: str, life: int) -> Member:
         """Ask for a place for one engine more; `life` counts those of this name that have left.
@@ -180,15 +186,21 @@ class Fleet:
 
     async def placed(self, member: Member) -> None:
         """Wait until there is a place for a member: its node may have died. That has no deadline of
-        its own, for the others go on; whoever cannot do without the member has one."""
+        its own, for the others go on; whoever cannot do without the member has one. It is told
+        more and more seldom: an engine more than a cluster has room for may wait for hours."""
+        place, waited_s = self.maker.place_of(member.name), 0.0
+        patience_s = self._settings.deadline.placement
         while True:
-            ready = self._places.ready(self.maker.place_of(member.name))
             try:
-                return await within(
-                    self._settings.deadline.placement, f"a place for {member.name}", ready
+                return await asyncio.wait_for(self._places.ready(place), patience_s)
+            except TimeoutError:
+                waited_s += patience_s
+                patience_s = min(2 * patience_s, _LONGEST_SILENCE_S)
+                logger.warning(
+                    "%s has waited %.0f s for a place: no node has room for it",
+                    member.name,
+                    waited_s,
                 )
-            except DeadlineError as error:
-                logger.warning("%s", error)
 
     async def stacks(self) -> dict[str, str]:
         """Return what each actor is doing, by its name."""
@@ -245,10 +257,12 @@ class Fleet:
         return member
 
 
-async def start(member: Member) -> None:
+async def start(member: Member) -> Whereabouts:
     """Wait until a member has started, and note where it runs."""
     actor: Any = member.actor
-    member.found_at(await actor.start.remote())
+    where: Whereabouts = await actor.start.remote()
+    member.found_at(where)
+    return where
 
 
 async def _stop(sampler: Member) -> None:

@@ -23,12 +23,15 @@ class Whereabouts(NamedTuple):
     """The address of its node."""
     node_id: str
     """Ray's name of it."""
+    has_weights: bool = True
+    """False of an engine that has started without, because its node does not see its model's folder
+    (`sampling.small_files`): it needs a publication before it samples."""
 
 
-def whereabouts() -> Whereabouts:
+def whereabouts(*, has_weights: bool = True) -> Whereabouts:
     """Return where the calling actor runs."""
     node_id = ray.get_runtime_context().get_node_id()
-    return Whereabouts(os.getpid(), ray.util.get_node_ip_address(), node_id)
+    return Whereabouts(os.getpid(), ray.util.get_node_ip_address(), node_id, has_weights)
 
 
 class Vitals(NamedTuple):

@@ -15,12 +15,19 @@ from actors.judge import RewardWorker
 from actors.learning.learner import Learner
 from actors.learning.options import LearnerOptions
 from actors.placement import Demand, Places, runs_in_sampler
-from actors.process import engine_environment, judge_environment, learner_environment
+from actors.process import (
+    engine_environment,
+    hub_environment,
+    judge_environment,
+    learner_environment,
+)
 from actors.sampling.options import EngineOptions
 from actors.sampling.sampler import Sampler
+from actors.sampling.small_files import SmallFiles
 from rzero_ray.config.cluster import SamplingSettings
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import Layout, attention_of
+from rzero_ray.tasks.base_model import is_hub_name
 
 _MAX_REQUESTS_PER_SAMPLER = 10_000
 """Concurrent calls of one sampler actor: the engine queues them, Ray must not."""
@@ -37,6 +44,9 @@ class Maker:
         self._layout = layout
         self._places = places
         self._demand = {demand.actor: demand for demand in needed}
+        self._hub = hub_environment() if is_hub_name(settings.model) else {}
+        self._small: dict[Path, ray.ObjectRef] = {}
+        """The small files of models, by folder."""
         # Names are unique to this attempt: actors of one that was killed may still be dying.
         self._namespace = f"rzero-{settings.name}-{uuid.uuid4().hex[:8]}"
 
@@ -49,7 +59,8 @@ class Maker:
         return self._demand[name].place
 
     def sampler(self, name: str, model: Path, life: int) -> ActorHandle:
-        """Make a sampler whose engine starts from the folder `model`."""
+        """Make a sampler whose engine starts from the folder `model`; where a learner gives it its
+        weights, from the folder's small files on nodes that do not see it."""
         settings = self._settings.sampler
         on_cpu = settings.gpus_per_engine == 0
         kv_bytes = int(settings.kv_cache_gib * 2**30)
@@ -67,14 +78,22 @@ class Maker:
             weight_backend=self._layout.weight_backend,
             takes_turns=self._layout.takes_turns,
         )
-        environment = engine_environment(
+        environment = self._hub | engine_environment(
             settings.threads_per_engine, on_cpu, self._layout.weight_backend
         )
         actor: Any = _living(Sampler).options(
             **self.placed(name, environment, life),
             max_concurrency=_MAX_REQUESTS_PER_SAMPLER,
         )
-        return cast(ActorHandle, actor.remote(name, options))
+        return cast(ActorHandle, actor.remote(name, options, self._small_files(model)))
+
+    def _small_files(self, model: Path) -> ray.ObjectRef | None:
+        """Return the small files of a folder, in Ray's object store; None where nothing learns."""
+        if self._layout.num_ranks == 0:
+            return None
+        if model not in self._small:
+            self._small[model] = ray.put(SmallFiles.read(model))
+        return self._small[model]
 
     def learner(self, rank: int, num_ranks: int, config: Config, attempt: int) -> ActorHandle:
         """Make a learner rank; `LearnerGroup.join` makes `num_ranks` of them one learner.
@@ -103,7 +122,7 @@ class Maker:
             workers_per_engine=config.sampler.tensor_parallel,
             collective_s=config.deadline.update,
         )
-        environment = learner_environment(
+        environment = self._hub | learner_environment(
             settings.threads_per_rank, on_cpu, self._layout.weight_backend
         )
         actor: Any = _living(Learner).options(**self.placed(name, environment, attempt))

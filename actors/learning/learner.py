@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from actors.process import held_port, large_imports
 from actors.weights.delivery import Publication
 from rzero_ray.config.cluster import WeightBackend, WeightSyncConfig
 from rzero_ray.disk.files import synced_files
+from rzero_ray.tasks.base_model import where_it_is
 from rzero_ray.types import LearningReport, Phase, Weights
 
 if TYPE_CHECKING:
@@ -67,11 +69,13 @@ class Learner(Lives):
 
     def start_phase(self, phase: Phase, options: PhaseOptions) -> None:
         """Take up a role."""
+        anchor = None if phase.anchor is None else where_it_is(phase.anchor)
+        phase = replace(phase, initial_model=where_it_is(phase.initial_model), anchor=anchor)
         self._ready().start_phase(phase, options)
 
     def load_model(self, path: Path) -> None:
         """Load a model to be published and scored, without an optimizer."""
-        self._ready().load_model(path)
+        self._ready().load_model(where_it_is(path))
 
     def update(
         self, rollouts: PackedRollouts, allowed_tokens: NDArray[np.int32] | None = None
@@ -112,7 +116,7 @@ class Learner(Lives):
         `folder` and their bytes."""
         from actors.learning.averaging import average_models
 
-        average_models(older, newer, decay, folder)
+        average_models(where_it_is(older), where_it_is(newer), decay, folder)
         return synced_files(folder)
 
     def _ready(self) -> DeepSpeedLearner:

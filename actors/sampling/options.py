@@ -7,6 +7,7 @@ vLLM and torch for that: it would cost seconds at each start.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rzero_ray.config.cluster import WeightBackend
 
@@ -34,3 +35,5 @@ class EngineOptions:
     """Worker processes over which the model is cut."""
     takes_turns: bool = False
     """Whether it gives its memory back between its turns (`actors.turns`)."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """How vLLM reads the weights in `model`; `dummy` leaves them out."""

@@ -62,7 +62,8 @@ class EngineRenewal:
         holds = sampler.model
         await self._fleet.placed(member)
         async with self._turns.at_samplers():
-            await self._fleet.renew_engine(member, holds or self._start_from)
+            if not await self._fleet.renew_engine(member, holds or self._start_from):
+                holds = None
         # What its role samples from may be another model meanwhile, or again.
         while member.state is State.STALE:
             if sampler.model is not None and sampler.model == holds:
@@ -74,6 +75,12 @@ class EngineRenewal:
                 await self._ask_learner(sampler)
             elif self._bucket_bytes:
                 holds = await self._load_folder(sampler, sampler.model)
+            elif holds is None:
+                raise RunError(
+                    f"node {member.node} does not see {sampler.model}, whose weights {member.name} "
+                    "needs, and the learner is busy with others: share that folder with the node, "
+                    "or set weights.backend=object_store"
+                )
             else:  # it starts once more, from that folder
                 return
 

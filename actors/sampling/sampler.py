@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from actors.fleet.life import Lives, Whereabouts, whereabouts
 from actors.process import large_imports
 from actors.sampling.options import PARTS, EngineOptions
 from actors.sampling.packing import FinishedRequests, PackedCompletions, pack
+from actors.sampling.small_files import SmallFiles
 from actors.weights.buckets import BucketLayout
 from actors.weights.staging import StagingArea
+from rzero_ray.tasks.base_model import where_it_is
 from rzero_ray.types import (
     Message,
     RunError,
@@ -38,7 +42,11 @@ _HEARTBEAT_S = 10.0
 class Sampler(Lives):
     """An async actor: requests overlap, and the engine batches them."""
 
-    def __init__(self, name: str, options: EngineOptions) -> None:
+    def __init__(
+        self, name: str, options: EngineOptions, small_files: SmallFiles | None = None
+    ) -> None:
+        """With `small_files` the engine starts without weights where its node does not see the
+        model's folder; without, it has to have that (`base_model.where_it_is`)."""
         self._name = name
         self._max_model_len = options.max_model_len
         self._weight_backend = options.weight_backend
@@ -53,18 +61,26 @@ class Sampler(Lives):
         self._staging = StagingArea()
         self._refusal: UserError | None = None
         """Why there is no engine. Said by `start`: Ray makes a page of an error in here."""
+        self._has_weights = small_files is None or small_files.evidence.is_seen()
+        try:
+            if small_files is None or self._has_weights:
+                folder = where_it_is(Path(options.model))
+                self._start_engine(replace(options, model=str(folder)))
+            else:
+                with small_files.unpacked() as folder:
+                    self._start_engine(replace(options, model=str(folder), load_format="dummy"))
+        except UserError as error:
+            self._refusal = error
+
+    def _start_engine(self, options: EngineOptions) -> None:
         with large_imports():
             # Imported here: the driver imports this module only to name the class.
             from actors.sampling.tokenization import ChatTokenizer
 
-            try:
-                self._tokenizer = ChatTokenizer(options.model)
-            except UserError as error:
-                self._refusal = error
-            else:
-                from actors.sampling.vllm_engine import VllmEngine
+            self._tokenizer = ChatTokenizer(options.model)
+            from actors.sampling.vllm_engine import VllmEngine
 
-                self._engine = VllmEngine(options)
+            self._engine = VllmEngine(options)
 
     def __repr__(self) -> str:
         return self._name
@@ -76,7 +92,7 @@ class Sampler(Lives):
             self._engine.check()
 
     async def start(self) -> Whereabouts:
-        """Make the engine ready for weights; returns where it runs.
+        """Make the engine ready for weights; returns where it runs, and whether it has some.
 
         Raises UserError where the model's tokenizer or chat template cannot be used.
         """
@@ -84,7 +100,7 @@ class Sampler(Lives):
             raise self._refusal
         if self._weight_backend == "object_store":  # the others connect when the learner does
             await self.connect_weights({})
-        return whereabouts()
+        return whereabouts(has_weights=self._has_weights)
 
     async def sleep(self) -> None:
         """Give the device's memory back; requests have to wait for `wake`."""

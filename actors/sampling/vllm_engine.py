@@ -254,6 +254,7 @@ class VllmEngine:
 def _arguments(options: EngineOptions) -> AsyncEngineArgs:
     return AsyncEngineArgs(
         model=options.model,
+        load_format=options.load_format,
         skip_tokenizer_init=True,
         dtype=options.dtype,  # type: ignore[arg-type]
         max_model_len=options.max_model_len,

@@ -45,6 +45,7 @@ from rzero_ray.config.rules import (
     between,
     count,
     optional_path,
+    optional_store,
     run_name,
 )
 from rzero_ray.types import UserError
@@ -70,6 +71,9 @@ class Config:
     """Prompts, held-out problems and, where one exists, the oracle."""
     seed: Annotated[int, between(0, LARGEST_SEED)] = 0
     run_dir: Annotated[str, a_path()] = "runs/${name}-seed${seed}"
+    storage_path: Annotated[str, optional_store()] = ""
+    """Folder, on a shared disk or as SCHEME://..., in which the run directory is kept as a copy; a
+    start on a machine that does not have the run directory takes it from there (`run.mirror`)."""
     num_iterations: Annotated[int, count(1, 10_000)] = 3
     max_hours: Annotated[float, at_least(0)] = 0.0
     """Hours of work, of all starts together, after which the run ends at the next step, with exit

@@ -173,6 +173,31 @@ def _is_path(value: str) -> bool:
     return True
 
 
+def optional_store() -> Rule:
+    """Return the rule of a folder, here or at an address, that may be left out."""
+    return Rule(
+        "empty, a path of this machine, or SCHEME://FOLDER as fsspec knows it, printable, without "
+        "a password, a question mark or a #: keys belong where the scheme's package looks for them "
+        "(the value is not shown, because it may hold one)",
+        lambda value: not value or _is_path(value) or _is_store(value),
+        may_be_shown=False,
+    )
+
+
+def _is_store(value: str) -> bool:
+    scheme, found, rest = value.partition("://")
+    user = rest.partition("@")[0] if "@" in rest else ""
+    return (
+        bool(found and rest)
+        and re.fullmatch(r"[a-z][a-z0-9+]{0,20}", scheme, re.ASCII) is not None
+        and value.isprintable()
+        and len(value.encode()) <= _LONGEST_PATH
+        and not set(" ?#\\") & set(value)
+        and "::" not in value
+        and ":" not in user
+    )
+
+
 def chat_address() -> Rule:
     """Return the rule of an endpoint's address: without anything in it that could be a secret."""
     return Rule(

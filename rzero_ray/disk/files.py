@@ -118,7 +118,7 @@ def keep_folder(written: Path, path: Path, files: Mapping[str, int]) -> None:
             if not file.is_file() or file.stat().st_size != size:
                 raise RunError(
                     f"{file} was written by a learner rank and is not to be seen here; the run "
-                    "directory must lie on a disk that all nodes share"
+                    "directory must lie on a disk that the nodes of driver and learner share"
                 )
         remove_folder(path, path.parent)
         written.rename(path)

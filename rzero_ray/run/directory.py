@@ -34,6 +34,7 @@ _MIN_FREE_BYTES = GIB
 _MAY_CHANGE = (
     "name",
     "run_dir",
+    "storage_path",
     "num_iterations",
     "max_hours",
     "max_tokens",

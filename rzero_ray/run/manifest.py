@@ -83,6 +83,11 @@ class Manifest:
             raise damaged(path, reason, f"restore it from a copy{_ADVICE}")
         return manifest
 
+    @property
+    def attempt(self) -> int:
+        """How many drivers have taken the run up."""
+        return self._attempt
+
     def __contains__(self, key: str) -> bool:
         return key in self._finished
 

@@ -31,6 +31,7 @@ from rzero_ray.disk.files import remove_folder, write_text_durably
 from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.manifest import phase_key
+from rzero_ray.run.mirror import Mirror
 from rzero_ray.run.observers import Observer
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.parts import PARTS
@@ -49,9 +50,17 @@ class Run:
     """A run directory, open for one driver (`directory.prepare_run_dir` takes its lock)."""
 
     def __init__(
-        self, config: Config, root: Path, base_model: Path, clock: StageClock, observer: Observer
+        self,
+        config: Config,
+        root: Path,
+        base_model: Path,
+        clock: StageClock,
+        observer: Observer,
+        mirror: Mirror | None = None,
     ) -> None:
+        """`mirror` is told of all that is finished; without one the run is not copied."""
         self.stored = StoredRun(config, root, base_model)
+        self._mirror = mirror or Mirror(root, None, observer.note)
         self._checkpoints = config.checkpoint
         self._removals = ThreadPoolExecutor(1, thread_name_prefix="removal")
         self._clock = clock
@@ -151,6 +160,7 @@ class Run:
         """Record that the checkpoint of a finished step is written."""
         self.stored.manifest.finish(step.key, with_checkpoint=True)
         self._remove_old_checkpoints(step)
+        self._mirror.changed()
 
     def finish_measurement(self, step: Step, figures: Row) -> None:
         """Record a step that samples nothing, made after something that is not recorded yet.
@@ -164,6 +174,7 @@ class Run:
         key = phase_key(phase.iteration, phase.role)
         self.stored.manifest.finish(key)
         self._remove(self.stored.root / "checkpoints" / key)
+        self._mirror.changed()
 
     def finish_iteration(self, iteration: int, figures: Row) -> None:
         """Record an evaluation; iteration 0 is the base model."""
@@ -175,6 +186,7 @@ class Run:
         write_text_durably(folder / "evaluation.json", json.dumps(row, indent=1))
         self.stored.manifest.finish(key)
         self._remove_old_models()
+        self._mirror.changed()
         self._observer.finish_iteration(row)
 
     def note(self, text: str, **details: Any) -> None:
@@ -200,6 +212,7 @@ class Run:
         self._remove(self.stored.root / step.key / PARTS)
         if with_checkpoint:
             self._remove_old_checkpoints(step)
+        self._mirror.changed()
         self._observer.finish_step(row)
 
     def _forget_unfinished_metrics(self) -> None:
@@ -267,4 +280,8 @@ class Run:
 
     def _remove(self, folder: Path) -> None:
         """Remove a folder in a thread: hundreds of gigabytes take minutes, and others wait."""
-        self._removals.submit(remove_folder, folder, self.stored.root)
+        self._removals.submit(self._remove_now, folder)
+
+    def _remove_now(self, folder: Path) -> None:
+        with self._mirror.at_rest():
+            remove_folder(folder, self.stored.root)

@@ -50,7 +50,10 @@ def load_arm(arm: str, conf: str, overrides: Sequence[str]) -> Config:
         key = override.partition("=")[0]
         if key in _OF_THE_RUN:
             raise UserError(f"{key}=...: each run of a study has its own; use arms, bases, seeds")
-    return load_config([f"conf={conf}", *_overlays(arm), *overrides])
+    config = load_config([f"conf={conf}", *_overlays(arm), *overrides])
+    if config.storage_path:
+        raise UserError("storage_path: the runs of a study are not copied; leave it out")
+    return config
 
 
 def run_config(arm: Config, place: Place, root: Path) -> Config:

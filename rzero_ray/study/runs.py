@@ -175,8 +175,14 @@ class Workers:
         from actors.cluster import start_cluster  # imports Ray
 
         models: dict[Role, Path] = {role.name: job.base_model for role in ROLES}
-        task = make_task(job.config.task)
-        cluster = await start_cluster(job.config, self._layout, models, task, job.base_model)
+        cluster = await start_cluster(
+            job.config,
+            self._layout,
+            models,
+            make_task(job.config.task),
+            job.base_model,
+            resolve_run_dir(job.config),
+        )
         keep_imports()
         return cluster
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +22,11 @@ from rzero_ray.tasks import tiny_recipe
 from rzero_ray.tasks.bouquet import recipe as bouquet_recipe
 from rzero_ray.tasks.ladder import recipe as ladder_recipe
 from rzero_ray.types import UserError
+
+_HUB_FOLDER = re.compile(
+    r"/models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})$"
+)
+"""How a folder of the Hugging Face cache is named."""
 
 
 class ModelSettings(BaseModel):
@@ -59,6 +65,11 @@ def find_model(model: ModelConfig) -> Path | None:
             f"format, a hub name such as Qwen/Qwen3-4B-Base, or one of {built_in}{_kept(folder)}"
         )
     return _in_hub_cache(path)
+
+
+def is_hub_name(model: ModelConfig) -> bool:
+    """Return whether `model.path`, which `find_model` accepts, is a name of the hub."""
+    return model.path not in BUILT_IN_MODELS and not os.path.isdir(Path(model.path).expanduser())
 
 
 def _kept(folder: Path) -> str:
@@ -167,12 +178,29 @@ def _in_hub_cache(name: str) -> Path | None:
         raise UserError(f"model.path={name} is not a hub name: {_first_line(error)}") from None
 
 
-def _download(name: str) -> Path:
+def is_of_hub(folder: Path) -> bool:
+    """Return whether a folder is of the Hugging Face cache, so that every node can fetch it."""
+    return _HUB_FOLDER.search(str(folder)) is not None
+
+
+def where_it_is(folder: Path) -> Path:
+    """Return the folder of this node that holds a model of the driver's: the same one, or for a
+    model of the hub that of this node's cache, after downloading it where it is missing.
+
+    Raises UserError when the hub does not have it or cannot be reached.
+    """
+    found = _HUB_FOLDER.search(str(folder))
+    if found is None or (folder / "config.json").is_file():
+        return folder
+    return _download(f"{found['owner']}/{found['name']}", found["revision"])
+
+
+def _download(name: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, revision=revision))
     except (LocalEntryNotFoundError, OSError) as error:
         reason = "the hub says: " if isinstance(error, HfHubHTTPError) else ""
         raise UserError(
