@@ -96,11 +96,11 @@ class ClusterPolicy:
     async def start_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
         self._phase = phase
-        samplers = self._pool.assign(self._role)
         begins = phase.checkpoint is None
-        equal = {s.name for s in samplers if begins and s.model == phase.initial_model}
         async with self._learner.alone():
             await self._learner.regroup()
+            samplers = self._pool.assign(self._role)  # an engine may have come meanwhile
+            equal = {s.name for s in samplers if begins and s.model == phase.initial_model}
             await self._load(partial(self._learner.start_phase, phase, self._options), samplers)
             await self._publish(phase.version(phase.num_finished_steps), samplers, equal)
 
@@ -191,11 +191,11 @@ class ClusterPolicy:
 
     async def hold(self, model: Path) -> None:
         """See `protocols.Policy`. The learner loads the model and publishes it as it is."""
-        samplers = [s for s in self._pool.call_home(self._role) if s.model != model]
-        if not samplers:
+        if all(sampler.model == model for sampler in self._pool.call_home(self._role)):
             return
 
         async def publish_model() -> None:
+            samplers = [s for s in self._pool.call_home(self._role) if s.model != model]
             await self._load(partial(self._learner.load_model, model), samplers)
             await self._publish(FinishedModel(folder=model), samplers)
             for sampler in self._pool.call_home(self._role):
@@ -245,6 +245,7 @@ class ClusterPolicy:
         self._drop_kept()
         if self._renewal is not None:
             self._renewal.probe = self._probe
+            self._renewal.attempt = self._attempt
             self._renewal.publish = self._readmit
         await self._turns.learner()
         with self._clock.stage("learner_start"):
@@ -263,7 +264,10 @@ class ClusterPolicy:
                         raise LearnerLostError("the learner holds nothing yet")
                     await self._turns.learner()
                     # Once: if it dies, whoever puts it into its place is the one that waits here.
-                    self._report(await self._deliver(self._version, [sampler]), [sampler])
+                    lives = [sampler.member.life]
+                    with self._pool.publishing():
+                        report = await self._deliver(self._version, [sampler])
+                    self._report(report, [sampler], lives)
             finally:
                 await self._turns.samplers()  # whatever has become of it, others sample again
 
@@ -280,12 +284,8 @@ class ClusterPolicy:
         """
         self._version = version
         self._drop_kept()
-        self._pool.is_publishing = True
-        try:
-            present = await self._publish_to_all(version, samplers, equal)
-        finally:
-            self._pool.is_publishing = False
-        return present
+        with self._pool.publishing():
+            return await self._publish_to_all(version, samplers, equal)
 
     async def _publish_to_all(
         self,
@@ -295,6 +295,7 @@ class ClusterPolicy:
     ) -> SyncReport:
         while True:
             present = await self._present(samplers)
+            lives = [sampler.member.life for sampler in present]
             try:
                 report = await self._deliver(version, present, equal)
             except Exception as error:
@@ -305,16 +306,22 @@ class ClusterPolicy:
                 await self._turns.learner()
             else:
                 break
-        for sampler in samplers:  # those that were left out will hold these weights, too
+        # Those that were left out, or have come meanwhile, will hold these weights, too.
+        for sampler in {*samplers, *(s for s in self._pool.samplers if s.role == self._role)}:
             sampler.expected = present[0].expected
-        self._report(report, present)
+        self._report(report, present, lives)
         return report
 
-    def _report(self, report: SyncReport, samplers: Sequence[PooledSampler]) -> None:
-        """Tell of a publication, after which the samplers do their work."""
+    def _report(
+        self, report: SyncReport, samplers: Sequence[PooledSampler], lives: Sequence[int]
+    ) -> None:
+        """Tell of a publication, after which the samplers do their work: those that leave, or have
+        died since, excepted."""
         reason = f"it holds weights {report.version.name}"
-        for sampler in samplers:
-            self._pool.watch.set(sampler.member, State.HEALTHY, reason)
+        for sampler, life in zip(samplers, lives, strict=True):
+            member = sampler.member
+            if member.life == life and member.state in (State.STALE, State.SUSPECT):
+                self._pool.watch.set(member, State.HEALTHY, reason)
         self._on_sync(report)
 
     async def _deliver(

@@ -126,7 +126,11 @@ class Fleet:
         its ranks are well where they are."""
         if not self._places.num_ranks:  # they share the places of engines
             return ""
-        draining = await draining_nodes()
+        try:
+            draining = await draining_nodes()
+        except DeadlineError as error:
+            logger.warning("%s; the learner stays where it is", error)
+            return ""
         leaving = [rank for rank in ranks if rank.node_id in draining]
         wanted = self._layout.num_ranks
         if leaving:

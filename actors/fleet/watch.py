@@ -109,6 +109,7 @@ class Watch:
     async def dismiss(self, member: Member, reason: str) -> None:
         """End a member that is not wanted any more, or does not even have an actor yet."""
         self._renewals.pop(member.name, None)
+        self._given_up.discard(member.name)
         replacing = self._replacing.pop(member.name, None)
         if replacing is not None:
             replacing.cancel()
@@ -268,7 +269,7 @@ class Watch:
 
     async def _replace(self, member: Member, renew: Renew) -> None:
         """Have a dead member replaced, again where the new actor does not get that far."""
-        while member.state not in (State.HEALTHY, State.SUSPECT):
+        while member.state not in (State.HEALTHY, State.SUSPECT, State.LEAVING):
             if not self.may_restart(member.name):
                 self._given_up.add(member.name)
                 self.announce()

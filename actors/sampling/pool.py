@@ -22,8 +22,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -113,8 +113,8 @@ class SamplerPool:
         self.samplers = samplers
         self.watch = watch or Watch(RecoveryConfig())
         self.watch.on_announce = self._wake_lines
-        self.is_publishing = False
-        """Whether weights are on their way into engines."""
+        self._num_publishing = 0
+        """How many publications are under way."""
         self._most_samples = _ROUNDS * max_num_seqs
         self._lines: dict[Role, deque[asyncio.Future[None]]] = defaultdict(deque)
         """By role: requests that wait until an engine can take one more, the oldest first."""
@@ -129,6 +129,21 @@ class SamplerPool:
     def samplers_of(self, role: Role) -> list[PooledSampler]:
         """Return those that sample for the role."""
         return [sampler for sampler in self.samplers if sampler.role == role]
+
+    @property
+    def is_publishing(self) -> bool:
+        """Whether weights are on their way into engines."""
+        return self._num_publishing > 0
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Have no engine leave in the block, in which weights may be on their way into it."""
+        self._num_publishing += 1
+        try:
+            yield
+        finally:
+            self._num_publishing -= 1
+            self.watch.announce()
 
     def own(self, role: Role) -> list[PooledSampler]:
         """Return those that are the role's own, whoever has them now."""

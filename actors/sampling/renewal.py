@@ -4,8 +4,12 @@ role's weights."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from actors.fleet.fleet import Fleet
 from actors.fleet.member import Member, State
@@ -53,6 +57,8 @@ class EngineRenewal:
         """Verifies weights; None where no learner is there to say what they should give."""
         self.publish: Callable[[PooledSampler], Awaitable[None]] | None = None
         """Publishes the weights that the learner holds into a STALE sampler, unless it has them."""
+        self.attempt = 0
+        """The learner whose weights engines hold, or one before it."""
         self.kept: KeptWeights | None = None
         """What was published last; None while something is being published."""
 
@@ -66,11 +72,12 @@ class EngineRenewal:
                 holds = None
         # What its role samples from may be another model meanwhile, or again.
         while member.state is State.STALE:
-            if sampler.model is not None and sampler.model == holds:
-                await self._verify(sampler)
-                self._admit(sampler, "it holds the weights of its role")
+            if holds is not None and sampler.model == holds:
+                await self._admit_with(sampler, holds)
             elif self.kept is not None and self.kept.model == sampler.model:
                 await self._load_kept(sampler, self.kept)
+            elif self._pool.is_publishing:  # what is on its way to the others will be kept
+                await self._fleet.watch.next_change()
             elif sampler.model is None:
                 await self._ask_learner(sampler)
             elif self._bucket_bytes:
@@ -87,20 +94,36 @@ class EngineRenewal:
     async def _load_kept(self, sampler: PooledSampler, kept: KeptWeights) -> None:
         """Give an engine what was published last, unless something else is published meanwhile:
         that goes to it afterwards."""
-        sampler.is_loading = True
         try:
-            await deliver(kept.each(), kept.version, sampler.actor, kept.attempt, self._deadline_s)
-            is_current = self._is_kept(kept)
-            if is_current:
-                sampler.expected = kept.expected
-                await self._verify(sampler)
-                self._admit(sampler, f"it holds weights {kept.version.name}")
+            with self._loading(sampler):
+                await deliver(
+                    kept.each(), kept.version, sampler.actor, kept.attempt, self._deadline_s
+                )
+                await self._verify(sampler, kept.expected)
+                if self._is_kept(kept):  # else it lacks what was published meanwhile
+                    sampler.expected = kept.expected
+                    self._admit(sampler, f"it holds weights {kept.version.name}")
         except ActorLostError:
             raise
-        except RunError as error:  # the learner that has published them may be gone
-            logger.warning("%s takes its weights from the learner: %s", sampler.name, error)
+        except Exception as error:  # the learner that has published them may be gone, and they too
+            logger.warning("%s takes its weights elsewhere: %s", sampler.name, error)
             if self._is_kept(kept):
                 self.kept = None
+
+    async def _admit_with(self, sampler: PooledSampler, folder: Path) -> None:
+        """Verify an engine that has loaded a folder, and have it sample, unless its role has other
+        weights by then."""
+        with self._loading(sampler):
+            await self._verify(sampler, sampler.expected)
+            if sampler.model == folder:
+                self._admit(sampler, "it holds the weights of its role")
+
+    @contextmanager
+    def _loading(self, sampler: PooledSampler) -> Iterator[None]:
+        """Have a publication that begins in the block leave a sampler out."""
+        sampler.is_loading = True
+        try:
+            yield
         finally:
             sampler.is_loading = False
             self._fleet.watch.announce()  # somebody may wait until it can load
@@ -112,12 +135,8 @@ class EngineRenewal:
         """Give an engine the weights of a model's folder; returns it."""
         buckets = saved_buckets(folder, self._dtype, self._bucket_bytes, self._deadline_s)
         version = FinishedModel(folder=folder)
-        sampler.is_loading = True
-        try:
-            await deliver(buckets, version, sampler.actor, 0, self._deadline_s)
-        finally:
-            sampler.is_loading = False
-            self._fleet.watch.announce()
+        with self._loading(sampler):
+            await deliver(buckets, version, sampler.actor, self.attempt, self._deadline_s)
         return folder
 
     async def _ask_learner(self, sampler: PooledSampler) -> None:
@@ -127,9 +146,11 @@ class EngineRenewal:
         except LearnerLostError:  # whoever trains begins anew, and publishes to all
             await self._fleet.watch.next_change()
 
-    async def _verify(self, sampler: PooledSampler) -> None:
+    async def _verify(
+        self, sampler: PooledSampler, expected: Sequence[NDArray[np.float32]] | None
+    ) -> None:
         """Compare what the engine has loaded with what the learner had."""
-        if self.probe is None or sampler.expected is None:
+        if self.probe is None or expected is None:
             return
         found = await within(
             self._deadline_s,
@@ -137,7 +158,7 @@ class EngineRenewal:
             sampler.actor.prompt_logprobs.remote(self.probe.prompts),
         )
         version = FinishedModel(folder=sampler.model or self._start_from)
-        self.probe.compare(sampler.expected, {sampler.name: found}, version)
+        self.probe.compare(expected, {sampler.name: found}, version)
 
     def _admit(self, sampler: PooledSampler, reason: str) -> None:
         self._fleet.watch.set(sampler.member, State.HEALTHY, reason)

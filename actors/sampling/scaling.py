@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from actors.fleet.draining import draining_nodes
 from actors.fleet.fleet import Fleet
 from actors.fleet.member import Member, State
+from actors.nodes import living_nodes
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.renewal import EngineRenewal
 from rzero_ray.config.layout import Layout
@@ -133,6 +134,8 @@ class Scaling:
                 self._leave(sampler, f"its node {sampler.member.node} drains")
 
     async def _move_workers(self, draining: set[str]) -> None:
+        if not draining or not {node.id for node in living_nodes()} - draining:
+            return  # there is nowhere else
         for worker in self._workers:
             if worker.node_id in draining and worker.state is State.HEALTHY:
                 await self._fleet.move_worker(worker, f"its node {worker.node} drains")

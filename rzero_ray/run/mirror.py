@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,6 +61,7 @@ def open_store(config: Config, root: Path) -> Store | None:
     address = config.storage_path
     if "://" not in address:
         address = str(resolve_folder(address))
+    _check_apart(join(address, root.name), root)
     store = Store(join(address, root.name), _KEY)
     store.check_rights()
     return store
@@ -76,9 +77,11 @@ def take_from(store: Store, root: Path) -> int:
     try:
         if os.path.lexists(root / _MANIFEST):
             _check_same_run(store, root)
+            _check_ours(store, store.sizes())
             return 0
         sizes = store.sizes()
         if _MANIFEST not in sizes:
+            _check_ours(store, sizes)
             return 0
         names = [name for name in sizes if _is_of_run(name)]
         check_folder(root, "run_dir", lambda others: (root / _TAKEN).is_dir())
@@ -87,6 +90,30 @@ def take_from(store: Store, root: Path) -> int:
         return len(names)
     except StoreError as error:
         raise UserError(f"{error}; mend that, or leave {_KEY} out") from None
+
+
+def _check_ours(store: Store, sizes: Mapping[str, int]) -> None:
+    """Raise UserError where a store holds something that no run has put there: what a run does not
+    have is removed from its copy."""
+    others = sizes.keys() - {_WRITER, _MANIFEST}
+    if others and not sizes.keys() & {_WRITER, _MANIFEST}:
+        raise UserError(
+            f"{_KEY}: {store.address} holds something else than a run, such as {min(others)}; "
+            f"choose another {_KEY} or run_dir"
+        )
+
+
+def _check_apart(address: str, root: Path) -> None:
+    """Raise UserError where a copy on a disk would lie in the run directory, or be it."""
+    path = address.removeprefix("file://")
+    if "://" in path:
+        return
+    copy, run = Path(path).resolve(), root.resolve()
+    if copy == run or run in copy.parents or copy in run.parents:
+        raise UserError(
+            f"{_KEY}: the copy would be {copy}, which is run_dir={root}, or in it, or around it; "
+            f"choose another {_KEY}"
+        )
 
 
 def _check_same_run(store: Store, root: Path) -> None:

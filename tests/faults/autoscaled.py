@@ -46,16 +46,17 @@ _CLUSTER = Autoscaling(
 )
 _RUN = (
     *ONE_ITERATION,
+    "deadline.start=1800",  # a machine with other work starts engines slowly
     "solver.num_steps=40",
     "sampler.num_solver.min=1",
     "sampler.num_solver.max=3",
     "sampler.idle_seconds=20",
     "recovery.silence=600",  # the learner is stopped until the nodes have gone
 )
-_COME_S = 600.0
-_GO_S = 300.0
+_COME_S = 1800.0
+_GO_S = 600.0
 _GROUPS_S = 480.0
-_END_S = 1200.0
+_END_S = 2400.0
 
 SETTINGS = {"cases": "groups,run", "version": "2", "folder": "/tmp/rzero-autoscaled"}
 """`version` is that of Ray's autoscaler, 1 or 2."""

@@ -367,3 +367,26 @@ def test_a_store_is_a_folder_or_an_address():
 def test_the_runs_of_a_study_have_no_copies():
     with pytest.raises(UserError, match="the runs of a study are not copied"):
         load_arm("plain", "tiny", ["storage_path=/shared"])
+
+
+def test_a_folder_that_holds_something_else_is_no_store(tmp_path: Path):
+    _write(tmp_path / "copies" / "run" / "thesis.txt", "years of work")
+    store = open_store(
+        replace(_config(), storage_path=f"file://{tmp_path}/copies"), tmp_path / "run"
+    )
+    assert store is not None
+    with pytest.raises(UserError, match="such as thesis"):
+        take_from(store, tmp_path / "run")
+    with pytest.raises(UserError, match="something else than a run"):
+        take_from(store, _begin(tmp_path / "run"))
+    assert (tmp_path / "copies" / "run" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_run_is_not_copied_onto_itself(tmp_path: Path, prefix: str):
+    root = _begin(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, root, tmp_path / "link"):
+        config = replace(_config(), storage_path=f"{prefix}{folder}")
+        with pytest.raises(UserError, match="the copy would be"):
+            open_store(config, root)

@@ -13,6 +13,7 @@ import pytest
 from actors.fleet import watch as watch_module
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch
+from actors.nodes import Node
 from actors.sampling import scaling as scaling_module
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.scaling import Scaling
@@ -163,6 +164,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling_module, "_PERIOD_S", 0.01)
     monkeypatch.setattr(scaling_module, "_LOOK_S", 0.01)
     monkeypatch.setattr(scaling_module, "draining_nodes", draining)
+    nodes = [Node("first", "10.0.0.1", {}), Node("second", "10.0.0.2", {})]
+    monkeypatch.setattr(scaling_module, "living_nodes", lambda: nodes)
     monkeypatch.setattr(watch_module.ray, "kill", lambda actor: None)
     monkeypatch.setattr("actors.sampling.pool.unpack", lambda packed: packed)
 
@@ -284,6 +287,16 @@ def test_the_only_engine_of_a_role_serves_until_another_has_taken_its_place_else
         await until(lambda: ground.state("solver/sampler-0") is State.LEAVING)
         ground.end()
         await until(lambda: ground.names() == {"solver/sampler-1"})
+
+    run(story, most=1)
+
+
+def test_where_every_node_drains_reward_workers_stay_where_they_are():
+    async def story(ground: Ground) -> None:
+        DRAINING.update({"first", "second"})
+        await until(lambda: len(ground.fleet.asked) == 2)
+        await asyncio.sleep(0.05)
+        assert ground.fleet.moved == []
 
     run(story, most=1)
 
