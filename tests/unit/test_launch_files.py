@@ -228,18 +228,24 @@ def test_pods_of_the_rayjob_have_what_ray_is_told(rayjob: dict[str, Any]):
     assert (head["rayStartParams"]["num-cpus"], head["rayStartParams"]["num-gpus"]) == ("0", "0")
 
 
-def _command(rayjob: dict[str, Any]) -> dict[str, str]:
+def _arguments(rayjob: dict[str, Any]) -> list[str]:
     words = rayjob["spec"]["entrypoint"].split()
     assert words[:3] == ["python", "-m", "rzero_ray.driver"]
-    return dict(word.split("=", 1) for word in words[3:])
+    return words[3:]
+
+
+def test_the_run_of_the_rayjob_can_grow(rayjob: dict[str, Any]):
+    layout = resolve_layout(load_config(_arguments(rayjob)), {"CPU": 48.0, "GPU": 8.0})
+    assert layout.is_elastic and layout.num_engines["solver"] < layout.most_engines["solver"]
 
 
 @pytest.mark.parametrize(("engines", "pods"), [("min", "minReplicas"), ("max", "maxReplicas")])
 def test_the_run_of_the_rayjob_fits_its_pods(rayjob: dict[str, Any], engines: str, pods: str):
-    given = _command(rayjob)
-    count = int(given[f"sampler.num_solver.{engines}"])
-    plain = [f"{key}={value}" for key, value in given.items() if "num_solver" not in key]
-    config = load_config([*plain, f"sampler.num_solver={count}"])
+    given = _arguments(rayjob)
+    reach = load_config(given).sampler.num_solver
+    config = load_config(
+        [*given, *(f"sampler.num_solver.{end}={getattr(reach, engines)}" for end in ("min", "max"))]
+    )
     (workers,) = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = _container(workers)["resources"]["limits"]
     pod = Counter(
