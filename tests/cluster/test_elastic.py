@@ -34,8 +34,6 @@ from rzero_ray.types import (
 from tests.cluster.conftest import REPOSITORY
 from tests.unit.builders import opposed_rollouts, phase_of
 
-pytestmark = pytest.mark.slow  # engines of their own, which come and go
-
 TASK = ArithmeticTask()
 NEWCOMER = "solver/sampler-1"
 
@@ -99,6 +97,7 @@ async def until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_an_engine_joins_what_is_in_training_without_the_learner_and_leaves_again(
     tiny_config: Config, base_model: Path, tmp_path: Path
 ):
@@ -132,6 +131,7 @@ def test_an_engine_joins_what_is_in_training_without_the_learner_and_leaves_agai
     on_cluster(tiny_config, base_model, story)
 
 
+@pytest.mark.long
 def test_a_folder_s_weights_reach_an_engine_that_started_from_another_one(
     tiny_config: Config, base_model: Path, tmp_path: Path
 ):
@@ -159,6 +159,7 @@ def test_a_folder_s_weights_reach_an_engine_that_started_from_another_one(
     on_cluster(tiny_config, base_model, story)
 
 
+@pytest.mark.slow
 def test_the_command_reaches_the_driver(tiny_config: Config, base_model: Path, tmp_path: Path):
     async def story(running: Running) -> None:
         run_dir = tmp_path / "run"

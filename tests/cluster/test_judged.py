@@ -11,7 +11,7 @@ from rzero_ray.run.parquet import read_records
 from rzero_ray.types import Comparison, OrderedPair, PosedRequest
 from tests.cluster.conftest import run_driver
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ITERATIONS = 4
 TIME_LIMIT_S = 1500.0

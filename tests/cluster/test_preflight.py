@@ -45,7 +45,7 @@ def test_a_model_of_random_weights_is_refused(random_model: Path, tmp_path: Path
     assert "Traceback" not in said.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tiny_model_may_start_and_is_told_what_it_takes(base_model: Path, tmp_path: Path):
     said = _preflight(f"model.path={base_model}", f"run_dir={tmp_path / 'run'}")
     assert said.returncode == 0, said.stderr
