@@ -34,9 +34,9 @@ _LEARNER = "learner"
 """The group of all ranks that have places of their own, whose names begin so."""
 _NODE_LABEL = "ray.io/node-id"
 """The label by which Ray knows a node."""
-_TOGETHER_S = 5.0
-"""How long a node is looked for that has room for all ranks; Ray takes milliseconds, and a second
-to take back what others have given up."""
+_TOGETHER_S = 15.0
+"""How long a node is looked for that has room for all ranks; Ray takes milliseconds, and seconds
+on a busy machine to take back what others have given up."""
 MEMORY_PER_CPU_ENGINE = int(1.5 * 2**30)
 """Bytes that a vLLM engine on a CPU takes beside its KV cache, measured: two processes, each with
 torch and vLLM loaded."""
@@ -323,7 +323,7 @@ class Places:
 
     async def _group_ready(self, group: str) -> None:
         """Wait until a group is there; one that no node has room for at present is spread."""
-        if group in self._together:
+        if group in self._together and len(self._nodes(group)) > 1:
             try:
                 return await asyncio.wait_for(_ready(self._groups[group]), _TOGETHER_S)
             except TimeoutError:

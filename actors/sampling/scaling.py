@@ -88,6 +88,7 @@ class Scaling:
     async def close(self) -> None:
         """Have nobody join or leave any more."""
         tasks = [*self._going.values(), *([self._task] if self._task else [])]
+        tasks = [task for task in tasks if not task.done()]  # with its event loop, for one
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
