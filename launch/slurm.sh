@@ -53,6 +53,7 @@ export log="/proc/$$/fd/1"
 ray_of_node() {
   ray symmetric-run --address "$head" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_ON_NODE" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" -- bash -c '
+      [[ ! -s "$folder/ended" ]] || exit 130 # stopped before it began
       echo $$ >"$folder/driver"
       RAY_ADDRESS="$head" exec python -m rzero_ray.driver "$@" >>"$log" 2>&1' driver "$@"
 }
@@ -66,7 +67,7 @@ agent() {
     ray_of_node "$@" >>"$ray_log" 2>&1
     code=$?
     [[ -s "$folder/driver" ]] || code=1 # symmetric-run ends with 0 where Ray did not start
-    echo "$code" >"$folder/ended"
+    [[ -s "$folder/ended" ]] || echo "$code" >"$folder/ended"
     return
   fi
   while [[ ! -s "$folder/ended" ]]; do
