@@ -161,10 +161,11 @@ class Scaling:
 
     def _is_idle(self, sampler: PooledSampler, now: float) -> bool:
         """Return whether nobody has asked an engine in its own role for too long."""
-        if sampler.outstanding_tokens or sampler.role != sampler.home:
+        # What waits for its place, or for its weights, may be asked once it has them.
+        may_be_asked = sampler.member.state is State.HEALTHY and sampler.role == sampler.home
+        if sampler.outstanding_tokens or not may_be_asked:
             sampler.last_used = now
-        is_healthy = sampler.member.state is State.HEALTHY
-        return is_healthy and now - sampler.last_used > self._idle_s
+        return now - sampler.last_used > self._idle_s
 
     def _present(self, role: Role) -> list[PooledSampler]:
         """Return the role's own engines, but for those that leave: also one that is made anew."""

@@ -86,9 +86,10 @@ def _groups(host: Host, folder: Path, scaling: Autoscaling) -> Outcome:
     start_autoscaled_ray(host, run.environment(), folder, scaling)
     log = folder / "groups.log"
     environment = {**run.environment(), "RAY_ADDRESS": head_address([host])}
-    words = [sys.executable, "-m", "tests.faults.groups", str(scaling.most), str(scaling.node.cpus)]
+    # As many as fill the head, and one for each node that may come.
+    count = scaling.head.cpus // scaling.node.cpus + scaling.most
+    words = [sys.executable, "-m", "tests.faults.groups", str(count), str(scaling.node.cpus)]
     with log.open("w") as stream:
-        # More than the head has left, whatever that is: nobody has room but a new node.
         code = host.start(words, REPOSITORY, environment, stream).wait(_GROUPS_S)
     if code:
         raise RuntimeError(f"the groups ended with {code}: {last_line(log.read_text())}")

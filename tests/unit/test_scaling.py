@@ -234,6 +234,21 @@ def test_an_engine_that_nobody_asks_is_given_back_and_a_place_that_is_not_there_
     run(story, most=2, idle_s=0.2)
 
 
+def test_the_time_for_which_an_engine_waits_for_its_place_is_not_idle():
+    async def story(ground: Ground) -> None:
+        asked = ground.ask(2)
+        await until(lambda: ground.fleet.asked == ["solver/sampler-1"])
+        await asyncio.sleep(0.6)
+        ground.fleet.has_room.set()
+        await until(lambda: ground.state("solver/sampler-1") is State.HEALTHY)
+        await asyncio.sleep(0.1)
+        assert ground.state("solver/sampler-1") is State.HEALTHY
+        ground.end()
+        await asyncio.gather(*asked)
+
+    run(story, most=2, idle_s=0.4)
+
+
 def test_an_engine_that_leaves_answers_what_it_has_and_gets_nothing_more():
     async def story(ground: Ground) -> None:
         ground.fleet.has_room.set()
