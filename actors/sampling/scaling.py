@@ -144,12 +144,13 @@ class Scaling:
     def _adjust(self, role: Role) -> None:
         """Have one engine join or leave for each that a role has too few or too many."""
         wanted, present, now = self._wanted[role], self._present(role), time.monotonic()
-        if self._pool.num_waiting[role] > len(present):
+        num_up = sum(sampler.member.is_up for sampler in present)
+        if self._pool.num_waiting[role] > num_up:
             wanted.busy_at = now
         if now - wanted.busy_at < self._idle_s:
             target = wanted.most
         else:
-            target = max(wanted.least, min(wanted.most, sum(s.member.is_up for s in present)))
+            target = max(wanted.least, min(wanted.most, num_up))
         for _ in range(target - len(present)):
             self._join(role)
         for sampler in self._least_needed(present)[: max(0, len(present) - target)]:
