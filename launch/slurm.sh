@@ -50,6 +50,7 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT="${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_
 
 # The driver's lines go to the log of the job, those of Ray to a file of each node.
 export log="/proc/$$/fd/1"
+exec >>"$log" 2>&1 # each behind what the other has written, whatever --open-mode says
 ray_of_node() {
   ray symmetric-run --address "$head" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_ON_NODE" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" -- bash -c '
