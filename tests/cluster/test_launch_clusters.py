@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,9 @@ class SlurmNode:
     clone: Path
     folder: Path
 
-    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(
+        self, script: str, *arguments: str, more: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Start a batch script as Slurm does."""
         commands = self.folder / "bin"
         commands.mkdir(exist_ok=True)
@@ -78,7 +80,7 @@ class SlurmNode:
         }
         words = ["bash", str(self.clone / "launch" / script), *arguments]
         with (self.folder / "job.log").open("a") as log:
-            return self.host.start(words, self.folder, environment, log)
+            return self.host.start(words, self.folder, environment | (more or {}), log)
 
     def signal(self, number: int) -> None:
         """Send a signal to the batch script alone."""
@@ -127,6 +129,21 @@ def test_a_slurm_job_whose_time_is_up_is_queued_again_and_goes_on(node: SlurmNod
     assert token.stat().st_mode & 0o777 == 0o600
     # It is in no log, and Ray's own lines are not among the driver's.
     assert token.read_text() not in node.said() and "ray stop" not in node.said()
+
+
+def test_a_slurm_job_that_fails_is_queued_again_three_times_and_never_when_told_to_stop(
+    node: SlurmNode,
+):
+    # No head answers there, so that no driver starts.
+    nobody = {"RZERO_HEAD_IP": "10.77.0.9", "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "1"}
+    job = node.start("slurm.sh", "conf=tiny", more=nobody)
+    _wait("the script's start", _STARTED_S, lambda: "slurm: the head is" in node.said())
+    node.signal(signal.SIGTERM)
+    assert (job.wait(_ENDED_S), node.queued_again()) == (130, 0), node.said()
+    for times in (1, 2, 3, 3):
+        assert node.start("slurm.sh", "conf=tiny", more=nobody).wait(_ENDED_S) == 1
+        assert node.queued_again() == times
+    assert "the driver did not start" in node.said() and "ray-0.log says why" in node.said()
 
 
 def test_the_commands_of_ray_up_join_hosts_and_a_slurm_job_joins_them(tmp_path: Path):

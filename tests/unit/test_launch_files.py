@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -100,98 +98,6 @@ def test_batch_scripts_take_ray_settings_from_env_sh_and_nodes_as_a_whole(name: 
     assert "#SBATCH" not in text[len(header) :]
     # The commands of a batch script and of its steps share nothing but what is exported.
     assert "export RAY_AUTH_TOKEN=" in text and "export -f agent" in text
-
-
-_STANDS_FOR = {
-    # Slurm's, on one node.
-    "srun": 'while [[ "$1" == --* ]]; do shift; done; SLURM_NODEID=0 exec "$@"',
-    "scontrol": 'echo "$@" >>scontrol.log',
-    # A Ray that takes a second to start, or does not; a driver that ends when it is told, or fails.
-    "ray": """sleep 1
-[[ -z "$NO_RAY" ]] || exit 1
-while [[ "$1" != -- ]]; do shift; done
-shift
-"$@"
-""",
-    "python": """echo began
-trap 'exit 130' TERM
-for i in $(seq $WORK); do sleep 1; done
-exit $CODE
-""",
-}
-
-
-class SlurmJob:
-    """`launch/slurm.sh` as Slurm starts it, with others in the places of Slurm, Ray and driver."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("launch", "bin"):
-            (folder / name).mkdir()
-        for name, body in _STANDS_FOR.items():
-            path = folder / "bin" / name
-            path.write_text(f"#!/usr/bin/env bash\n{body}\n")
-            path.chmod(0o755)
-        (folder / "launch/env.sh").write_text("export RAY_AUTH_MODE=disabled")
-
-    def start(self, code: int = 0, seconds: int = 0, no_ray: str = "") -> subprocess.Popen[bytes]:
-        environment = {
-            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
-            "SLURM_JOB_ID": "7",
-            "SLURM_SUBMIT_DIR": str(self.folder),
-            "SLURM_JOB_NUM_NODES": "1",
-            "SLURM_CPUS_ON_NODE": "1",
-            "CODE": str(code),
-            "WORK": str(seconds),
-            "NO_RAY": no_ray,
-        }
-        with (self.folder / "log").open("w") as log:
-            return subprocess.Popen(
-                ["bash", LAUNCH / "slurm.sh"], env=environment, stdout=log, stderr=log
-            )
-
-    def said(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def wait_until_said(self, words: str) -> None:
-        deadline = time.monotonic() + 60
-        while words not in self.said():
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.05)
-
-    def queued_again(self) -> int:
-        calls = self.folder / "scontrol.log"
-        return calls.read_text().splitlines().count("requeue 7") if calls.exists() else 0
-
-
-@pytest.mark.parametrize("code", [0, 2, 3])
-def test_a_slurm_job_ends_as_its_driver_does(tmp_path: Path, code: int):
-    job = SlurmJob(tmp_path)
-    assert (job.start(code).wait(60), job.queued_again()) == (code, 0)
-
-
-@pytest.mark.parametrize("when", ["the head is", "began"])  # before the driver has, and after
-@pytest.mark.parametrize(("told", "times"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 0)])
-def test_a_slurm_job_goes_on_when_its_time_was_up_and_not_when_it_was_told_to_stop(
-    tmp_path: Path, told: signal.Signals, times: int, when: str
-):
-    job = SlurmJob(tmp_path)
-    process = job.start(seconds=60)
-    job.wait_until_said(when)
-    time.sleep(0.3)  # until it listens
-    process.send_signal(told)
-    assert (process.wait(60), job.queued_again()) == (130, times)
-    # What the driver says and what the script says stand in the log, one behind the other.
-    assert ("began" in job.said()) == (when == "began")
-    assert "slurm: stopping the driver" in job.said()
-
-
-@pytest.mark.parametrize("no_ray", ["", "yes"])
-def test_a_slurm_job_that_fails_is_queued_again_three_times(tmp_path: Path, no_ray: str):
-    job = SlurmJob(tmp_path)
-    for times in (1, 2, 3, 3):
-        assert (job.start(1, no_ray=no_ray).wait(60), job.queued_again()) == (1, times)
-        assert ("ray-0.log says why" in job.said()) == bool(no_ray)
 
 
 # ray up
