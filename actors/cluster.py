@@ -185,7 +185,7 @@ def connect_ray() -> str:
     A Ray started here ends with this process. SIGTERM keeps its handler.
     """
     if ray.is_initialized():
-        return ray.get_runtime_context().gcs_address
+        return gcs_address()
     local = os.environ.get("RAY_ADDRESS") == "local"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if local:
@@ -200,14 +200,12 @@ def connect_ray() -> str:
         raise KeyboardInterrupt from None
     except ConnectionError as error:
         where = os.environ.get("RAY_ADDRESS", "the address of the last one started here")
-        raise UserError(
-            f"no Ray answers at {where} ({str(error).splitlines()[0]}); start one with "
-            "`ray start --head`, or set RAY_ADDRESS=local for one of the driver's own"
-        ) from None
+        fix = "start one with `ray start --head`, or set RAY_ADDRESS=local for one of the driver's own"
+        raise _no_ray(where, error, fix) from None
     finally:  # Ray has put a handler of its own in its place
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-    return context.dashboard_url or ray.get_runtime_context().gcs_address
+    return context.dashboard_url or gcs_address()
 
 
 def join_ray(address: str) -> None:
@@ -218,10 +216,8 @@ def join_ray(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
-        raise UserError(
-            f"no Ray answers at {address} ({str(error).splitlines()[0]}); RAY_ADDRESS names the "
-            "run's cluster, or, as http://HOST:8265, its dashboard"
-        ) from None
+        fix = "RAY_ADDRESS names the run's cluster, or, as http://HOST:8265, its dashboard"
+        raise _no_ray(address, error, fix) from None
 
 
 def _check_answers(address: str) -> None:
@@ -232,10 +228,12 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((found[1], int(found[2])), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise UserError(
-            f"no Ray answers at {address} ({error}); RAY_ADDRESS is to name a Ray that runs, "
-            "HOST:6379 as a rule"
-        ) from None
+        fix = "RAY_ADDRESS is to name a Ray that runs, HOST:6379 as a rule"
+        raise _no_ray(address, error, fix) from None
+
+
+def _no_ray(address: str, error: Exception, fix: str) -> UserError:
+    return UserError(f"no Ray answers at {address} ({str(error).splitlines()[0]}); {fix}")
 
 
 def gcs_address() -> str:

@@ -1,6 +1,7 @@
-"""Which nodes see which folders: no disk that all nodes share is assumed.
+"""The nodes of the cluster: which are there, which are about to end, and which folders each sees.
 
-A folder of the same name may be another one there, so a node shows what it has in it.
+No disk that all nodes share is assumed. A folder of the same name may be another one there, so a
+node shows what it has in it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+import ray._private.state
 from ray.exceptions import RayError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -32,6 +34,8 @@ WEIGHT_SUFFIXES = (
     ".safetensors",
 )
 """How the names of files end that hold a model's weights."""
+_ANSWER_S = 30.0
+"""How long Ray's head may take to say which nodes drain."""
 _CONFIG = "config.json"
 _MOST_NAMED = 3
 """Nodes that a message names."""
@@ -105,6 +109,15 @@ def living_nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+async def draining_nodes() -> set[str]:
+    """Return the ids of nodes that Ray has been told will end: by an autoscaler, by a cloud's
+    notice of preemption, or by `ray drain-node`. Ray Train asks in the same way, for there is no
+    public one."""
+    state = ray._private.state.state
+    asked = asyncio.to_thread(state.get_draining_nodes)
+    return set(await within(_ANSWER_S, "Ray's head to say which nodes drain", asked))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _scale(arguments: Sequence[str]) -> int:
-    from rzero_ray.scale import main
+    from rzero_ray.run.scale import main
 
     return main(arguments)
 

@@ -189,29 +189,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check_and_run(arguments: list[str]) -> None:
     """Make, resume or plan the run that the arguments describe. Raises what `run_command` tells."""
     given = [a for a in arguments if a != "--dry-run"]
-    store = _take_from_store(load_config(given)) if given == arguments else None
     config = load_run(given)
-    check_task(config)
-    check_source(config)
-    if config.labelled.path and labelled_copy(resolve_run_dir(config)) is None:
-        load_labelled(config, make_task(config.task))
-    check_oracle(config)
-    take_key(config.audit.endpoint.key_env)  # before Ray starts processes that would inherit it
-    if "--dry-run" in arguments:
-        _dry_run(config)
-    else:
-        _run(config, store)
-
-
-def _take_from_store(config: Config) -> Store | None:
-    """Return where the run is copied to; a run that is there and not on this disk is taken first,
-    for it goes on as it began."""
     root = resolve_run_dir(config)
-    store = open_store(config, root)
+    is_dry = "--dry-run" in arguments
+    store = None if is_dry else open_store(config, root)
     if store is not None and (num_files := take_from(store, root)):
         line = f"run directory {root} taken from {store.address}: {num_files} files"
         print(printable(line), flush=True)
-    return store
+        config = load_run(given)  # it goes on as it began
+    check_task(config)
+    check_source(config)
+    if config.labelled.path and labelled_copy(root) is None:
+        load_labelled(config, make_task(config.task))
+    check_oracle(config)
+    take_key(config.audit.endpoint.key_env)  # before Ray starts processes that would inherit it
+    if is_dry:
+        _dry_run(config)
+    else:
+        _run(config, store)
 
 
 def load_run(arguments: list[str]) -> Config:

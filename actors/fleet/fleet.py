@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from actors.fleet.draining import draining_nodes
 from actors.fleet.life import Vitals, Whereabouts
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch, kill
+from actors.nodes import draining_nodes
 from actors.placement import Demand, Places, engine_demand, sampler_names
 from actors.sampling.pool import PooledSampler
 from actors.waiting import DeadlineError, within

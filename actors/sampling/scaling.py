@@ -19,10 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.fleet.draining import draining_nodes
 from actors.fleet.fleet import Fleet
 from actors.fleet.member import Member, State
-from actors.nodes import living_nodes
+from actors.nodes import draining_nodes, living_nodes
 from actors.sampling.pool import PooledSampler, SamplerPool
 from actors.sampling.renewal import EngineRenewal
 from rzero_ray.config.layout import Layout

@@ -105,8 +105,8 @@ def _check_ours(store: Store, sizes: Mapping[str, int]) -> None:
 
 def _check_apart(address: str, root: Path) -> None:
     """Raise UserError where a copy on a disk would lie in the run directory, or be it."""
-    path = address.removeprefix("file://")
-    if "://" in path:
+    scheme, _, path = address.rpartition("://")
+    if scheme not in ("", "file", "local"):  # fsspec's names of a disk
         return
     copy, run = Path(path).resolve(), root.resolve()
     if copy == run or run in copy.parents or copy in run.parents:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,11 @@ from rzero_ray.types import (
     SyncReport,
 )
 from tests.cluster.conftest import REPOSITORY
+from tests.unit import until as waiting
 from tests.unit.builders import opposed_rollouts, phase_of
 
 TASK = ArithmeticTask()
+until = partial(waiting.until, seconds=180.0)
 NEWCOMER = "solver/sampler-1"
 
 
@@ -89,12 +92,6 @@ def on_cluster(config: Config, model: Path, story: Callable[[Running], object]) 
         asyncio.run(go())
     finally:
         ray.shutdown()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ from tests.faults.presence import Coming, Going, comings, goings, present_on, st
 from tests.faults.runs import LEAVE_S
 from tests.faults.samples import misfits
 from tests.faults.site import Site, Size
-from tests.faults.table import Outcome
+from tests.faults.table import Outcome, chosen
 from tests.faults.watched import WatchedRun
 
 _SETTINGS = (
@@ -165,20 +165,9 @@ CASES: Mapping[str, tuple[Callable[[Site], list[Look]], tuple[str, ...]]] = {
 """What is done, and to which run."""
 
 
-def cases(asked: str) -> list[str]:
-    """Return the rows that are asked for. ValueError where there is no such row."""
-    found = []
-    for word in asked.split(","):
-        names = [name for name in CASES if name.startswith(word)]
-        if not names:
-            raise ValueError(f"{word}: there are {', '.join(CASES)}")
-        found += names
-    return found
-
-
 def run(settings: dict[str, str]) -> Iterator[Outcome]:
     """Go through the cases that are asked for; skip all where no hosts can be made."""
-    names = cases(settings["cases"])
+    names = chosen(settings["cases"], CASES)
     if settings["disk"] not in ("own", "shared"):
         raise ValueError(f"disk={settings['disk']}: own or shared")
     if (reason := why_not()) is not None:

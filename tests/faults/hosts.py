@@ -41,7 +41,7 @@ from tests.faults.kills import ONE_ITERATION
 from tests.faults.namespaces import Host, hosts, why_not
 from tests.faults.runs import LEAVE_S
 from tests.faults.stale import StaleWriter
-from tests.faults.table import Outcome
+from tests.faults.table import Outcome, chosen
 from tests.faults.watched import WatchedRun
 
 _SETTINGS = (*ONE_ITERATION, "solver.num_steps=8")
@@ -196,20 +196,9 @@ CASES: Mapping[str, Disturb] = {
 }
 
 
-def cases(settings: Mapping[str, str]) -> list[str]:
-    """Return the rows that are asked for. ValueError where there is no such row."""
-    found = []
-    for asked in settings["cases"].split(","):
-        names = [name for name in CASES if name.startswith(asked)]
-        if not names:
-            raise ValueError(f"{asked}: there are {', '.join(CASES)}")
-        found += names
-    return found
-
-
 def run(settings: dict[str, str]) -> Iterator[Outcome]:
     """Disturb a run per case that is asked for; skip all where no hosts can be made."""
-    names = cases(settings)
+    names = chosen(settings["cases"], CASES)
     if (reason := why_not()) is not None:
         yield Outcome("hosts", None, True, f"SKIPPED: {reason}")
         return

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,20 @@ class Outcome:
     good: bool
     told: str
     """What was seen: seconds, exit code, what was left, the last line."""
+
+
+def chosen(asked: str, known: Iterable[str]) -> list[str]:
+    """Return the rows that are asked for: names with commas between, or how they begin.
+
+    ValueError where there is no such row.
+    """
+    found = []
+    for word in asked.split(","):
+        names = [name for name in known if name.startswith(word)]
+        if not names:
+            raise ValueError(f"{word}: there are {', '.join(known)}")
+        found += names
+    return found
 
 
 def disturb(

@@ -14,10 +14,11 @@ from rzero_ray.config.load import load_config
 from tests.faults import autoscaled
 from tests.faults.autoscaler import Autoscaling, NodeType
 from tests.faults.calls import Call, read_calls
-from tests.faults.elastic import CASES, SETTINGS, came, cases, died, went
+from tests.faults.elastic import CASES, SETTINGS, came, died, went
 from tests.faults.presence import Coming, Going, comings, goings, present_on, standstill
 from tests.faults.provider import HEAD_TYPE, WORKER_TYPE
 from tests.faults.samples import misfits
+from tests.faults.table import chosen
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"
 ENGINE = "solver/sampler-1"
@@ -119,9 +120,9 @@ def test_a_sample_too_few_or_too_many_is_told(tmp_path: Path, samples: list[int]
 
 
 def test_rows_are_named_by_how_they_begin_and_others_are_refused():
-    assert cases(SETTINGS["cases"]) == list(CASES)
+    assert chosen(SETTINGS["cases"], CASES) == list(CASES)
     with pytest.raises(ValueError, match="there are grow, "):
-        cases("fly")
+        chosen("fly", CASES)
     with pytest.raises(ValueError, match="there are groups, run"):
         next(autoscaled.run({**autoscaled.SETTINGS, "cases": "clouds"}))
     with pytest.raises(ValueError, match="Ray has 1 and 2"):

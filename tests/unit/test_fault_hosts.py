@@ -15,19 +15,20 @@ import pytest
 
 from tests.faults import hosts as table
 from tests.faults.hosted import health_checks
-from tests.faults.hosts import CASES, SETTINGS, Loss, cases, replaced
+from tests.faults.hosts import CASES, SETTINGS, Loss, replaced
 from tests.faults.namespaces import Host, hosts, why_not
 from tests.faults.stale import StaleWriter, kept
+from tests.faults.table import chosen
 
 needs_namespaces = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
 def test_rows_are_named_by_how_they_begin_and_others_are_refused():
-    assert cases(SETTINGS) == list(CASES)
-    assert cases({"cases": "killed"}) == ["killed-engine", "killed-learner"]
-    assert cases({"cases": "cut-engine,whole"}) == ["cut-engine", "whole"]
+    assert chosen(SETTINGS["cases"], CASES) == list(CASES)
+    assert chosen("killed", CASES) == ["killed-engine", "killed-learner"]
+    assert chosen("cut-engine,whole", CASES) == ["cut-engine", "whole"]
     with pytest.raises(ValueError, match="there are whole, "):
-        cases({"cases": "drowned"})
+        chosen("drowned", CASES)
 
 
 def test_where_no_hosts_can_be_made_one_line_says_so(monkeypatch: pytest.MonkeyPatch):

@@ -23,6 +23,7 @@ from actors.waiting import ActorLostError, DeadlineError
 from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
 from rzero_ray.run.clock import StageClock
 from rzero_ray.types import ActorChange, RunError
+from tests.unit.until import until
 
 
 class Actor:
@@ -92,12 +93,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module.ray, "kill", lambda actor: None)
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
@@ -125,7 +120,7 @@ def test_a_failed_call_or_a_short_silence_makes_an_actor_suspect_and_no_more():
         watch.enter(member)
         told = _states(watch)
         asked = asyncio.create_task(watch.is_alive(member))
-        await _until(lambda: member.state is State.SUSPECT)
+        await until(lambda: member.state is State.SUSPECT)
         actor: Any = member.actor
         actor._how = _well  # the link is back
         assert await asked
@@ -161,7 +156,7 @@ def test_the_dead_are_replaced_within_the_budget_and_then_given_up():
 
         watch.enter(member, renew)
         told = _states(watch)
-        await _until(lambda: watch.given_up(member))  # life 3 is found dead, too
+        await until(lambda: watch.given_up(member))  # life 3 is found dead, too
         assert lives == [2, 3]
         new_life = ["RESTARTING", "DEAD", "RESTARTING", "HEALTHY"]
         assert told == ["HEALTHY", "DEAD", *new_life, "DEAD"]
@@ -185,7 +180,7 @@ def test_a_new_actor_that_does_not_get_its_weights_is_replaced_again():
 
         watch.enter(member, renew)
         watch.condemn(member, "hung")
-        await _until(lambda: member.state is State.HEALTHY)
+        await until(lambda: member.state is State.HEALTHY)
         assert lives == [2, 3]
         assert not watch.given_up(member)
         watch.close()
@@ -313,7 +308,7 @@ def test_a_full_disk_does_not_end_the_watch():
         watch.enter(member, renew)
         watch.tell(refuse)
         watch.condemn(member, "hung")
-        await _until(lambda: member.state is State.HEALTHY)
+        await until(lambda: member.state is State.HEALTHY)
         watch.close()
 
     asyncio.run(go())

@@ -34,8 +34,7 @@ MAY_IMPORT = {
     "rzero_ray.study": (
         "types text disk config protocols answers tasks method run phases evaluation driver"
     ),
-    "rzero_ray.scale": "types disk config",
-    "rzero_ray.__main__": "config run evaluation driver preflight study scale",
+    "rzero_ray.__main__": "config run evaluation driver preflight study",
     "actors": "types text disk config protocols tasks method",
 }
 """Of our packages, those (of `rzero_ray`) that each may import beside itself; between modules there
@@ -44,7 +43,7 @@ is no import cycle either. The algorithm's phases and the actors do not know eac
 OPENS_THE_CLUSTER = (
     "rzero_ray.driver",
     "rzero_ray.evaluation.benchmarks.measuring",
-    "rzero_ray.scale",
+    "rzero_ray.run.scale",
     "rzero_ray.study.gate",
     "rzero_ray.study.runs",
 )

@@ -382,7 +382,7 @@ def test_a_folder_that_holds_something_else_is_no_store(tmp_path: Path):
     assert (tmp_path / "copies" / "run" / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("prefix", ["", "file://"])
+@pytest.mark.parametrize("prefix", ["", "file://", "local://"])
 def test_a_run_is_not_copied_onto_itself(tmp_path: Path, prefix: str):
     root = _begin(tmp_path / "run")
     (tmp_path / "link").symlink_to(tmp_path)

@@ -26,6 +26,7 @@ from rzero_ray.config.cluster import RecoveryConfig
 from rzero_ray.config.load import load_config
 from rzero_ray.run.clock import StageClock
 from rzero_ray.types import Phase, RunError, TransferReport, Weights, WeightVersion
+from tests.unit.until import until
 
 BASE, FINAL = Path("/models/base"), Path("/models/solver-1")
 
@@ -180,12 +181,6 @@ def run(story: Callable[[Ground], Awaitable[None]], monkeypatch: pytest.MonkeyPa
             ground.watch.close()
 
     asyncio.run(go())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def _weights(sampler: PooledSampler) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rzero_ray.__main__ import main
-from rzero_ray.scale import read_request
+from rzero_ray.run.scale import read_request
 from rzero_ray.types import ScaleRequest, UserError
 
 
@@ -57,7 +57,10 @@ def test_without_a_run_one_line_says_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    events = [{"event": "cluster", "address": "127.0.0.1:2"}, {"event": "resume", "reason": ""}]
+    events = [
+        {"time": 1.0, "event": "cluster", "address": "127.0.0.1:2"},
+        {"time": 2.0, "event": "resume", "reason": ""},
+    ]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     monkeypatch.setenv("RAY_ADDRESS", address)
     code = main(["scale", *(a.replace("RUN", str(tmp_path)) for a in arguments)])

@@ -28,6 +28,7 @@ from rzero_ray.types import (
     ScaleRequest,
     UserError,
 )
+from tests.unit.until import until
 
 MODEL = Path("/models/base")
 REQUEST = SampleRequest(
@@ -179,12 +180,6 @@ def run(story: Callable[[Ground], Any], **settings: Any) -> None:
             await ground.close()
 
     asyncio.run(go())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def test_an_engine_that_joins_takes_requests_that_wait():

@@ -24,25 +24,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from rzero_ray.config.arguments import ScaleArguments, load_own
 from rzero_ray.config.command import run_command
 from rzero_ray.config.config import resolve_folder
 from rzero_ray.config.roles import ROLES
 from rzero_ray.config.sources import nearest, split_pairs
-from rzero_ray.disk.files import read_log
+from rzero_ray.run.log import RunLog
 from rzero_ray.types import Role, ScaleRequest, UserError
 
 USAGE = "python -m rzero_ray scale run_dir=DIR solver=N"
-
-
-class _Event(BaseModel):
-    """A line of `events.jsonl`, of which that of a start says where the cluster is."""
-
-    model_config = ConfigDict(extra="allow")
-    event: str
-    address: str = ""
 
 
 _RANGE = re.compile(r"(\d{1,4})(?:\.\.(\d{1,4}))?", re.ASCII)
@@ -83,9 +73,7 @@ def _scale(arguments: list[str]) -> None:
 def _address_of(root: Path) -> str:
     """Return the address of the cluster on which the run in `root` was started last; empty where it
     is not to be seen here."""
-    starts = [
-        e["address"] for e in read_log(root / "events.jsonl", _Event) if e["event"] == "cluster"
-    ]
+    starts = [event["address"] for event in RunLog(root).events() if event["event"] == "cluster"]
     return starts[-1] if starts else ""
 
 
