@@ -200,7 +200,10 @@ def connect_ray() -> str:
         raise KeyboardInterrupt from None
     except ConnectionError as error:
         where = os.environ.get("RAY_ADDRESS", "the address of the last one started here")
-        fix = "start one with `ray start --head`, or set RAY_ADDRESS=local for one of the driver's own"
+        fix = (
+            "start one with `ray start --head`, or set RAY_ADDRESS=local for one of the driver's "
+            "own"
+        )
         raise _no_ray(where, error, fix) from None
     finally:  # Ray has put a handler of its own in its place
         if threading.current_thread() is threading.main_thread():
