@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from actors.fleet.member import Member
 from actors.judge import ClusterJudge
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
+from actors.metrics import RunMetrics as RunMetrics
+from actors.metrics import shown_work
 from actors.nodes import Disk, find_disk
 from actors.placement import (
     check_resources,
@@ -145,6 +148,10 @@ class Cluster:
             await answer_commands(run_dir, lambda request: _as_line(self.scaling.scale(request)))
         except Exception:
             logger.exception("no command reaches this run any more")
+
+    def shown(self, config: Config, run: str) -> AbstractAsyncContextManager[None]:
+        """Have the metrics of a run show in the block what engines and workers do."""
+        return shown_work(run, self.pool, self.workers) if config.metrics.run else nullcontext()
 
     async def close(self) -> None:
         """End all actors and give their places back."""

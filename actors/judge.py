@@ -35,6 +35,11 @@ class RewardWorker(LocalJudge, Lives):
         """Return where the worker runs."""
         return whereabouts()
 
+    @ray.method(concurrency_group="life")
+    def num_killed(self) -> int:
+        """See `method.judging.LocalJudge`."""
+        return super().num_killed()
+
 
 class ClusterJudge:
     """Sends each job to the worker with the fewest under way.

@@ -59,7 +59,7 @@ from rzero_ray.phases.referee import teach_referee
 from rzero_ray.phases.rollback import keep_or_go_back
 from rzero_ray.phases.solver import train_solver
 from rzero_ray.phases.verifier import verify_labels
-from rzero_ray.protocols import Cast, Task
+from rzero_ray.protocols import Cast, Observer, Task
 from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.directory import (
@@ -92,6 +92,7 @@ from rzero_ray.run.run import Run
 from rzero_ray.run.shape import ModelShape, check_shape, find_shape
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
+from rzero_ray.run.trace import TraceFile
 from rzero_ray.run.watchdog import watched
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_task, make_task, open_task
@@ -300,7 +301,8 @@ def _run_in(
     display.note(f"run directory {root}")
     ablation = f", ablation {config.ablation}" if config.ablation else ""
     display.note(f"algorithm {config.algorithm}{ablation}")
-    clock = StageClock()
+    trace = TraceFile(root)
+    clock = StageClock(trace.add_stage)
     if joined is None:
         display.note("finished already: nothing to do; raise num_iterations to go on")
         base_model = find_model(config.model) or Path(config.model.path)
@@ -313,7 +315,8 @@ def _run_in(
             if config.labelled.path:
                 _check_labelled_texts(config, root, base_model)
     pace = Pace()
-    observers = Observers(display, ScalarLog(root), pace)
+    shown = run_metrics(config, on_cluster=joined is not None)
+    observers = Observers(display, ScalarLog(root), trace, pace, *shown)
     run = Run(config, root, base_model, clock, observers, mirror)
     try:
         if joined is not None:
@@ -329,6 +332,15 @@ def _run_in(
             raise RunError(str(error)) from None
         raise
     display.finish(*write_report(run.stored))
+
+
+def run_metrics(config: Config, on_cluster: bool) -> list[Observer]:
+    """Return who shows a run's progress to Prometheus, where somebody is to."""
+    if not (on_cluster and config.metrics.run):
+        return []
+    from actors.cluster import RunMetrics
+
+    return [RunMetrics(resolve_run_dir(config).name)]
 
 
 def _check_labelled_texts(config: Config, root: Path, model: Path) -> None:
@@ -435,7 +447,8 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
     models = current_models(run)
     await cast.challenger.hold(models["challenger"])
     await cast.solver.hold(models["solver"])
-    await METHODS[config.method](config, cast, run)
+    async with cluster.shown(config, run.stored.root.name):
+        await METHODS[config.method](config, cast, run)
 
 
 def current_models(run: Run) -> dict[Role, Path]:

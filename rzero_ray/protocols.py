@@ -1,7 +1,7 @@
 """The only seam between the algorithm and the cluster.
 
-`phases` and `evaluation` know nothing else of how sampling, learning and grading are run: the
-actors implement these protocols on a cluster, and the unit tests implement them in memory.
+`phases` and `evaluation` know nothing else of how sampling, learning and grading are run, and of
+who watches: the actors implement these protocols on a cluster, and the unit tests in memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,3 +273,25 @@ class Clock(Protocol):
     def count_tokens(self, count: int) -> None:
         """Count sampled tokens."""
         ...
+
+
+class Observer(Protocol):
+    """Who is told of a run's progress: the terminal, TensorBoard, Prometheus, a tracker.
+
+    A class that names it as its base inherits methods that do nothing, and writes those it needs.
+    """
+
+    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
+        """A phase begins or goes on."""
+
+    def finish_step(self, row: dict[str, Any]) -> None:
+        """A step is finished; `row` is its line of `metrics.jsonl`."""
+
+    def finish_iteration(self, row: dict[str, Any]) -> None:
+        """An evaluation is finished; `row` is its entry in `summary.json`'s `heldout`."""
+
+    def see_event(self, event: str, details: Mapping[str, Any]) -> None:
+        """Something has happened; both are in `events.jsonl`."""
+
+    def note(self, text: str) -> None:
+        """Something a user should read."""

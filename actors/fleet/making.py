@@ -77,6 +77,7 @@ class Maker:
             tensor_parallel=settings.tensor_parallel,
             weight_backend=self._layout.weight_backend,
             takes_turns=self._layout.takes_turns,
+            metrics_name=name if self._settings.metrics.vllm else "",
         )
         environment = self._hub | engine_environment(
             settings.threads_per_engine, on_cpu, self._layout.weight_backend

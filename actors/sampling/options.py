@@ -35,5 +35,7 @@ class EngineOptions:
     """Worker processes over which the model is cut."""
     takes_turns: bool = False
     """Whether it gives its memory back between its turns (`actors.turns`)."""
+    metrics_name: str = ""
+    """The `model_name` under which vLLM shows its own metrics; empty where it shows none."""
     load_format: Literal["auto", "dummy"] = "auto"
     """How vLLM reads the weights in `model`; `dummy` leaves them out."""

@@ -279,5 +279,7 @@ def _arguments(options: EngineOptions) -> AsyncEngineArgs:
         distributed_executor_backend="uni" if options.tensor_parallel == 1 else "mp",
         weight_transfer_config=WeightTransferConfig(backend=_VLLM_BACKENDS[options.weight_backend]),
         worker_extension_cls="actors.weights.vllm_backend.WorkerExtension",
-        disable_log_stats=True,
+        disable_log_stats=not options.metrics_name,
+        # All else that vLLM says of the model in its metrics is the path of its folder.
+        served_model_name=options.metrics_name or None,
     )

@@ -12,6 +12,7 @@ from vllm.inputs import TokensPrompt
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from actors.sampling.vllm_metrics import stat_loggers
 from actors.waiting import EngineFailedError
 
 _DEAD = (
@@ -24,7 +25,7 @@ class VllmProcess:
     """Implements `vllm_engine.Vllm` on vLLM's `AsyncLLM`."""
 
     def __init__(self, arguments: AsyncEngineArgs) -> None:
-        self._llm = AsyncLLM.from_engine_args(arguments)
+        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers(arguments))
         self._request_ids = itertools.count()
 
     async def run(self, prompt: TokensPrompt, params: SamplingParams) -> RequestOutput:

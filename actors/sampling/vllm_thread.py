@@ -24,6 +24,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from actors.sampling.vllm_metrics import stat_loggers
 from actors.waiting import EngineFailedError
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class VllmThread:
 
         vLLM seeds the process's generators, Python's, numpy's and torch's, with a seed of its own.
         """
-        self._llm = LLMEngine.from_engine_args(arguments)
+        self._llm = LLMEngine.from_engine_args(arguments, stat_loggers=stat_loggers(arguments))
         self._request_ids = itertools.count()
         self._answers: dict[str, _Answer] = {}
         """What is waited for, by the id of its request."""

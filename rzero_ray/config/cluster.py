@@ -232,6 +232,16 @@ class RecoveryConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    """What a run shows at the metrics endpoint of its Ray nodes, which Prometheus reads."""
+
+    run: bool = True
+    """The run's own figures, `ray_rl_*` (`actors.metrics`)."""
+    vllm: bool = True
+    """vLLM's own of each engine, `ray_vllm_*`; `model_name` is the engine's name."""
+
+
+@dataclass(frozen=True)
 class SamplingSettings:
     """What it takes to sample from one model that does not learn: engines and reward workers."""
 
@@ -244,3 +254,4 @@ class SamplingSettings:
     reward: RewardConfig
     deadline: DeadlineConfig
     recovery: RecoveryConfig
+    metrics: MetricsConfig

@@ -19,6 +19,7 @@ from rzero_ray.config.cluster import (
     CheckpointConfig,
     DeadlineConfig,
     LearnerConfig,
+    MetricsConfig,
     ModelConfig,
     RecoveryConfig,
     RewardConfig,
@@ -111,6 +112,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
 
 def to_yaml(config: Any) -> str:
@@ -139,6 +141,7 @@ def sampling_settings(config: Config) -> SamplingSettings:
         reward=config.reward,
         deadline=config.deadline,
         recovery=config.recovery,
+        metrics=config.metrics,
     )
 
 

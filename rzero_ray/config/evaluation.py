@@ -19,6 +19,7 @@ from rzero_ray.config.cluster import (
     BOUQUET_MODEL,
     BUILT_IN_MODELS,
     DeadlineConfig,
+    MetricsConfig,
     ModelConfig,
     RecoveryConfig,
     RewardConfig,
@@ -103,6 +104,7 @@ class EvaluationConfig:
     deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
     """Seconds after which waiting becomes an error; `update` and `sync` have no meaning here."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     """What becomes of an engine or a worker that dies meanwhile."""
 
 
@@ -151,6 +153,7 @@ def sampling_settings(config: EvaluationConfig, model: str) -> SamplingSettings:
         reward=config.reward,
         deadline=config.deadline,
         recovery=config.recovery,
+        metrics=config.metrics,
     )
 
 

@@ -39,6 +39,7 @@ _FIXED_AT_START = (
     "weights.",
     "deadline.",
     "recovery.",
+    "metrics.",
 )
 _OF_THE_WEIGHTS = ("model.base_seed", "model.cache_dir")
 """Which model of a shape a run starts from: engines and learner are given its weights."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rzero_ray.answers.choices import grade_choice, grade_text, plurality
-from rzero_ray.answers.equality import BudgetedEquality
+from rzero_ray.answers.equality import BudgetedEquality, default_comparer
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.answers.voting import VOTING_RULES
 from rzero_ray.method.repetition import REPETITION_RULES, cluster_ids
@@ -67,3 +67,7 @@ class LocalJudge:
     def repetition_clusters(self, questions: Sequence[str], threshold: float) -> list[int]:
         """Return per question the number of its BLEU cluster."""
         return cluster_ids(questions, threshold, self._task.words)
+
+    def num_killed(self) -> int:
+        """Return how many comparisons of this process have overrun their limits."""
+        return default_comparer().num_killed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,12 @@ class StageClock:
     counted beside it, so that each row of metrics has both.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_stage: Callable[[str, float, float], None] | None = None) -> None:
+        """`on_stage` is told of each time in which a stage was at work: its name, its start in
+        seconds since 1970, and the seconds that it took."""
+        self._on_stage = on_stage
+        self._since: dict[str, float] = {}
+        """When a stage that is at work began."""
         self._active: Counter[str] = Counter()
         self._busy: dict[str, float] = {}
         self._alone: dict[str, float] = {}
@@ -59,12 +64,17 @@ class StageClock:
     def stage(self, name: str) -> Iterator[None]:
         """Count the time of the block to `name`; blocks of one stage may overlap."""
         self._account()
+        if not self._active[name]:
+            self._since[name] = self._changed
         self._active[name] += 1
         try:
             yield
         finally:
             self._account()
             self._active[name] -= 1
+            if self._on_stage is not None and not self._active[name]:
+                seconds = self._changed - self._since[name]
+                self._on_stage(name, time.time() - seconds, seconds)
 
     def lap(self) -> Lap:
         """Return the seconds since the last lap, and start the next."""

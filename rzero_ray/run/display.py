@@ -1,6 +1,6 @@
 """What a user sees while a run goes on: a live display on a terminal, plain lines in a job log.
 
-Both implement `observers.Observer`. A job log gets one line per step, without markup or control
+Both implement `protocols.Observer`. A job log gets one line per step, without markup or control
 characters, so that it can be searched and followed with `tail -f`.
 """
 
@@ -31,6 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rzero_ray.config.config import Config, resolve_run_dir
+from rzero_ray.protocols import Observer
 from rzero_ray.run.quality import quality_columns
 from rzero_ray.run.stored import evaluations_in
 from rzero_ray.text.characters import printable
@@ -71,7 +72,7 @@ def make_display(config: Config) -> Display:
     return LiveDisplay(config) if _is_terminal() else LogDisplay(config)
 
 
-class Display(ABC):
+class Display(Observer, ABC):
     """Keeps what has been reported; subclasses show it."""
 
     def __init__(self, config: Config) -> None:

@@ -1,52 +1,40 @@
-"""Who is told of a run's progress, and how to tell several."""
+"""How to tell several observers of a run's progress."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
+
+from rzero_ray.protocols import Observer
 
 
-class Observer(Protocol):
-    """Who is told of progress: the terminal display, TensorBoard."""
-
-    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        """A phase begins or goes on."""
-        ...
-
-    def finish_step(self, row: dict[str, Any]) -> None:
-        """A step is finished; `row` is its line of `metrics.jsonl`."""
-        ...
-
-    def finish_iteration(self, row: dict[str, Any]) -> None:
-        """An evaluation is finished; `row` is its entry in `summary.json`'s `heldout`."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something a user should read."""
-        ...
-
-
-class Observers:
-    """Tells several observers, in order; an `Observer`."""
+class Observers(Observer):
+    """Tells several observers, in order."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
     def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        """A phase begins or goes on."""
+        """See `protocols.Observer`."""
         for observer in self._observers:
             observer.start_phase(iteration, phase, num_steps, num_done)
 
     def finish_step(self, row: dict[str, Any]) -> None:
-        """A step is finished."""
+        """See `protocols.Observer`."""
         for observer in self._observers:
             observer.finish_step(row)
 
     def finish_iteration(self, row: dict[str, Any]) -> None:
-        """An evaluation is finished."""
+        """See `protocols.Observer`."""
         for observer in self._observers:
             observer.finish_iteration(row)
 
+    def see_event(self, event: str, details: Mapping[str, Any]) -> None:
+        """See `protocols.Observer`."""
+        for observer in self._observers:
+            observer.see_event(event, details)
+
     def note(self, text: str) -> None:
-        """Something a user should read."""
+        """See `protocols.Observer`."""
         for observer in self._observers:
             observer.note(text)

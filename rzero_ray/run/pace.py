@@ -7,6 +7,8 @@ from collections import defaultdict
 from statistics import median
 from typing import Any
 
+from rzero_ray.protocols import Observer
+
 _TIMES_MEDIAN = 6.0
 """A step is late when it has been open for so many times what its phase's steps take."""
 _LEAST_STEPS = 3
@@ -15,8 +17,8 @@ _LEAST_S = 30.0
 """No step is late before: one of a second may meet a pause of the machine."""
 
 
-class Pace:
-    """Measures steps from one to the next; a `run.observers.Observer`."""
+class Pace(Observer):
+    """Measures steps from one to the next."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
@@ -28,12 +30,12 @@ class Pace:
         self._since = time.monotonic()
 
     def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        """See `run.observers.Observer`."""
+        """See `protocols.Observer`."""
         self._iteration, self._phase, self._since = iteration, phase, time.monotonic()
         self._num_left = num_steps - num_done
 
     def finish_step(self, row: dict[str, Any]) -> None:
-        """See `run.observers.Observer`."""
+        """See `protocols.Observer`."""
         now = time.monotonic()
         self._seconds[row["phase"]].append(now - self._since)
         self._since = now
@@ -42,11 +44,8 @@ class Pace:
             self._phase = ""
 
     def finish_iteration(self, row: dict[str, Any]) -> None:
-        """See `run.observers.Observer`."""
+        """See `protocols.Observer`."""
         self._phase, self._since = "", time.monotonic()
-
-    def note(self, text: str) -> None:
-        """See `run.observers.Observer`."""
 
     def lateness(self) -> str:
         """Return what is late, in one line; empty where nothing is."""

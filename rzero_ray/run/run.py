@@ -28,11 +28,11 @@ from typing import Any, TypeVar
 from rzero_ray.config.config import Config
 from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.files import remove_folder, write_text_durably
+from rzero_ray.protocols import Observer
 from rzero_ray.run.budget import check_budget
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.manifest import phase_key
 from rzero_ray.run.mirror import Mirror
-from rzero_ray.run.observers import Observer
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.parts import PARTS
 from rzero_ray.run.retention import best_iteration, unneeded_models
@@ -201,6 +201,7 @@ class Run:
     def add_event(self, event: str, **details: Any) -> None:
         """Add a line to `events.jsonl`."""
         self.stored.log.add_event(event, **details)
+        self._observer.see_event(event, details)
 
     # Inside.
 

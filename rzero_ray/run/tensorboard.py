@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rzero_ray.protocols import Observer
 
-class ScalarLog:
-    """Writes every number of a run's rows to `<root>/tensorboard`; an `Observer`.
+
+class ScalarLog(Observer):
+    """Writes every number of a run's rows to `<root>/tensorboard`.
 
     Tags are `PHASE/metric` over the steps of that phase in the whole run, and `heldout/metric`
     over iterations.
@@ -43,13 +45,10 @@ class ScalarLog:
         """Write an evaluation; 0 is the base model."""
         self._write("heldout", row, row["iteration"])
 
-    def note(self, text: str) -> None:
-        """Nothing: notes are no numbers."""
-
     def _write(self, group: str, row: dict[str, Any], step: int) -> None:
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-        for name, value in _scalars(group, row):
+        for name, value in scalars(group, row):
             self._add(step=step, summary=scalar_pb(name, value))
         self._records.flush()
 
@@ -60,9 +59,11 @@ class ScalarLog:
         self._records.write(made.Event(wall_time=time.time(), **event).SerializeToString())
 
 
-def _scalars(group: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def scalars(group: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield every number of a row under `group/key`, and under `group/key/inner` where it has
+    objects in it."""
     for name, value in row.items():
         if isinstance(value, dict):
-            yield from _scalars(f"{group}/{name}", value)
+            yield from scalars(f"{group}/{name}", value)
         elif isinstance(value, int | float) and name not in ("iteration", "step"):
             yield f"{group}/{name}", value

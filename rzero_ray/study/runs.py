@@ -16,7 +16,8 @@ from rzero_ray.config.config import Config, resolve_run_dir
 from rzero_ray.config.layout import Layout
 from rzero_ray.config.roles import ROLES
 from rzero_ray.disk.errors import disk_error
-from rzero_ray.driver import go_through, keep_imports
+from rzero_ray.driver import go_through, keep_imports, run_metrics
+from rzero_ray.protocols import Observer
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.concurrency import gather_all
 from rzero_ray.run.directory import (
@@ -26,6 +27,7 @@ from rzero_ray.run.directory import (
     prepare_run_dir,
 )
 from rzero_ray.run.inspection import check_files
+from rzero_ray.run.observers import Observers
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
 from rzero_ray.run.shape import find_shape
@@ -63,23 +65,20 @@ class Failure:
         return f"{self.place}: {self.reason}"
 
 
-class Progress:
-    """Prints a line for each iteration of a run; a `run.observers.Observer`."""
+class Progress(Observer):
+    """Prints a line for each iteration of a run; its notes are in the run's `events.jsonl`."""
 
     def __init__(self, place: Place, config: Config, say: Say) -> None:
         self._place, self._config, self._say = place, config, say
         self._curriculum: dict[str, Any] = {}
 
-    def start_phase(self, iteration: int, phase: str, num_steps: int, num_done: int) -> None:
-        """See `run.observers.Observer`."""
-
     def finish_step(self, row: dict[str, Any]) -> None:
-        """See `run.observers.Observer`."""
+        """See `protocols.Observer`."""
         if row["phase"] == "curriculum":
             self._curriculum = row
 
     def finish_iteration(self, row: dict[str, Any]) -> None:
-        """See `run.observers.Observer`."""
+        """See `protocols.Observer`."""
         k = self._config.eval.num_samples
         figures = [f"mean@{k} {row.get(f'mean@{k}', 0.0):.3f}"]
         for key, name in (("kept", "kept"), ("label_accuracy", "labels right")):
@@ -88,9 +87,6 @@ class Progress:
         self._curriculum = {}
         where = f"iteration {row['iteration']}/{self._config.num_iterations}"
         self._say(f"{self._place}: {where}  {'  '.join(figures)}")
-
-    def note(self, text: str) -> None:
-        """Say nothing: notes are in the run's `events.jsonl`."""
 
 
 class Say:
@@ -205,7 +201,8 @@ class Workers:
 
     async def _make(self, job: Job, cluster: Cluster) -> None:
         clock = StageClock()
-        observer = Progress(job.place, job.config, self._say)
+        progress = Progress(job.place, job.config, self._say)
+        observer = Observers(progress, *run_metrics(job.config, on_cluster=True))
         with self._opened(job, clock, observer) as run:
             run.add_event(
                 "start", address=self._address, pid=os.getpid(), layout=self._layout.describe()
@@ -215,7 +212,7 @@ class Workers:
         self._say(f"{job.place}: finished, {len(self._jobs)} runs wait")
 
     @contextmanager
-    def _opened(self, job: Job, clock: StageClock, observer: Progress) -> Iterator[Run]:
+    def _opened(self, job: Job, clock: StageClock, observer: Observer) -> Iterator[Run]:
         """Take the directory of a run, and close it at the end."""
         root = resolve_run_dir(job.config)
         shape = find_shape(job.config.model.path, find_model(job.config.model))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.method.judging import LocalJudge
+from rzero_ray.protocols import Observer
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import (
     Ballot,
@@ -207,7 +208,7 @@ class FakeJudge:
         return self._judge.repetition_clusters(questions, threshold)
 
 
-class SilentObserver:
+class SilentObserver(Observer):
     """An observer that shows nothing and keeps what it is told."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ MAX_WRONGLY_DIFFERENT = 45
 
 @pytest.fixture(scope="module")
 def comparer() -> Iterator[SymbolicComparer]:
-    shared = SymbolicComparer()
+    shared = SymbolicComparer(cpu_limit_s=20.0)  # the verdicts, not the speed of this machine
     yield shared
     shared.close()
 

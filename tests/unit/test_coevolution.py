@@ -79,7 +79,10 @@ class Attempt:
             self.challenger.weights = run.stored.current_model("challenger")
             self.solver.weights = run.stored.current_model("solver")
             cast = Cast(self.challenger, self.solver, FakeJudge(), SmallTask(), self.verifier)
-            asyncio.run(coevolve(self._config, cast, run))
+            try:
+                asyncio.run(coevolve(self._config, cast, run))
+            finally:
+                run.close()  # what is removed is removed beside the loop
 
 
 def kill_after(run: Run, kill_at: int | str) -> None:

@@ -55,6 +55,7 @@ ALLOWED_IN = {
     "vllm": (
         "actors.weights.vllm_trainers",
         "actors.sampling.vllm_engine",
+        "actors.sampling.vllm_metrics",
         "actors.sampling.vllm_process",
         "actors.sampling.vllm_thread",
         "actors.weights.vllm_backend",

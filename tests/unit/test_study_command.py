@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ class FakeCluster:
         solver.borrows_from = challenger
         challenger.weights = solver.weights = "another run's"
         return Cast(challenger, solver, FakeJudge(), SmallTask())
+
+    def shown(self, config: Config, run: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def close(self) -> None:
         self.is_closed = True
