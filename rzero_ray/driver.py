@@ -36,6 +36,7 @@ from rzero_ray.config.config import Config, resolve_run_dir, to_yaml
 from rzero_ray.config.layout import Layout, uses_gpus, wanted_gpus
 from rzero_ray.config.load import load_config
 from rzero_ray.config.roles import ROLES
+from rzero_ray.config.showing import TrackersConfig
 from rzero_ray.disk.files import DamagedFileError
 from rzero_ray.disk.folder import free_space
 from rzero_ray.disk.store import Store
@@ -93,6 +94,7 @@ from rzero_ray.run.shape import ModelShape, check_shape, find_shape
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.tensorboard import ScalarLog
 from rzero_ray.run.trace import TraceFile
+from rzero_ray.run.trackers import check_trackers, opened_trackers
 from rzero_ray.run.watchdog import watched
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_task, make_task, open_task
@@ -199,6 +201,7 @@ def check_and_run(arguments: list[str]) -> None:
         print(printable(line), flush=True)
         config = load_run(given)  # it goes on as it began
     check_task(config)
+    check_trackers(config.trackers)
     check_source(config)
     if config.labelled.path and labelled_copy(root) is None:
         load_labelled(config, make_task(config.task))
@@ -286,8 +289,12 @@ def _run(config: Config, store: Store | None) -> None:
         with make_display(config) as display:
             for text in lost:
                 display.note(f"warning: {text}")
-            with copied(root, store, display.note) as mirror:
-                _run_in(root, config, display, joined, mirror)
+            wanted = config.trackers if joined is not None else TrackersConfig()
+            with (
+                opened_trackers(wanted, config, root) as tracked,
+                copied(root, store, display.note) as mirror,
+            ):
+                _run_in(root, config, display, joined, mirror, tracked)
 
 
 def _run_in(
@@ -296,6 +303,7 @@ def _run_in(
     display: Display,
     joined: tuple[str, Layout] | None,
     mirror: Mirror,
+    tracked: Sequence[Observer],
 ) -> None:
     """Go through the loop in a run directory that is held; `joined` is None for a finished run."""
     display.note(f"run directory {root}")
@@ -316,7 +324,7 @@ def _run_in(
                 _check_labelled_texts(config, root, base_model)
     pace = Pace()
     shown = run_metrics(config, on_cluster=joined is not None)
-    observers = Observers(display, ScalarLog(root), trace, pace, *shown)
+    observers = Observers(display, ScalarLog(root), trace, pace, *shown, *tracked)
     run = Run(config, root, base_model, clock, observers, mirror)
     try:
         if joined is not None:

@@ -19,6 +19,7 @@ from rzero_ray.config.rules import (
     one_of,
     positive,
 )
+from rzero_ray.config.showing import MetricsConfig
 
 TINY_MODEL = "tiny"
 """The value of `model.path` that stands for the built-in base model of `task=arithmetic`."""
@@ -229,16 +230,6 @@ class RecoveryConfig:
     """How often an actor is replaced within an hour, and without an update being finished. Beyond
     that the run goes on without it, or ends with what it died of where nobody else can do its work.
     0 replaces none."""
-
-
-@dataclass(frozen=True)
-class MetricsConfig:
-    """What a run shows at the metrics endpoint of its Ray nodes, which Prometheus reads."""
-
-    run: bool = True
-    """The run's own figures, `ray_rl_*` (`actors.metrics`)."""
-    vllm: bool = True
-    """vLLM's own of each engine, `ray_vllm_*`; `model_name` is the engine's name."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from rzero_ray.config.cluster import (
     CheckpointConfig,
     DeadlineConfig,
     LearnerConfig,
-    MetricsConfig,
     ModelConfig,
     RecoveryConfig,
     RewardConfig,
@@ -49,6 +48,7 @@ from rzero_ray.config.rules import (
     optional_store,
     run_name,
 )
+from rzero_ray.config.showing import MetricsConfig, TrackersConfig
 from rzero_ray.types import UserError
 
 
@@ -113,6 +113,7 @@ class Config:
     deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    trackers: TrackersConfig = field(default_factory=TrackersConfig)
 
 
 def to_yaml(config: Any) -> str:

@@ -19,7 +19,6 @@ from rzero_ray.config.cluster import (
     BOUQUET_MODEL,
     BUILT_IN_MODELS,
     DeadlineConfig,
-    MetricsConfig,
     ModelConfig,
     RecoveryConfig,
     RewardConfig,
@@ -37,6 +36,7 @@ from rzero_ray.config.rules import (
     count,
     optional_path,
 )
+from rzero_ray.config.showing import MetricsConfig
 from rzero_ray.config.sources import (
     as_written,
     build,

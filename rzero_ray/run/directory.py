@@ -49,6 +49,8 @@ _MAY_CHANGE = (
     "checkpoint.",
     "deadline.",
     "recovery.",
+    "metrics.",
+    "trackers.",
     "weights.",
     "audit.",
     "drift.",

@@ -37,11 +37,6 @@ TOKENS_PER_MICRO_BATCH = 64
 """Small, so that a batch is cut into several micro-batches of unequal number per rank."""
 
 
-def slow(*values: Any) -> Any:
-    """Return the values of a parametrized test of which the like is among the quick tests."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 class Trap:
     """Something that runs a command when it is unpickled."""
 

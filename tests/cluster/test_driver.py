@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +35,12 @@ START_LIMIT_S = 400.0
 
 @dataclass
 class KilledRun:
-    """One iteration of `conf=tiny`, killed once in each phase and finished by the last attempt."""
+    """One iteration of `conf=tiny`, killed in the Solver's phase and finished by a second start
+    (`test_kills` has the other phases)."""
 
     config: Config
     root: Path
-    killed_at: list[str]
+    was_killed: bool
     output: str
     summary: dict
 
@@ -48,26 +49,20 @@ class KilledRun:
 def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> KilledRun:
     root = tmp_path_factory.mktemp("runs") / "tiny"
     arguments = ["conf=tiny", f"model.path={base_model}", f"run_dir={root}", "num_iterations=1"]
-    key = "iteration-01"
-    moments: list[tuple[str, Callable[[set[str]], bool]]] = [
-        ("challenger", lambda done: f"{key}/challenger/step-002" in done),
-        ("curriculum", lambda done: f"{key}/challenger" in done),
-        ("solver", lambda done: f"{key}/solver/step-003" in done),
-    ]
-    killed_at = [name for name, reached in moments if _start_and_kill(arguments, root, reached)]
+    was_killed = _start_and_kill(arguments, root, "iteration-01/solver/step-003")
     finished = run_driver(arguments, timeout_s=600)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return KilledRun(
         config=load_config(arguments),
         root=root,
-        killed_at=killed_at,
+        was_killed=was_killed,
         output=finished.stdout,
         summary=json.loads((root / "summary.json").read_text()),
     )
 
 
-def _start_and_kill(arguments: list[str], root: Path, reached: Callable[[set[str]], bool]) -> bool:
-    """Start a driver and `kill -9` it at a moment; returns whether it was still running then."""
+def _start_and_kill(arguments: list[str], root: Path, key: str) -> bool:
+    """Start a driver and `kill -9` it once `key` is finished; returns whether it ran until then."""
     driver = subprocess.Popen(
         driver_command(arguments),
         cwd=REPOSITORY,
@@ -76,7 +71,7 @@ def _start_and_kill(arguments: list[str], root: Path, reached: Callable[[set[str
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + START_LIMIT_S
-    while driver.poll() is None and not reached(_finished(root)):
+    while driver.poll() is None and key not in _finished(root):
         assert time.monotonic() < deadline, "the driver did not reach the moment in time"
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
@@ -93,8 +88,8 @@ def _rows(run: KilledRun) -> list[dict]:
     return [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_kill_in_each_phase_loses_no_step_and_repeats_none(run: KilledRun):
-    assert run.killed_at == ["challenger", "curriculum", "solver"]
+def test_a_kill_loses_no_step_and_repeats_none(run: KilledRun):
+    assert run.was_killed
     steps = [(row["phase"], row["step"]) for row in _rows(run)]
     config = run.config
     assert steps == [
@@ -229,6 +224,7 @@ def test_written_model_gives_the_stated_accuracy_in_transformers(run: KilledRun)
     assert np.mean(right) == pytest.approx(run.summary["heldout"][1]["greedy"], abs=1.5 / 360)
 
 
+@pytest.mark.slow
 def test_written_model_gives_the_stated_accuracy_in_a_fresh_vllm(run: KilledRun, tmp_path: Path):
     arguments = [
         "conf=tiny",

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.cluster.conftest import REPOSITORY
 
 _SCRIPT = """
@@ -15,6 +17,7 @@ print(ray.get(ray.remote(lambda: os.nice(0)).options(num_cpus=0).remote()) - os.
 """
 
 
+@pytest.mark.slow
 def test_actors_of_a_ray_of_the_drivers_own_are_as_nice_as_the_driver():
     environment = {k: v for k, v in os.environ.items() if k != "RAY_worker_niceness"}
     found = subprocess.run(

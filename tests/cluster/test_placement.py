@@ -22,6 +22,8 @@ from rzero_ray.config.layout import disaggregated
 from rzero_ray.config.load import load_config
 from rzero_ray.types import UserError
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
 
 class Where:
     """An actor that knows where it is."""

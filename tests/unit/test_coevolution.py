@@ -28,6 +28,7 @@ from rzero_ray.types import (
     SolverSample,
     UserError,
 )
+from tests.marks import slow
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 
 OVERRIDES = [
@@ -234,9 +235,9 @@ def test_every_sample_has_a_seed_of_its_own(config, tmp_path):
         # Steps of the Challenger, its phase, the curriculum, the Solver, its phase, the monitors,
         # the iteration.
         ([], [2 + 1 + 2 + 3 + 1 + 1 + 1] * 2),
-        (["drift.num_sequences=5", "audit.oracle=exact"], [2 + 1 + 2 + 1 + 3 + 1 + 1 + 1] * 2),
+        slow(["drift.num_sequences=5", "audit.oracle=exact"], [2 + 1 + 2 + 1 + 3 + 1 + 1 + 1] * 2),
         # Enough questions after 2 of 4 curriculum steps, some dropped for what the first one kept.
-        (
+        slow(
             [
                 "curriculum.candidates_per_step=8",
                 "curriculum.num_wanted=7",
@@ -245,8 +246,8 @@ def test_every_sample_has_a_seed_of_its_own(config, tmp_path):
             ],
             [2 + 1 + 2 + 3 + 1 + 1 + 1] * 2,
         ),
-        (["ablation=frozen_challenger", "drift.num_sequences=5"], [2 + 3 + 1 + 1 + 1] * 2),
-        (["ablation=shared_model", "drift.num_sequences=5"], [2 + 1 + 2 + 3 + 1 + 1 + 1] * 2),
+        slow(["ablation=frozen_challenger", "drift.num_sequences=5"], [2 + 3 + 1 + 1 + 1] * 2),
+        slow(["ablation=shared_model", "drift.num_sequences=5"], [2 + 1 + 2 + 3 + 1 + 1 + 1] * 2),
     ],
 )
 def test_a_run_killed_at_any_point_ends_as_if_it_never_was(

@@ -36,6 +36,7 @@ from rzero_ray.protocols import Cast
 from rzero_ray.run.report import command as report_command
 from rzero_ray.run.report import drawing, plots
 from rzero_ray.types import Phase, Rollout, Step, UpdateReport, Vocabulary
+from tests.marks import slow
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 from tests.unit.test_coevolution import Attempt, Killed, SmallTask
 
@@ -198,16 +199,16 @@ def not_readable(path: Path, outside: Path) -> None:
 
 DAMAGES = [
     missing,
-    empty,
     truncated,
-    one_byte_changed,
-    nested,
-    another_object,
-    a_link,
-    a_link_to_nothing,
-    a_folder,
-    a_pipe,
-    not_readable,
+    slow(empty),
+    slow(one_byte_changed),
+    slow(nested),
+    slow(another_object),
+    slow(a_link),
+    slow(a_link_to_nothing),
+    slow(a_folder),
+    slow(a_pipe),
+    slow(not_readable),
 ]
 
 

@@ -20,6 +20,7 @@ from rzero_ray.method.early_stopping import (
 )
 from rzero_ray.method.selection import Band, reason_by_votes
 from rzero_ray.types import Ballot, Candidate
+from tests.marks import slow
 
 CURRICULUM = CurriculumConfig(num_votes=10)
 HALF = VotingConfig(min_answered=0.5)
@@ -79,7 +80,7 @@ def bands(num_votes: int) -> list[Rules]:
     ]
 
 
-@pytest.mark.parametrize("num_votes", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("num_votes", [1, 2, 3, 4, 5, slow(6)])
 @pytest.mark.parametrize(
     ("alphabet", "same"),
     [

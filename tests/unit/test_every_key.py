@@ -106,6 +106,7 @@ def _check_values(schema: type, name: str, load: Callable[[str], object]) -> Non
             _check(name, value, load)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", _sections(Config))
 def test_train_refuses_or_plans(section: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

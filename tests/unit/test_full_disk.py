@@ -46,6 +46,7 @@ def _updates(root: Path) -> list[str]:
     return [key for key in finished if "/solver/step" in key or "/challenger/step" in key]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_at_any_moment_is_one_line_and_loses_no_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

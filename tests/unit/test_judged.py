@@ -416,6 +416,7 @@ def test_a_frozen_referee_is_asked_and_never_taught(tmp_path: Path):
     assert set(map(str, attempt.referee.sampled_from)) == {"/base"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(tmp_path: Path):
     config = load_config([*OVERRIDES, "num_iterations=1"])
     whole = Attempt(config, tmp_path / "whole")

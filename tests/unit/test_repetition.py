@@ -240,6 +240,7 @@ def test_clusters_of_4096_questions_are_those_of_all_pairs(make, measure) -> Non
     assert partition(ids) == partition(dense_ids(questions, 0.5, measure))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("questions", "limit_mib"),
     [

@@ -17,6 +17,7 @@ from rzero_ray.answers.parsing import parse_answer
 from rzero_ray.tasks.prompts import math_challenger_messages, math_solver_messages
 from rzero_ray.tasks.tiny_model import build_tokenizer
 from rzero_ray.types import Completion, Message, UserError
+from tests.marks import slow
 from tests.unit import tokenizer_shapes as shapes
 from tests.unit.tokenizer_shapes import SHAPES, Shape
 
@@ -193,7 +194,7 @@ def test_texts_that_normalize_to_a_control_token_are_ordinary(tmp_path):
         assert ours.render(math_solver_messages(attack)).count(end) == 2, attack
 
 
-@pytest.mark.parametrize("prepend", ["legacy", "first", "always", "never"])
+@pytest.mark.parametrize("prepend", ["legacy", slow("first"), slow("always"), slow("never")])
 @pytest.mark.parametrize("flag", ["normalized", "lstrip", "rstrip", "single_word"])
 def test_control_tokens_with_other_flags_keep_their_ids(tmp_path, prepend, flag):
     names = ("<unk>", "<s>", "</s>", "EOT")
@@ -422,9 +423,9 @@ LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% en
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        (LOOPS, "takes more than 5 s of processor time"),
+        slow(LOOPS, "takes more than 5 s of processor time"),
         ("{{ 'a' * 10**8 }}", "writes more than|needs more than|takes more than"),
-        ("{% set x = 'a' * 10**9 %}{{ (x + x) | length }}", "needs more than|takes more than"),
+        slow("{% set x = 'a' * 10**9 %}{{ (x + x) | length }}", "needs more than|takes more than"),
         ("{% for a in range(99999) %}{{ messages }}{% endfor %}", "writes more|needs more"),
         ("{{ raise_exception('no') }}", "cannot render a question"),
         ("{% for", "cannot render a question"),

@@ -170,6 +170,7 @@ def test_a_run_without_a_verifier_asks_and_teaches_none(tmp_path: Path):
     assert all(c.vote_texts == () for c in read_records(path, Candidate))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_anywhere_ends_as_one_that_is_not(tmp_path: Path):
     config = load_config([*OVERRIDES, *SETTINGS, "recipe=verifier", "num_iterations=1"])
     Attempt(config, tmp_path / "whole").go()
