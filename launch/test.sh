@@ -32,6 +32,7 @@ if [[ $# -gt 0 ]]; then
   tests "$@"
 else # .ci/run runs the slow ones too
   tests -q --durations=15 -n 2 --dist worksteal -m "not slow and not long" tests/unit
-  tests -q --durations=15 -m "not slow and not long" tests/cluster tests/gpu # each has engines that fill the machine
+  # Engines and ranks of one file fill a core and a half; what is left is for another file's.
+  tests -q --durations=15 -n 2 --dist loadfile -m "not slow and not long" tests/cluster tests/gpu
 fi
 exit "$status"

@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -40,11 +41,17 @@ def build(schema: type[C], *sources: DictConfig) -> C:
         for key, value in as_written(source).items():
             _check_plain(key, value)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
+        config = OmegaConf.to_object(OmegaConf.merge(_structured(schema), *sources))
     except OmegaConfBaseException as error:
         raise _bad_value(error.full_key, error) from None
     assert isinstance(config, schema)
     return config
+
+
+@cache
+def _structured(schema: type) -> DictConfig:
+    """Return a schema as OmegaConf has it: half of a load is making one, and `merge` copies it."""
+    return cast(DictConfig, OmegaConf.structured(schema))
 
 
 def read_arguments(overrides: Sequence[tuple[str, str]], schema: type) -> DictConfig:

@@ -25,7 +25,7 @@ from tests.cluster.learner_ranks import (
     norm_of,
     with_aggregation,
 )
-from tests.marks import slow
+from tests.marks import long
 from tests.unit.builders import phase_of
 
 
@@ -33,14 +33,14 @@ from tests.unit.builders import phase_of
     ("world_size", "stage", "aggregation"),
     [
         (1, 0, "token_mean"),
-        slow(1, 1, "sequence_mean"),
-        slow(1, 2, "fixed_length"),
-        slow(1, 3, "token_mean"),
-        slow(2, 1, "fixed_length"),
+        long(1, 1, "sequence_mean"),
+        long(1, 2, "fixed_length"),
+        long(1, 3, "token_mean"),
+        long(2, 1, "fixed_length"),
         (2, 2, "token_mean"),
-        slow(2, 2, "sequence_mean"),
+        long(2, 2, "sequence_mean"),
         (2, 3, "sequence_mean"),
-        slow(2, 3, "fixed_length"),
+        long(2, 3, "fixed_length"),
     ],
 )
 def test_learning_equals_a_plain_loop(
@@ -100,7 +100,7 @@ def test_sequences_alone_and_padded_together_have_one_loss(ranks, scored, base_m
     )
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), slow(2, 3)])
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), long(2, 3)])
 def test_imitation_descends_from_the_cross_entropy_of_the_base(
     ranks, scored, base_model, world_size, stage
 ):
@@ -133,7 +133,7 @@ def _weights(
     return ray.get(results, timeout=300)[0]["weights"]
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 1), slow(2, 3)])
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 1), long(2, 3)])
 def test_recomputed_activations_and_a_reference_from_the_cpu_change_nothing(
     ranks, scored, base_model, world_size, stage
 ):
@@ -145,7 +145,7 @@ def test_recomputed_activations_and_a_reference_from_the_cpu_change_nothing(
 
 @pytest.mark.parametrize(
     ("world_size", "stage", "offload"),
-    [(1, 1, "optimizer"), slow(2, 2, "optimizer"), slow(2, 3, "all")],
+    [(1, 1, "optimizer"), long(2, 2, "optimizer"), long(2, 3, "all")],
 )
 def test_states_that_deepspeed_offloads_change_nothing(
     ranks, scored, base_model, world_size, stage, offload
@@ -156,7 +156,7 @@ def test_states_that_deepspeed_offloads_change_nothing(
         np.testing.assert_allclose(weight, expected[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("stage", [slow(0), slow(1), 2, slow(3)])
+@pytest.mark.parametrize("stage", [long(0), long(1), 2, long(3)])
 def test_bfloat16_learns_with_float32_masters(ranks, scored, base_model, stage):
     """A step of 1e-4 is lost in bfloat16 weights above .03, whose neighbours are 2.4e-4 apart.
 
@@ -194,12 +194,12 @@ def test_bfloat16_learns_with_float32_masters(ranks, scored, base_model, stage):
     [
         # Without ZeRO float32 parameters lie in the mapped file on a CPU, whose memory cannot go.
         (1, 0, "bfloat16"),
-        slow(1, 1, "bfloat16"),
-        slow(1, 2, "bfloat16"),
-        slow(1, 3, "bfloat16"),
-        slow(2, 1, "float32"),
+        long(1, 1, "bfloat16"),
+        long(1, 2, "bfloat16"),
+        long(1, 3, "bfloat16"),
+        long(2, 1, "float32"),
         (2, 2, "bfloat16"),
-        slow(2, 3, "float32"),
+        long(2, 3, "float32"),
     ],
 )
 def test_leaving_the_device_between_steps_changes_nothing(
@@ -225,7 +225,7 @@ def test_leaving_the_device_between_steps_changes_nothing(
     assert moves["remaining"] < 0.02 * both
 
 
-@pytest.mark.parametrize("stage", [1, slow(3)])
+@pytest.mark.parametrize("stage", [1, long(3)])
 def test_a_model_that_is_only_held_has_no_optimizer_and_is_published_as_it_is(
     ranks, scored, base_model, stage
 ):
@@ -245,7 +245,7 @@ def test_a_model_that_is_only_held_has_no_optimizer_and_is_published_as_it_is(
     assert ray.get(again, timeout=300)[0]["reports"][0].num_updates == 2
 
 
-@pytest.mark.parametrize("stage", [slow(1), 3])
+@pytest.mark.parametrize("stage", [long(1), 3])
 def test_one_rank_alone_copies_a_model_that_is_saved(ranks, scored, base_model, stage):
     shared = ray.put(scored)
     found = [r.learn.remote(stage, phase_of(base_model), shared, 0) for r in ranks[2]]
@@ -259,7 +259,7 @@ def test_without_a_kl_term_no_kl_is_reported(ranks, scored, base_model):
     assert [report.kl for report in result["reports"]] == [None, None]
 
 
-@pytest.mark.parametrize("stage", [1, slow(3)])
+@pytest.mark.parametrize("stage", [1, long(3)])
 def test_an_anchor_holds_the_first_update_to_another_model(
     ranks, scored, base_model, tmp_path, stage
 ):
@@ -287,7 +287,7 @@ def test_an_anchor_holds_the_first_update_to_another_model(
     assert base.kl == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("stage", [slow(0), slow(1), 3])
+@pytest.mark.parametrize("stage", [long(0), long(1), 3])
 def test_a_new_phase_holds_nothing_of_the_one_before(ranks, scored, base_model, stage):
     rank = ranks[1][0]
     ray.get(rank.learn.remote(stage, phase_of(base_model), scored, 2))
@@ -306,7 +306,7 @@ def test_clip_and_difference_are_reported(ranks, scored, base_model):
     assert first.grad_norm > 0
 
 
-@pytest.mark.parametrize("stage", [slow(0), 1, slow(2), slow(3)])
+@pytest.mark.parametrize("stage", [long(0), 1, long(2), long(3)])
 def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
     ranks, base_model, scored, tmp_path, stage
 ):
@@ -330,7 +330,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("stage", [1, slow(3)])
+@pytest.mark.parametrize("stage", [1, long(3)])
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
     ranks, scored, base_model, tmp_path, stage
 ):

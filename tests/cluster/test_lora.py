@@ -22,7 +22,7 @@ from tests.cluster.learner_ranks import (
     learn_plainly,
     norm_of,
 )
-from tests.marks import slow
+from tests.marks import long
 from tests.unit.builders import phase_of
 
 LORA = LoraConfig(rank=8)
@@ -52,7 +52,7 @@ def with_peft(base_model, scored):
 
 @pytest.mark.parametrize(
     ("world_size", "stage"),
-    [(1, 1), slow(2, 3), slow(1, 0), slow(1, 2), slow(1, 3), slow(2, 1), slow(2, 2)],
+    [(1, 1), long(2, 3), long(1, 0), long(1, 2), long(1, 3), long(2, 1), long(2, 2)],
 )
 def test_learning_equals_peft_in_a_plain_loop(
     ranks, scored, base_model, with_peft, world_size, stage

@@ -17,7 +17,7 @@ from rzero_ray.study.arms import PLAIN, load_arm
 from tests.cluster.conftest import REPOSITORY, run_driver
 from tests.faults.runs import SHORT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ARMS = (PLAIN, "frozen_challenger+ground_truth_labels")
 OVERRIDES = [*SHORT[1:], "num_iterations=1"]
@@ -76,7 +76,6 @@ def test_a_stopped_study_goes_on_where_it_was(study: tuple[Path, str, str]):
             assert any(r["phase"] == "challenger" for r in rows) == (arm == PLAIN)
 
 
-@pytest.mark.slow
 def test_a_run_on_kept_actors_is_the_run_of_a_driver(study: tuple[Path, str, str], tmp_path: Path):
     """Nothing of the runs before is left in engines, prefix cache, learner or seeds: what was
     sampled, scored and learned is the same to the last bit."""
