@@ -33,7 +33,9 @@ export RAY_health_check_period_ms="${RAY_health_check_period_ms:-1000}"
 export RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-4000}"
 export RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-5}"
 # Ray writes Grafana's dashboards there when a head starts; ours lies beside them (launch/grafana/).
-export RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR="${RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR:-$HOME/.rzero_ray/grafana}"
+if [ -z "${RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR:-}" ]; then
+  export RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR="$HOME/.rzero_ray/grafana"
+fi
 mkdir -p "$RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR" &&
   cp "$_rzero_ray_root/launch/grafana/rzero.json" "$RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR/"
 unset _rzero_ray_root

@@ -16,5 +16,5 @@ def stat_loggers(arguments: EngineArgs) -> list[StatLoggerFactory]:
     """Return what the engine of these arguments takes as `stat_loggers`."""
     if arguments.disable_log_stats:
         return []
-    ray_wrappers.ray_metrics = ray.util.metrics
+    ray_wrappers.ray_metrics = ray.util.metrics  # pyright: ignore[reportPrivateImportUsage]
     return [ray_wrappers.RayPrometheusStatLogger]

@@ -60,12 +60,14 @@ def test_env_sh_is_read_here_as_a_shell_reads_it(tmp_path: Path):
     (tmp_path / "env.sh").write_text("\n".join(lines).replace("then\nfi", "then :\nfi"))
     done = subprocess.run(
         ["bash", "-c", f"source {tmp_path}/env.sh && env"],
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     )
     told = dict(line.split("=", 1) for line in done.stdout.splitlines() if line[:4] == "RAY_")
+    dashboards = told.pop("RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR")  # a folder of the user's own
+    assert dashboards == f"{tmp_path}/.rzero_ray/grafana" and Path(dashboards).is_dir()
     assert told == ray_settings() and len(told) == 7
 
 
