@@ -44,7 +44,7 @@ from tests.faults.watched import WatchedRun
 _SETTINGS = (
     *ONE_ITERATION,
     "deadline.start=1800",  # a machine with other work starts engines slowly
-    "solver.num_steps=60",
+    "solver.num_steps=140",  # longer than two engines take to come, one after the other
     "sampler.num_solver.min=1",
     "sampler.num_solver.max=3",
 )
@@ -160,7 +160,7 @@ CASES: Mapping[str, tuple[Callable[[Site], list[Look]], tuple[str, ...]]] = {
     "scale": (_scale, _ONE_ENGINE),
     "drain": (_drained, _SETTINGS),
     "kill": (_killed, _SETTINGS),
-    "story": (_story, _SETTINGS),
+    "story": (_story, (*_SETTINGS, "solver.num_steps=260")),
 }
 """What is done, and to which run."""
 
