@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 from actors import metrics
+from actors.fleet.member import Member
 from actors.metrics import COUNTERS, GAUGES, OF_A_STEP, RunMetrics
+from actors.sampling.pool import PooledSampler, SamplerPool
 
 ROOT = Path(__file__).resolve().parents[2]
 SERIES = {f"ray_{m.name}" for m in GAUGES} | {f"ray_{m.name}_total" for m in COUNTERS}
@@ -90,6 +93,45 @@ def test_an_evaluation_a_sync_and_who_lives_are_shown(shown):
     assert shown["rl_fleet_actors", "r", "solver", "HEALTHY"] == 1.0
     assert shown["rl_fleet_actors", "r", "solver", "DEAD"] == 0.0
     assert shown["rl_fleet_restarts", "r", "solver", "solver/sampler-1"] == 1.0
+
+
+class Grader:
+    """A worker that says how many comparisons it had to end, or does not answer."""
+
+    def __init__(self, counts: list[int]) -> None:
+        self._counts = counts
+        self.num_killed = self
+
+    async def remote(self) -> int:
+        if not self._counts:
+            await asyncio.Event().wait()
+        return self._counts.pop(0)
+
+
+def test_queues_and_what_graders_had_to_end_are_looked_at(shown, monkeypatch):
+    monkeypatch.setattr(metrics, "_LOOK_S", 0.01)
+    worker: Any = Member("reward/worker-0", Grader([1, 3]))  # type: ignore[arg-type]
+    stuck: Any = Member("reward/worker-1", Grader([]))  # type: ignore[arg-type]
+    engine = PooledSampler(Member("solver/sampler-0", None), "solver", "solver", None)
+    pool = SamplerPool([engine], deadline_s=1.0)
+
+    async def watch() -> None:
+        async with metrics.shown_work("r", pool, [worker, stuck]):
+            pool.num_waiting["solver"] = 5
+            engine.outstanding_samples = 7
+            async with asyncio.timeout(5):
+                while shown.get(("rl_reward_grader_kills", "r", "reward/worker-0")) != 3.0:
+                    await asyncio.sleep(0.01)
+            worker.life, worker.actor = 2, Grader([2])  # a new actor counts from the start
+            pool.samplers.remove(engine)
+            async with asyncio.timeout(5):
+                while shown["rl_reward_grader_kills", "r", "reward/worker-0"] != 5.0:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(watch())
+    assert shown["rl_sample_queue_requests", "r", "solver"] == 5.0
+    assert shown["rl_sample_outstanding_samples", "r", "solver", "solver/sampler-0"] == 0.0
+    assert ("rl_reward_grader_kills", "r", "reward/worker-1") not in shown
 
 
 def test_the_dashboard_asks_for_what_there_is():
