@@ -69,8 +69,9 @@ stage() {
 
 # The first interpreter that is new enough and can make a virtual environment with pip in it.
 find_python() {
-  local candidate version old="" bare=""
-  for candidate in ${PYTHON:-python3.11 python3}; do
+  local candidate version old="" bare="" candidates=(python3.11 python3)
+  [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     version="$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" || continue
     if ! "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
       old="$candidate is Python $version"

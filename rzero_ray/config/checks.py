@@ -28,6 +28,12 @@ def check_config(config: Config) -> None:
             f"rollback_fall={config.rollback_fall} and shared_weights contradict each other: there "
             "is no model of a role to go back to; set rollback_fall=1"
         )
+    if config.rollback_fall < 1.0 and config.eval.num_samples < 2:
+        raise UserError(
+            f"rollback_fall={config.rollback_fall} compares how much answers to one problem agree, "
+            f"and eval.num_samples={config.eval.num_samples} samples one answer, which agrees with "
+            "itself; raise eval.num_samples, or set rollback_fall=1"
+        )
     _check_recipe(config)
     if config.method == "judged":
         _check_judged(config)

@@ -86,8 +86,10 @@ def test_a_run_that_never_goes_back_notes_nothing(tmp_path: Path):
     assert not list(tmp_path.glob("iteration-*/standing.parquet"))
 
 
-def test_going_back_needs_two_models_and_prompts():
+def test_going_back_needs_two_models_several_answers_and_prompts():
     with pytest.raises(UserError, match=r"rollback_fall=0\.02 and shared_weights contradict"):
         load_config(["conf=tiny", "recipe=rollback", "ablation=shared_model"])
+    with pytest.raises(UserError, match="samples one answer, which agrees with itself"):
+        load_config(["conf=tiny", "recipe=rollback", "eval.num_samples=1"])
     with pytest.raises(UserError, match="held-out prompts, which task=math has not"):
         check_task(load_config(["conf=qwen3_4b", "recipe=rollback"]))
