@@ -47,7 +47,7 @@ _CLUSTER = Autoscaling(
 _RUN = (
     *ONE_ITERATION,
     "deadline.start=1800",  # a machine with other work starts engines slowly
-    "solver.num_steps=40",
+    "solver.num_steps=160",
     "sampler.num_solver.min=1",
     "sampler.num_solver.max=3",
     "sampler.idle_seconds=20",
