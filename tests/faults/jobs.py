@@ -53,6 +53,9 @@ _NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*
 SETTINGS = {"arguments": "conf=tiny", "folder": "/tmp/rzero-jobs"}
 """`arguments` are those of the driver, in one word."""
 
+_STATUSES = ("stopped", "succeeded", "failed", "RUNNING", "PENDING")
+"""Words by which `ray job status` says how a job is."""
+
 
 @dataclass
 class JobRun(HostedRun):
@@ -130,7 +133,7 @@ def _stop_and_go_on(site: Site, job: JobRun) -> list[str]:
     site.command(["ray", "job", "stop", _id(watched)], on=0)
     code = watched.await_end(_STOP_S)
     took, status = time.monotonic() - at, _status(site)
-    if code is None or status != "STOPPED":
+    if code is None or status != "stopped":
         raise RuntimeError(f"the job is {status} {took:.0f} s after `ray job stop`")
     if left := left_after(LEAVE_S, lambda: actors_on(site.hosts)):
         raise RuntimeError(f"after `ray job stop` there is {left[0]}")
@@ -150,8 +153,7 @@ def _id(watched: WatchedRun) -> str:
 def _status(site: Site) -> str:
     """Return what Ray says of the job that was submitted last."""
     said = site.command(["ray", "job", "status", _id(site.watched)], on=0)
-    found = re.search(r"(PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED)", said.replace("\n", " "))
-    return "of no status" if found is None else found[1]
+    return next((word for word in _STATUSES if word in said), "of no status")
 
 
 def _make_home(home: Path) -> None:
