@@ -36,6 +36,7 @@ from rzero_ray.run.report.serving.reading import Problems
 from rzero_ray.run.report.serving.server import make_server
 from rzero_ray.run.report.serving.text import visible
 from rzero_ray.run.report.serving.tokens import view_rollout
+from rzero_ray.run.report.serving.training import answered_in
 from rzero_ray.run.report.serving.twins import twins_of
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
@@ -360,6 +361,31 @@ def test_a_page_of_a_question_shows_its_lineage(client: httpx.Client, root: Path
     assert "repetition penalty" in asked_page and f'href="/{ASKED}/0/tokens"' in asked_page
 
 
+# What the Solver answered.
+
+
+def test_a_step_of_the_solver_lists_questions_and_their_answers(
+    config: Config, client: httpx.Client, root: Path
+):
+    samples = read_records(root / LEARNED / "rollouts.parquet", SolverSample)
+    run = StoredRun(config, root, Path("/base"))
+    step = Step(iteration=1, phase="solver", index=1)
+    answered = answered_in(run, step, 1)
+    assert (answered.num_prompts, len(answered.prompts)) == (4, 3)
+    second = [sample for sample in samples if sample.prompt_index == 1]
+    prompt = answered.prompts[0]
+    assert (prompt.question, prompt.label) == (second[0].question, second[0].label)
+    assert [answer.answer for answer in prompt.answers] == [sample.answer for sample in second]
+    assert prompt.reward == pytest.approx(np.mean([sample.reward for sample in second]))
+    page = client.get(f"/{LEARNED}").text
+    links = [f"/{LEARNED}/{row}/tokens" for row in range(len(samples))]
+    assert re.findall(r'<a href="(/[^"]*/tokens)">', page) == links
+    last = f"{LEARNED[:-1]}{len(answered.steps)}"
+    assert f'<a href="/{last}">solver</a>' in client.get("/").text
+    back = re.search(r'<a href="([^"]*)">as it was asked', client.get(links[0]).text)
+    assert back and samples[0].question in texts(client.get(html.unescape(back[1])).text)
+
+
 # One rollout.
 
 
@@ -511,6 +537,8 @@ def test_a_damaged_log_is_a_line_in_the_page(config: Config, copy: Path, name: s
         "/iteration-01/challenger/step-001/99999",
         "/iteration-01/challenger/step-999/0",
         "/iteration-01/drift/step-001/0",
+        "/iteration-01/challenger/step-001",
+        "/iteration-01/solver/step-999",
         "/iteration-01/curriculum/step-001/0/tokens",
         "/iteration-01/solver/step-001/0",
         "/iteration-01/challenger/step-001/-1",
@@ -622,6 +650,7 @@ HOSTILE_PAGES = (
     f"/{OFFERED}/0",
     f"/{OFFERED}/1",
     f"/{ASKED}/0",
+    f"/{LEARNED}",
     f"/{LEARNED}/0/tokens",
 )
 

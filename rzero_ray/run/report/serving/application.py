@@ -1,9 +1,12 @@
-"""The addresses of the browser, and what answers each. All of it reads; nothing is changed.
+"""The addresses of the browser, and what answers each.
 
-/                                               iterations and phases
-/iteration-02?outcome=kept&sort=agreement       its questions
-/iteration-02/challenger/step-003/17            one question
-/iteration-02/solver/step-001/5/tokens          one rollout
+All of it reads; nothing is changed:
+
+    /                                               iterations and phases
+    /iteration-02?outcome=kept&sort=agreement       its questions
+    /iteration-02/challenger/step-003/17            one question
+    /iteration-02/solver/step-001                   what the Solver answered in a step
+    /iteration-02/solver/step-001/5/tokens          one rollout
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from rzero_ray.run.report.serving.filters import list_questions, read_filter
 from rzero_ray.run.report.serving.lineage import trace
 from rzero_ray.run.report.serving.overview import look_over
 from rzero_ray.run.report.serving.pages import (
+    answers_page,
     lineage_page,
     message_page,
     overview_page,
@@ -33,6 +37,7 @@ from rzero_ray.run.report.serving.pages import (
 from rzero_ray.run.report.serving.questions import Place, iterations, path_of
 from rzero_ray.run.report.serving.reading import Problems
 from rzero_ray.run.report.serving.tokens import view_rollout
+from rzero_ray.run.report.serving.training import answered_in
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import Step, UserError
@@ -61,6 +66,7 @@ class Browser:
                 Route("/", self._overview),
                 Route("/style.css", _style),
                 Route("/{iteration}", self._questions),
+                Route("/{iteration}/{phase:str}/{step}", self._answers),
                 Route(question, self._lineage),
                 Route(f"{question}/tokens", self._rollout),
             ],
@@ -96,11 +102,18 @@ class Browser:
             raise HTTPException(404, "there is no such question")
         return HTMLResponse(lineage_page(run, lineage, problems))
 
+    def _answers(self, request: Request) -> Response:
+        run, problems, step = self._run(), Problems(), _step(request)
+        start = _number(_ROW, request.query_params.get("from", "0"))
+        if step.phase != "solver" or not _rollouts(self._root, step).exists():
+            raise HTTPException(404, "there are no such answers")
+        return HTMLResponse(answers_page(run, answered_in(run, step, start), problems))
+
     def _rollout(self, request: Request) -> Response:
         run, problems = self._run(), Problems()
         step, row = _step(request), _number(_ROW, request.path_params["row"])
         start = _number(_ROW, request.query_params.get("from", "0"))
-        is_there = (self._root / step.key / "rollouts.parquet").exists()
+        is_there = _rollouts(self._root, step).exists()
         if step.phase not in ("challenger", "solver") or not is_there:
             raise HTTPException(404, "there is no such rollout")
         view = view_rollout(run, step.phase, step, row, start, problems)
@@ -122,6 +135,10 @@ def _status(error: Exception) -> int:
 
 def _style(request: Request) -> Response:
     return Response(_STYLE, media_type="text/css")
+
+
+def _rollouts(root: Path, step: Step) -> Path:
+    return root / step.key / "rollouts.parquet"
 
 
 def _step(request: Request) -> Step:

@@ -1,7 +1,9 @@
-"""What of an iteration's questions a page shows, and in which order: asked for in its address.
+"""What of an iteration's questions a page shows, and in which order.
 
-/iteration-02?search=7%2B5&outcome=dropped&low=.5&high=1&label=wrong&source=curriculum
-    &sort=votes&order=falling&page=3
+The address of the page asks for it:
+
+    /iteration-02?search=7%2B5&outcome=dropped&low=.5&high=1&label=wrong&source=curriculum
+        &sort=votes&order=falling&page=3
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ SORTS: dict[str, Callable[[Question], float | None]] = {
     "votes": lambda question: question.num_votes,
 }
 """What each value of `sort` sorts by; a question without it comes last."""
-_LONGEST_SEARCH = 200
+LONGEST_SEARCH = 200
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +116,8 @@ def read_filter(query: Mapping[str, str]) -> Filter:
         raise UserError(f"{unknown[0]} is nothing to filter by; there are {', '.join(_NAMES)}")
     given = {name: value.strip() for name, value in query.items() if value.strip()}
     texts = {name: given[name] for name in ("search", "outcome") if name in given}
-    if any(len(text) > _LONGEST_SEARCH for text in texts.values()):
-        raise UserError(f"a text of more than {_LONGEST_SEARCH} characters is not searched for")
+    if any(len(text) > LONGEST_SEARCH for text in texts.values()):
+        raise UserError(f"a text of more than {LONGEST_SEARCH} characters is not searched for")
     wanted = Filter(
         search=texts.get("search", ""),
         outcome=shorten(texts.get("outcome", ""), LONGEST_OUTCOME),

@@ -14,7 +14,7 @@ from rzero_ray.run.report.serving.questions import iterations
 from rzero_ray.run.report.serving.reading import Problems
 from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun
-from rzero_ray.types import PhaseName, iteration_key
+from rzero_ray.types import PhaseName, Step, iteration_key
 
 AT_WORK, STOPPED, FINISHED = "at work", "stopped", "finished"
 _FIGURES: dict[PhaseName, tuple[str, ...]] = {
@@ -41,6 +41,8 @@ class PhaseLine:
     is_finished: bool
     """Whether a later phase has begun, or the iteration is finished."""
     figures: dict[str, float]
+    answered: Step | None
+    """The last step whose answers are stored, of the Solver's phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +103,17 @@ def _line(
                 num_steps=len(run.manifest.steps(phase, iteration)),
                 is_finished=is_finished or phase != begun[-1],
                 figures=_figures(phase_rows(metrics, phase, iteration), _FIGURES[phase]),
+                answered=_last_answered(run, iteration) if phase == "solver" else None,
             )
             for phase in begun
         ],
         evaluation=_evaluation(evaluation, run.config.eval.num_samples),
     )
+
+
+def _last_answered(run: StoredRun, iteration: int) -> Step | None:
+    steps = run.sampled_steps("solver", iteration)
+    return steps[-1] if steps else None
 
 
 def _figures(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:

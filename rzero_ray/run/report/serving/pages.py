@@ -16,6 +16,7 @@ from rzero_ray.run.report.markup import shorten
 from rzero_ray.run.report.serving.filters import (
     DROPPED,
     LABELS,
+    LONGEST_SEARCH,
     ORDERS,
     PAGE_SIZE,
     SORTS,
@@ -28,7 +29,9 @@ from rzero_ray.run.report.serving.questions import KEPT, SOURCES
 from rzero_ray.run.report.serving.reading import Problems
 from rzero_ray.run.report.serving.text import visible, visible_piece
 from rzero_ray.run.report.serving.tokens import TOKENS_SHOWN, RolloutView
+from rzero_ray.run.report.serving.training import PROMPTS_SHOWN, AnsweredStep
 from rzero_ray.run.stored import StoredRun
+from rzero_ray.types import iteration_key
 
 _REFRESH_SECONDS = 5
 
@@ -67,7 +70,17 @@ def lineage_page(run: StoredRun, lineage: Lineage, problems: Problems) -> str:
 
 def rollout_page(run: StoredRun, view: RolloutView, problems: Problems) -> str:
     """Return the page of one rollout."""
-    return _fill("rollout.html", run, problems, view=view, tokens_shown=TOKENS_SHOWN)
+    asked = None
+    if view.step.phase == "solver" and view.sample.question:
+        wanted = Filter(source="curriculum", search=view.sample.question[:LONGEST_SEARCH])
+        asked = f"/{iteration_key(view.step.iteration)}?{wanted.query()}"
+    values = {"view": view, "asked": asked, "tokens_shown": TOKENS_SHOWN}
+    return _fill("rollout.html", run, problems, **values)
+
+
+def answers_page(run: StoredRun, answered: AnsweredStep, problems: Problems) -> str:
+    """Return the page of what the Solver answered in a step."""
+    return _fill("answers.html", run, problems, answered=answered, prompts_shown=PROMPTS_SHOWN)
 
 
 def message_page(name: str, message: str) -> str:
