@@ -28,6 +28,7 @@ from rzero_ray.config.load import load_config
 from rzero_ray.method.rewards import uncertainty
 from rzero_ray.run.parquet import read_records, write_records
 from rzero_ray.run.report.command import main as report
+from rzero_ray.run.report.serving import guard, pages
 from rzero_ray.run.report.serving.application import Browser
 from rzero_ray.run.report.serving.filters import Filter, list_questions, read_filter
 from rzero_ray.run.report.serving.lineage import Lineage, trace
@@ -613,32 +614,32 @@ def test_every_answer_forbids_scripts(client: httpx.Client):
 # Text of a model.
 
 
-def spoil(root: Path) -> None:
+def spoil(root: Path, evil: str = EVIL) -> None:
     """Have every text of a run's first steps be hostile, of records that hold what they held."""
     path = root / OFFERED / "candidates.parquet"
     rows = [
         replace(
             row,
-            text=f"{EVIL}\n</pre><script>document.title = 'evil'</script>",
-            question=f"{EVIL}{number}",
-            answers=(EVIL, "</td><script>document.title = 'evil'</script>", None),
-            label=EVIL,
-            truth=f"{EVIL}'\"><svg onload=\"document.title='evil'\">",
-            vote_texts=(EVIL, EVIL, EVIL),
-            dropped=f"{EVIL}\"><script>document.title='evil'</script>" if number % 2 else None,
+            text=f"{evil}\n</pre><script>document.title = 'evil'</script>",
+            question=f"{evil}{number}",
+            answers=(evil, "</td><script>document.title = 'evil'</script>", None),
+            label=evil,
+            truth=f"{evil}'\"><svg onload=\"document.title='evil'\">",
+            vote_texts=(evil, evil, evil),
+            dropped=f"{evil}\"><script>document.title='evil'</script>" if number % 2 else None,
         )
         for number, row in enumerate(read_records(path, Candidate))
     ]
     write_records(path, rows, Candidate)
     path = root / ASKED / "rollouts.parquet"
     samples = [
-        replace(row, text=EVIL, question=EVIL, answers=(EVIL,), label=EVIL, weight_version=EVIL)
+        replace(row, text=evil, question=evil, answers=(evil,), label=evil, weight_version=evil)
         for row in read_records(path, ChallengerSample)
     ]
     write_records(path, samples, ChallengerSample)
     path = root / LEARNED / "rollouts.parquet"
     answers = [
-        replace(row, text=EVIL, question=f"{EVIL}0", label=EVIL, answer=EVIL, weight_version=EVIL)
+        replace(row, text=evil, question=f"{evil}0", label=evil, answer=evil, weight_version=evil)
         for row in read_records(path, SolverSample)
     ]
     write_records(path, answers, SolverSample)
@@ -693,6 +694,7 @@ def dump(chromium: str, profile: Path, address: str, *arguments: str) -> str:
     return done.stdout.decode()
 
 
+@pytest.mark.slow
 def test_a_browser_filters_and_opens_a_lineage(
     chromium: str, client: httpx.Client, root: Path, tmp_path: Path
 ):
@@ -706,6 +708,7 @@ def test_a_browser_filters_and_opens_a_lineage(
     assert "What the Solver did with it" in page and f">{kept[0]}</h1>" in page
 
 
+@pytest.mark.slow
 def test_no_hostile_text_runs_in_a_browser(
     chromium: str, config: Config, copy: Path, tmp_path: Path
 ):
@@ -713,12 +716,27 @@ def test_no_hostile_text_runs_in_a_browser(
     with served(config, copy) as client:
         for path in (f"/{OFFERED}/1", "/iteration-01?source=curriculum"):
             mark = "&" if "?" in path else "?"
-            page = dump(
-                chromium, tmp_path / "profile", f"{client.base_url}{path}{mark}token={TOKEN}"
-            )
+            address = f"{client.base_url}{path}{mark}token={TOKEN}"
+            page = dump(chromium, tmp_path / "profile", address)
             assert "&lt;script&gt;alert(1)" in page
             assert re.search(r"<title>tiny.*: .*iteration 1</title>", page)
             assert "<script" not in page and "<img" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_policy", [True, False])
+def test_the_policy_would_hold_where_nothing_is_escaped(
+    chromium: str, config: Config, copy: Path, tmp_path: Path, has_policy: bool, monkeypatch
+):
+    """Without both walls the text does run: the test above would find it."""
+    monkeypatch.setattr(pages, "_ENVIRONMENT", pages._ENVIRONMENT.overlay(autoescape=False))
+    if not has_policy:
+        monkeypatch.setattr(guard, "_HEADERS", {})
+    spoil(copy, EVIL.replace("alert(1)", ""))  # which would wait for somebody to close it
+    with served(config, copy) as client:
+        page = dump(chromium, tmp_path / "profile", f"{client.base_url}/{OFFERED}/1?token={TOKEN}")
+        assert "<script>document.title" in page
+        assert ("<title>evil</title>" in page) is not has_policy
 
 
 # The command.
