@@ -27,6 +27,10 @@ class ReportArguments:
 
     run_dir: Annotated[str, a_path()] = ""
     """The run directory."""
+    serve: bool = False
+    """Serve a browser of the run's questions on this machine, and write nothing."""
+    port: Annotated[int, count(0, 65_535)] = 0
+    """Where it is served; 0 is any free port."""
 
 
 @dataclass(frozen=True)

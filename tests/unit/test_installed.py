@@ -50,6 +50,13 @@ def test_presets_and_ablations_are_found_by_name(site: Path, tmp_path: Path):
     assert done.returncode == 2 and "the nearest is tiny" in done.stderr
 
 
+def test_the_pages_of_the_browser_travel_with_it(site: Path):
+    folder = Path("rzero_ray/run/report/serving/templates")
+    names = sorted(path.name for path in (ROOT / folder).iterdir())
+    assert "style.css" in names
+    assert sorted(path.name for path in (site / folder).iterdir()) == names
+
+
 def test_the_wheel_names_the_command(site: Path):
     (entry,) = site.glob("*.dist-info/entry_points.txt")
     assert "rzero = rzero_ray.__main__:main" in entry.read_text()

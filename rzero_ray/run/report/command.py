@@ -1,17 +1,25 @@
-"""Write a run's `summary.json` and `report.html` again: `rzero report run_dir=DIR`.
+"""Write a run's `summary.json` and `report.html` again, or serve a browser of its questions.
 
 The run may be finished, stopped, or at work: nothing else in its directory is changed.
+
+  rzero report run_dir=DIR                writes both files
+  rzero report run_dir=DIR serve=true     prints a link that opens the browser, until Ctrl-C:
+                                          iterations and phases, as they come; each question from
+                                          its prompt over votes, reward and band to the steps that
+                                          trained on it; each rollout token by token
+  port=N                                  where it is served, on 127.0.0.1 alone; 0 is any free port
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from rzero_ray.config.arguments import ReportArguments, load_own
 from rzero_ray.config.command import run_command
-from rzero_ray.config.config import resolve_folder
+from rzero_ray.config.config import Config, resolve_folder
 from rzero_ray.config.sources import nearest, split_pairs
 from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.inspection import check_places, lost_rows
@@ -20,7 +28,8 @@ from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.base_model import find_model
 from rzero_ray.types import UserError
 
-USAGE = "python -m rzero_ray report run_dir=DIR"
+USAGE = "python -m rzero_ray report run_dir=DIR [serve=true [port=N]]"
+_KEYS = [item.name for item in fields(ReportArguments)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,14 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: list[str]) -> None:
-    pairs = split_pairs(arguments)
+    pairs = split_pairs(["serve=true" if a == "--serve" else a for a in arguments])
     for key, _ in pairs:
-        if key != "run_dir":
-            raise UserError(f"unknown key {key}{nearest(key, ['run_dir'])}; usage: {USAGE}")
+        if key not in _KEYS:
+            raise UserError(f"unknown key {key}{nearest(key, _KEYS)}; usage: {USAGE}")
     own, _ = load_own(ReportArguments, pairs, USAGE)
     root = resolve_folder(own.run_dir)
     config = load_stored_config(root)
-    run = StoredRun(config, root, find_model(config.model) or Path(config.model.path))
+    if own.serve:
+        _serve(config, root, own.port)
+    else:
+        _write(config, root)
+
+
+def _serve(config: Config, root: Path, port: int) -> None:
+    # Imported here: a server's libraries are slow to import, and a report needs none of them.
+    from rzero_ray.run.report.serving.server import serve
+
+    serve(config, root, _base_model(config), port, lambda link: print(link, flush=True))
+
+
+def _base_model(config: Config) -> Path:
+    return find_model(config.model) or Path(config.model.path)
+
+
+def _write(config: Config, root: Path) -> None:
+    run = StoredRun(config, root, _base_model(config))
     check_places(root)
     for text in lost_rows(run):
         print(f"rzero_ray: warning: {text}", file=sys.stderr)
