@@ -51,6 +51,7 @@ from rzero_ray.types import (
     Step,
     UserError,
 )
+from tests.unit import test_judged
 from tests.unit.test_coevolution import OVERRIDES, Attempt, Killed
 from tests.unit.test_report import EVIL
 from tests.unit.until import until
@@ -360,6 +361,33 @@ def test_a_page_of_a_question_shows_its_lineage(client: httpx.Client, root: Path
     assert "neither tokens nor the prompt are stored" in page
     asked_page = client.get(f"/{ASKED}/0").text
     assert "repetition penalty" in asked_page and f'href="/{ASKED}/0/tokens"' in asked_page
+
+
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Path]:
+    """A run in which answers are compared, not counted."""
+    monkeypatch.setattr("rzero_ray.driver.open_task", lambda name: test_judged.SmallBouquet())
+    config = load_config(test_judged.OVERRIDES)
+    test_judged.Attempt(config, tmp_path / "run").go()
+    return config, tmp_path / "run"
+
+
+def test_a_request_of_a_judged_run_shows_its_answers_and_no_agreement(judged: tuple[Config, Path]):
+    config, root = judged
+    samples = read_records(root / ASKED / "rollouts.parquet", ChallengerSample)
+    row = next(row for row, sample in enumerate(samples) if sample.reward > 0)
+    traced = lineage(config, root, "challenger", row)
+    assert traced.question.agreement is None
+    assert traced.reward is not None and traced.reward.uncertainty is None
+    with served(config, root) as client:
+        page = client.get(f"/{ASKED}/{row}").text
+        assert "A referee compared them" in page
+        assert "agreement p" not in page and "pseudo-label" not in page
+        written = [
+            html.unescape(text) for text in re.findall('<pre class="model">(.*?)</pre>', page)
+        ]
+        assert {answer for answer in samples[row].answers if answer} <= set(written)
+        assert "as it was asked" not in client.get(f"/{LEARNED}/0/tokens").text
 
 
 # What the Solver answered.

@@ -134,8 +134,8 @@ def trace(run: StoredRun, task: Task, place: Place, problems: Problems) -> Linea
 def reward_parts(sample: ChallengerSample, config: Config) -> RewardParts:
     """Return what a question's reward is made of, as far as it is stored."""
     settings, votes = config.challenger, len(sample.answers)
-    of_answered = sample.num_agree / sample.num_votes if sample.num_votes else None
-    of_all = sample.num_agree / votes if votes else None
+    of_answered = sample.num_agree / sample.num_votes if sample.num_agree else None
+    of_all = sample.num_agree / votes if sample.num_agree else None
     share = of_all if config.voting.share == "all" else of_answered
     return RewardParts(
         rule=settings.reward,

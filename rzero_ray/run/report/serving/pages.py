@@ -65,14 +65,15 @@ def questions_page(
 
 def lineage_page(run: StoredRun, lineage: Lineage, problems: Problems) -> str:
     """Return the page of one question."""
-    return _fill("lineage.html", run, problems, lineage=lineage, config=run.config, kept=KEPT)
+    template = "request.html" if run.config.method == "judged" else "lineage.html"
+    return _fill(template, run, problems, lineage=lineage, config=run.config, kept=KEPT)
 
 
 def rollout_page(run: StoredRun, view: RolloutView, problems: Problems) -> str:
     """Return the page of one rollout."""
     asked = None
-    if view.step.phase == "solver" and view.sample.question:
-        wanted = Filter(source="curriculum", search=view.sample.question[:LONGEST_SEARCH])
+    if view.step.phase == "solver" and run.config.method == "coevolution":
+        wanted = Filter(source="curriculum", search=(view.sample.question or "")[:LONGEST_SEARCH])
         asked = f"/{iteration_key(view.step.iteration)}?{wanted.query()}"
     values = {"view": view, "asked": asked, "tokens_shown": TOKENS_SHOWN}
     return _fill("rollout.html", run, problems, **values)

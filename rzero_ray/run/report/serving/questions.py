@@ -62,8 +62,9 @@ class Question:
 
     @property
     def agreement(self) -> float | None:
-        """Return the majority's share of the answered votes; None without one."""
-        return self.num_agree / self.num_votes if self.num_votes else None
+        """Return the majority's share of the answered votes; None without a majority: nobody
+        voted, or the run compares answers in place of counting them (`method=judged`)."""
+        return self.num_agree / self.num_votes if self.num_agree else None
 
     @property
     def label_is(self) -> str:
