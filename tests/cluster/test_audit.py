@@ -29,6 +29,8 @@ from rzero_ray.tasks.arithmetic import sample_question
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import CurriculumItem
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
 KEY = "a-key-of-this-test"
 START_S = 300.0
 """Until the server answers; a laptop needs a fifth of it."""

@@ -49,6 +49,7 @@ class KilledRun:
 def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> KilledRun:
     root = tmp_path_factory.mktemp("runs") / "tiny"
     arguments = ["conf=tiny", f"model.path={base_model}", f"run_dir={root}", "num_iterations=1"]
+    arguments += ["challenger.num_steps=2"]  # of five, which take a minute
     was_killed = _start_and_kill(arguments, root, "iteration-01/solver/step-003")
     finished = run_driver(arguments, timeout_s=600)
     assert finished.returncode == 0, finished.stdout + finished.stderr

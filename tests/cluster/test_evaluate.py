@@ -17,6 +17,8 @@ from rzero_ray.run.parquet import read_records
 from tests.benchmark_rows import SUMS, write_all
 from tests.cluster.conftest import REPOSITORY
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
 CHOICES = ("mmlu_pro", "supergpqa")
 
 

@@ -25,6 +25,8 @@ from tests.cluster.learner_ranks import (
 from tests.marks import long
 from tests.unit.builders import phase_of
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
 LORA = LoraConfig(rank=8)
 FAST = dataclasses.replace(
     OPTIONS, optimizer=dataclasses.replace(OPTIONS.optimizer, learning_rate=5e-3)
@@ -86,7 +88,6 @@ def test_learning_equals_peft_in_a_plain_loop(
             )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_policy_without_its_adapter_is_its_own_reference(
     ranks, scored, base_model, tmp_path, stage
@@ -106,7 +107,6 @@ def test_a_policy_without_its_adapter_is_its_own_reference(
         assert one.loss == pytest.approx(two.loss, rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (1, 2), (2, 1), (2, 3)])
 def test_a_checkpoint_is_the_adapter_and_goes_on_bit_for_bit(
     ranks, scored, base_model, tmp_path, world_size, stage
@@ -134,7 +134,6 @@ def test_a_checkpoint_is_the_adapter_and_goes_on_bit_for_bit(
         ray.get([r.learn.remote(stage, phase, shared, 1, lora=wider) for r in group])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
 def test_a_finished_phase_leaves_the_merged_model_and_the_adapter(
     ranks, scored, base_model, tmp_path, stage
@@ -158,7 +157,6 @@ def test_a_finished_phase_leaves_the_merged_model_and_the_adapter(
         np.testing.assert_array_equal(again["weights"][name], weight)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_in_bfloat16_what_is_published_gives_the_learners_log_probabilities(
     ranks, scored, base_model, tmp_path, stage
