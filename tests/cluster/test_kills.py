@@ -29,6 +29,7 @@ def test_a_run_goes_on_without_whom_it_has_lost(course: Sequence[Row], tmp_path:
     assert all(outcome.good for outcome in outcomes), [outcome.told for outcome in outcomes]
 
 
+@pytest.mark.long  # test_driver kills one, too
 def test_a_driver_that_is_started_again_goes_on_and_a_step_too_many_shows(tmp_path: Path):
     row = Row("driver", "challenger")
     (outcome,) = run_course([row], tmp_path)

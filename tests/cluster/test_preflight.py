@@ -36,7 +36,7 @@ def random_model(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_of_random_weights_is_refused(random_model: Path, tmp_path: Path):
     said = _preflight(f"model.path={random_model}", f"run_dir={tmp_path / 'run'}")
     assert said.returncode == 1, said.stderr
