@@ -4,6 +4,7 @@ ranks on one node."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,14 @@ def two_nodes_of_four_cpus() -> Iterator[list[Node]]:
     nodes.shutdown()
 
 
+def _wait_until_all_is_free() -> None:
+    """Wait until Ray has what was given up: on a busy machine processes take seconds to end."""
+    deadline = time.monotonic() + 120
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.1)
+
+
 def test_ranks_are_together_where_a_node_has_room_and_where_the_disk_is_seen(
     two_nodes_of_four_cpus: list[Node], tmp_path: Path, base_model: Path, caplog
 ):
@@ -118,6 +127,7 @@ def test_ranks_are_together_where_a_node_has_room_and_where_the_disk_is_seen(
         places = asyncio.run(reserve(needed, 30.0, Disk(tmp_path, [node])))
         assert _where_ranks_are(config, places) == [node.id] * 2
         places.close()
+        _wait_until_all_is_free()
     assert caplog.text == ""
     # Others have one CPU of each node: no node has room for both ranks.
     others = placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD")
