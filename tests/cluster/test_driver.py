@@ -225,7 +225,7 @@ def test_written_model_gives_the_stated_accuracy_in_transformers(run: KilledRun)
     assert np.mean(right) == pytest.approx(run.summary["heldout"][1]["greedy"], abs=1.5 / 360)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_written_model_gives_the_stated_accuracy_in_a_fresh_vllm(run: KilledRun, tmp_path: Path):
     arguments = [
         "conf=tiny",

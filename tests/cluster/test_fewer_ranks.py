@@ -20,7 +20,7 @@ from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import ActorChange, LearnerLostError, Role, Step, UpdateReport
 from tests.unit.builders import phase_of, rollout
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_two_ranks_go_on_as_one_where_the_other_s_node_has_died(base_model: Path, tmp_path: Path):

@@ -88,6 +88,7 @@ def test_learning_equals_peft_in_a_plain_loop(
             )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_policy_without_its_adapter_is_its_own_reference(
     ranks, scored, base_model, tmp_path, stage
@@ -107,6 +108,7 @@ def test_a_policy_without_its_adapter_is_its_own_reference(
         assert one.loss == pytest.approx(two.loss, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (1, 2), (2, 1), (2, 3)])
 def test_a_checkpoint_is_the_adapter_and_goes_on_bit_for_bit(
     ranks, scored, base_model, tmp_path, world_size, stage
@@ -134,6 +136,7 @@ def test_a_checkpoint_is_the_adapter_and_goes_on_bit_for_bit(
         ray.get([r.learn.remote(stage, phase, shared, 1, lora=wider) for r in group])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 3])
 def test_a_finished_phase_leaves_the_merged_model_and_the_adapter(
     ranks, scored, base_model, tmp_path, stage
@@ -157,6 +160,7 @@ def test_a_finished_phase_leaves_the_merged_model_and_the_adapter(
         np.testing.assert_array_equal(again["weights"][name], weight)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_in_bfloat16_what_is_published_gives_the_learners_log_probabilities(
     ranks, scored, base_model, tmp_path, stage

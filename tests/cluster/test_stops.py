@@ -14,6 +14,7 @@ from rzero_ray.config.load import load_config
 from rzero_ray.run.inspection import check_files
 from tests.cluster.conftest import REPOSITORY, driver_command
 from tests.faults.runs import SHORT, interrupt_ignored, shared_memory
+from tests.marks import long
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -21,7 +22,7 @@ SMALL = [*SHORT, "num_iterations=9"]  # it does not end by itself
 SECRET = "sk-a-secret-of-nobody"
 
 
-@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT])
+@pytest.fixture(params=[signal.SIGTERM, long(signal.SIGINT)])
 def running(
     request: pytest.FixtureRequest, base_model: Path, tmp_path: Path
 ) -> Iterator[tuple[signal.Signals, subprocess.Popen[str], Path]]:

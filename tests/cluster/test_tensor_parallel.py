@@ -20,7 +20,7 @@ from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import SampleRequest, Sampling, WeightVersion
 from tests.cluster.test_engines import in_child
 
-pytestmark = pytest.mark.slow  # two workers that import vLLM, on two cores
+pytestmark = pytest.mark.long  # two workers that import vLLM, on two cores
 
 TASK = ArithmeticTask()
 PROMPT = list(range(4, 24))
