@@ -17,7 +17,8 @@ from collections import Counter as Tally
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
@@ -25,6 +26,8 @@ from ray.util.metrics import Counter, Gauge
 from actors.fleet.member import Member, State
 from actors.sampling.pool import SamplerPool
 from rzero_ray.protocols import Observer
+
+M = TypeVar("M", Gauge, Counter)
 
 _LOOK_S = 5.0
 """Time between two looks at the queues; Ray exports every few seconds."""
@@ -150,27 +153,23 @@ class Shown:
     def __init__(self, run: str) -> None:
         """`run` is the value of the tag by which runs on one cluster are told apart."""
         self._run = run
-        self._gauges: dict[str, Gauge] = {}
-        self._counters: dict[str, Counter] = {}
+        self._gauges = cache(lambda metric: _made(Gauge, metric))
+        self._counters = cache(lambda metric: _made(Counter, metric))
 
     def set(self, metric: Declared, value: Any, **tags: str) -> None:
         """Show a value; one that is no number, as a figure that was not measured, is left out."""
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             return
-        if metric.name not in self._gauges:
-            self._gauges[metric.name] = Gauge(
-                metric.name, description=metric.description, tag_keys=metric.tag_keys
-            )
-        self._gauges[metric.name].set(float(value), {"run": self._run, **tags})
+        self._gauges(metric).set(float(value), {"run": self._run, **tags})
 
     def add(self, metric: Declared, value: float, **tags: str) -> None:
         """Count; nothing is counted where `value` is 0."""
-        if metric.name not in self._counters:
-            self._counters[metric.name] = Counter(
-                metric.name, description=metric.description, tag_keys=metric.tag_keys
-            )
         if value > 0:
-            self._counters[metric.name].inc(float(value), {"run": self._run, **tags})
+            self._counters(metric).inc(float(value), {"run": self._run, **tags})
+
+
+def _made(kind: type[M], metric: Declared) -> M:
+    return kind(metric.name, description=metric.description, tag_keys=metric.tag_keys)
 
 
 class RunMetrics(Observer):
