@@ -23,17 +23,7 @@ def check_config(config: Config) -> None:
             "challenger.frozen and shared_weights contradict each other: a shared model learns as "
             "the Solver; set one of them to false"
         )
-    if config.rollback_fall < 1.0 and config.shared_weights:
-        raise UserError(
-            f"rollback_fall={config.rollback_fall} and shared_weights contradict each other: there "
-            "is no model of a role to go back to; set rollback_fall=1"
-        )
-    if config.rollback_fall < 1.0 and config.eval.num_samples < 2:
-        raise UserError(
-            f"rollback_fall={config.rollback_fall} compares how much answers to one problem agree, "
-            f"and eval.num_samples={config.eval.num_samples} samples one answer, which agrees with "
-            "itself; raise eval.num_samples, or set rollback_fall=1"
-        )
+    _check_rollback(config)
     _check_recipe(config)
     if config.method == "judged":
         _check_judged(config)
@@ -70,6 +60,22 @@ def check_config(config: Config) -> None:
     if BUILT_IN_MODELS.get(path, config.task) != config.task:
         raise UserError(
             f"model.path={path} knows only task={BUILT_IN_MODELS[path]}, not {config.task}"
+        )
+
+
+def _check_rollback(config: Config) -> None:
+    if config.rollback_fall == 1.0:  # it never goes back
+        return
+    if config.shared_weights:
+        raise UserError(
+            f"rollback_fall={config.rollback_fall} and shared_weights contradict each other: there "
+            "is no model of a role to go back to; set rollback_fall=1"
+        )
+    if config.eval.num_samples < 2:
+        raise UserError(
+            f"rollback_fall={config.rollback_fall} compares how much answers to one problem agree, "
+            f"and eval.num_samples={config.eval.num_samples} samples one answer, which agrees with "
+            "itself; raise eval.num_samples, or set rollback_fall=1"
         )
 
 

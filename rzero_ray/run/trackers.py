@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -141,8 +141,7 @@ def opened_trackers(wanted: TrackersConfig, config: Config, root: Path) -> Itera
                 found.append(wandb := WandbTracker(wanted.wandb, root, values))
                 opened.callback(_quietly, wandb.close)
             if wanted.mlflow:
-                experiment = wanted.experiment
-                mlflow = MlflowTracker(wanted.mlflow, experiment, root, values)
+                mlflow = MlflowTracker(wanted.mlflow, wanted.experiment, root, values)
                 found.append(mlflow)
                 opened.callback(_quietly, mlflow.close)
         except Exception as error:
@@ -154,14 +153,14 @@ def opened_trackers(wanted: TrackersConfig, config: Config, root: Path) -> Itera
         yield found
 
 
-def _quietly(close: Any) -> None:
+def _quietly(close: Callable[[], None]) -> None:
     try:
         close()
     except Exception as error:
         logger.warning("a tracker did not end in order: %s", error)
 
 
-def _kept_id(path: Path, make: Any) -> str:
+def _kept_id(path: Path, make: Callable[[], str]) -> str:
     """Return the name that a service knows a run by, kept in the run directory."""
     if not path.exists():
         write_text_durably(path, make())

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import numpy as np
@@ -56,6 +57,7 @@ from tests.unit.test_coevolution import OVERRIDES, Attempt, Killed
 from tests.unit.test_report import EVIL
 from tests.unit.until import until
 
+R = TypeVar("R")
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "the-token-of-this-test"
 ASKED = "iteration-01/challenger/step-001"
@@ -115,21 +117,16 @@ def anonymous(config: Config, root: Path) -> Iterator[httpx.Client]:
 
 
 def candidates(root: Path, iteration: int = 1) -> list[Candidate]:
-    folder = root / f"iteration-{iteration:02d}/curriculum"
-    return [
-        row
-        for step in (1, 2)
-        for row in read_records(folder / f"step-{step:03d}/candidates.parquet", Candidate)
-    ]
+    return _rows(root, f"iteration-{iteration:02d}/curriculum", "candidates", Candidate)
 
 
 def asked(root: Path, iteration: int = 1) -> list[ChallengerSample]:
-    folder = root / f"iteration-{iteration:02d}/challenger"
-    return [
-        row
-        for step in (1, 2)
-        for row in read_records(folder / f"step-{step:03d}/rollouts.parquet", ChallengerSample)
-    ]
+    return _rows(root, f"iteration-{iteration:02d}/challenger", "rollouts", ChallengerSample)
+
+
+def _rows(root: Path, phase: str, name: str, record_type: type[R]) -> list[R]:
+    folders = [root / phase / f"step-{step:03d}" for step in (1, 2)]
+    return [row for f in folders for row in read_records(f / f"{name}.parquet", record_type)]
 
 
 def found(root: Path, **query: str) -> list[Question]:
