@@ -38,6 +38,7 @@ class KilledRun:
     """One iteration of `conf=tiny`, killed in the Solver's phase and finished by a second start
     (`test_kills` has the other phases)."""
 
+    arguments: list[str]
     config: Config
     root: Path
     was_killed: bool
@@ -54,6 +55,7 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> KilledRun
     finished = run_driver(arguments, timeout_s=600)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return KilledRun(
+        arguments=arguments,
         config=load_config(arguments),
         root=root,
         was_killed=was_killed,
@@ -249,15 +251,7 @@ def test_written_model_gives_the_stated_accuracy_in_a_fresh_vllm(run: KilledRun,
 
 def test_a_finished_run_started_again_does_nothing_and_says_so(run: KilledRun):
     before = (run.root / "metrics.jsonl").read_bytes()
-    again = run_driver(
-        [
-            "conf=tiny",
-            f"model.path={run.config.model.path}",
-            f"run_dir={run.root}",
-            "num_iterations=1",
-        ],
-        timeout_s=120,
-    )
+    again = run_driver(run.arguments, timeout_s=120)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "finished already" in again.stdout
     assert (run.root / "metrics.jsonl").read_bytes() == before
@@ -282,15 +276,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments, messag
 
 
 def test_a_run_of_another_config_and_a_truncated_manifest_are_left_alone(run: KilledRun):
-    command = ["conf=tiny", f"model.path={run.config.model.path}", f"run_dir={run.root}"]
     before = {p: p.read_bytes() for p in run.root.glob("*") if p.is_file()}
-    other = run_driver([*command, "seed=9"], timeout_s=60)
+    other = run_driver([*run.arguments, "seed=9"], timeout_s=60)
     assert (other.returncode, "seed was 0, now 9" in other.stderr) == (2, True)
     manifest = run.root / "manifest.json"
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[:50])
     try:
-        damaged = run_driver([*command, "num_iterations=1"], timeout_s=60)
+        damaged = run_driver(run.arguments, timeout_s=60)
         assert (damaged.returncode, "manifest.json is damaged" in damaged.stderr) == (2, True)
         assert manifest.read_bytes() == whole[:50]
     finally:
