@@ -37,21 +37,21 @@ BENCHMARKS = (
 """Modules of this folder. Each has `run() -> list[Figure]`, or `SETTINGS`, a dict of what it can be
 told with defaults, and `run(settings) -> list[Figure]`."""
 
-ON_GPUS = ("gpu", "gpu_learner")
-"""Those that need a GPU: only run when they are named."""
+ONLY_NAMED = ("gpu", "gpu_learner", "showing")
+"""Those that need a GPU, or most of an hour: only run when they are named."""
 
 
 def main() -> None:
     """Run the named benchmarks, or all, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS + ON_GPUS)}"
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS + ONLY_NAMED)}"
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     given = dict(name.split("=", 1) for name in options.names if "=" in name)
     names = [name for name in options.names if "=" not in name] or list(BENCHMARKS)
-    known = BENCHMARKS + ON_GPUS
+    known = BENCHMARKS + ONLY_NAMED
     unknown = set(names) - set(known)
     if unknown:
         parser.error(f"no benchmark {min(unknown)}; there are {', '.join(known)}")
