@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from rzero_ray import driver
 from rzero_ray.protocols import Observer
@@ -21,5 +22,5 @@ class NoTrace(Observer):
 
 
 if __name__ == "__main__":
-    vars(driver)["TraceFile"] = NoTrace
-    sys.exit(driver.main())
+    with patch.object(driver, "TraceFile", NoTrace):
+        sys.exit(driver.main())
