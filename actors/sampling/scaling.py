@@ -154,10 +154,13 @@ class Scaling:
             self._join(role)
         for sampler in self._least_needed(present)[: max(0, len(present) - target)]:
             self._leave(sampler, f"no more than {target} are wanted")
-        idle = [s for s in self._least_needed(self._present(role)) if self._is_idle(s, now)]
-        spare = len(self._present(role)) - wanted.least
-        for sampler in idle[: max(0, spare)]:
-            self._leave(sampler, f"it was asked nothing for {self._idle_s:g} s")
+        present = self._least_needed(self._present(role))
+        idle = [self._is_idle(sampler, now) for sampler in present]  # a look notes who is busy
+        # Those that came last may go, however little later they fell idle than the others: they
+        # are on the nodes that an autoscaler has brought for them.
+        for sampler, is_idle in zip(present[: -wanted.least], idle, strict=False):
+            if is_idle:
+                self._leave(sampler, f"it was asked nothing for {self._idle_s:g} s")
 
     def _is_idle(self, sampler: PooledSampler, now: float) -> bool:
         """Return whether nobody has asked an engine in its own role for too long."""

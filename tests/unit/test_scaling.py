@@ -229,6 +229,24 @@ def test_an_engine_that_nobody_asks_is_given_back_and_a_place_that_is_not_there_
     run(story, most=2, idle_s=0.2)
 
 
+def test_the_engine_that_came_last_is_given_back_though_the_first_fell_idle_before_it():
+    async def story(ground: Ground) -> None:
+        asked = ground.ask(6)
+        ground.fleet.has_room.set()
+        await until(lambda: len(ground.with_requests()) == 2)
+        while ground.with_requests() != {"solver/sampler-1"}:
+            ground.end("solver/sampler-0")
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        while not all(task.done() for task in asked):
+            ground.end()
+            await asyncio.sleep(0)
+        await until(lambda: len(ground.names()) == 1)
+        assert ground.names() == {"solver/sampler-0"}
+
+    run(story, most=2, idle_s=0.2)
+
+
 def test_the_time_for_which_an_engine_waits_for_its_place_is_not_idle():
     async def story(ground: Ground) -> None:
         asked = ground.ask(2)
