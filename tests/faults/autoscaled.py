@@ -31,7 +31,7 @@ from tests.faults.evidence import Event
 from tests.faults.hosted import HostedRun, actors_on, head_address, left_after
 from tests.faults.hosts import Scene
 from tests.faults.kills import ONE_ITERATION
-from tests.faults.namespaces import Host, hosts, why_not
+from tests.faults.namespaces import hosts, why_not
 from tests.faults.presence import comings, goings
 from tests.faults.runs import LEAVE_S, REPOSITORY, last_line
 from tests.faults.samples import misfits
@@ -74,23 +74,23 @@ def run(settings: dict[str, str]) -> Iterator[Outcome]:
     scaling = _CLUSTER.of_version(int(settings["version"]))
     folder = Path(settings["folder"]) / uuid.uuid4().hex[:8]
     for name in asked:
-        with hosts(1, folder / f"{name}-disks") as (host,):
-            try:
-                yield cases[name](host, folder / name, scaling)
-            except RuntimeError as error:
-                yield Outcome(f"autoscaled {name}", None, False, str(error))
+        try:
+            yield cases[name](folder / name, scaling)
+        except RuntimeError as error:
+            yield Outcome(f"autoscaled {name}", None, False, str(error))
 
 
-def _groups(host: Host, folder: Path, scaling: Autoscaling) -> Outcome:
-    run = HostedRun(folder / "none", host=host)
-    start_autoscaled_ray(host, run.environment(), folder, scaling)
+def _groups(folder: Path, scaling: Autoscaling) -> Outcome:
     log = folder / "groups.log"
-    environment = {**run.environment(), "RAY_ADDRESS": head_address([host])}
     # As many as fill the head, and one for each node that may come.
     count = scaling.head.cpus // scaling.node.cpus + scaling.most
     words = [sys.executable, "-m", "tests.faults.groups", str(count), str(scaling.node.cpus)]
-    with log.open("w") as stream:
-        code = host.start(words, REPOSITORY, environment, stream).wait(_GROUPS_S)
+    with hosts(1, folder / "disks") as (host,):
+        run = HostedRun(folder / "none", host=host)
+        start_autoscaled_ray(host, run.environment(), folder / "ray", scaling)
+        environment = {**run.environment(), "RAY_ADDRESS": head_address([host])}
+        with log.open("w") as stream:
+            code = host.start(words, REPOSITORY, environment, stream).wait(_GROUPS_S)
     if code:
         raise RuntimeError(f"the groups ended with {code}: {last_line(log.read_text())}")
     told = json.loads(last_line(log.read_text()))
@@ -104,20 +104,21 @@ def _groups(host: Host, folder: Path, scaling: Autoscaling) -> Outcome:
     )
 
 
-def _run(host: Host, folder: Path, scaling: Autoscaling) -> Outcome:
-    run = HostedRun(folder / "run", _RUN, head_address([host]), host=host)
-    start_autoscaled_ray(host, run.environment(), folder / "ray", scaling)
-    watched = WatchedRun(run, folder / "run.log")
-    watched.start()
-    try:
-        told = _grow_and_shrink(Scene([host], watched), scaling)
-        code = watched.await_end(_END_S)
-    except RuntimeError:
-        print(watched.last_words(), file=sys.stderr)
-        raise
-    left = left_after(LEAVE_S, lambda: actors_on([host]))
-    back_s = await_nodes(host, 1, _GO_S)
-    account = settle(watched, code)
+def _run(folder: Path, scaling: Autoscaling) -> Outcome:
+    with hosts(1, folder / "disks") as (host,):
+        run = HostedRun(folder / "run", _RUN, head_address([host]), host=host)
+        start_autoscaled_ray(host, run.environment(), folder / "ray", scaling)
+        watched = WatchedRun(run, folder / "run.log")
+        watched.start()
+        try:
+            told = _grow_and_shrink(Scene([host], watched), scaling)
+            code = watched.await_end(_END_S)
+        except RuntimeError:
+            print(watched.last_words(), file=sys.stderr)
+            raise
+        left = left_after(LEAVE_S, lambda: actors_on([host]))
+        back_s = await_nodes(host, 1, _GO_S)
+    account = settle(watched, code)  # the host's Ray has ended with it
     wrong = misfits(run.root, run.config())
     given_back = "nodes NOT given back" if back_s is None else f"head alone {back_s:.1f} s later"
     good = account.is_whole and not left and not wrong and back_s is not None
