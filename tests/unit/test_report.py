@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import random
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +18,13 @@ from rzero_ray.evaluation.answering import AnsweredProblem
 from rzero_ray.evaluation.heldout import heldout_row
 from rzero_ray.run.clock import Lap, StageClock
 from rzero_ray.run.directory import prepare_run_dir
-from rzero_ray.run.report.candidates import agreement_counts, draw_candidates
+from rzero_ray.run.report.candidates import agreement_counts, divide, sample_questions
+from rzero_ray.run.report.datatable import table_script
 from rzero_ray.run.report.page import make_page
 from rzero_ray.run.report.summary import make_summary, reading
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.run import Run
+from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import Candidate, PhaseName, Step
 from tests.unit.builders import answered
 from tests.unit.fakes import SilentObserver
@@ -199,14 +201,16 @@ class Elements(HTMLParser):
 def test_report_is_one_file_and_model_text_is_inert(run: Run) -> None:
     step = Step(iteration=2, phase="curriculum", index=1)
     write_candidates(run, step, [candidate("9" * 1_000_000)])
-    page = make_page(run.stored, make_summary(run.stored))
+    whole = make_page(run.stored, make_summary(run.stored))
+    page = whole.replace(table_script(), "")
     assert "9" * 300 in page
     assert "9" * 301 not in page
     elements = Elements()
     elements.feed(page)
-    assert not {"script", "img", "link", "iframe"} & set(elements.tags)
+    assert not {"img", "link", "iframe"} & set(elements.tags)
+    assert elements.tags.count("script") == 1 and '<script type="module"></script>' in page
     assert all(link.startswith("#") for link in elements.links)
-    assert not re.search(r"url\((?!#)|@import", page)
+    assert not re.search(r"url\((?!#|data:image/png)|@import", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not {"\u202e", "\x1b"} & set(page)
     assert "http://" not in page
@@ -230,7 +234,7 @@ def test_a_run_that_stopped_half_way(run: Run) -> None:
     assert summary["label_accuracy"] == [0.75, None]
     assert summary["challenger_reward"] == [[0.2, 0.4], [0.1, 0.1]]
     assert summary["weight_syncs"] == 6
-    page = make_page(run.stored, summary)
+    page = make_page(run.stored, summary).replace(table_script(), "")
     assert "1 of 2 iterations" in page
     assert page.count("<svg") == 8
 
@@ -273,23 +277,38 @@ def test_a_long_run_is_told_by_its_first_its_last_and_a_few_iterations_between(t
     page = make_page(run.stored, make_summary(run.stored))
     told = re.findall(r">iteration (\d+)</text>", page)
     assert told == ["1", "7", "13", "18", "24", "30"]
-    # Every iteration has its line, and its questions.
-    assert page.count("<summary>Iteration ") == 30
+    # Every iteration has its questions, the same number.
+    rows = re.findall(r'<td class="figure" data-name="iteration">(\d+)</td>', page)
+    assert [*dict.fromkeys(rows)] == [str(iteration) for iteration in range(30, 0, -1)]
+    assert set(Counter(rows).values()) == {38}
 
 
-def test_the_samples_are_drawn_over_all_steps_and_read_alone(tmp_path: Path):
-    run = _many_iterations(tmp_path / "run", 1).stored
-    (keys,) = run.candidate_keys().values()
-    every = [(found.text, found.dropped) for key in keys for found in run.read(key, Candidate)]
-    sampled = draw_candidates(run, keys, random.Random(0))
-    outcomes = [found.dropped for found in sampled]
-    assert outcomes == [None] * 8 + ["above the band"] * 2 + ["malformed"] * 2
-    texts = [found.text for found in sampled]
-    assert {(found.text, found.dropped) for found in sampled} <= set(every)
+def test_the_same_number_of_each_outcome_is_shown_and_what_some_leave_goes_to_others():
+    assert divide(12, {"a": 100, "b": 100, "c": 100}) == {"a": 4, "b": 4, "c": 4}
+    assert divide(12, {None: 100, "b": 2, "c": 3}) == {None: 7, "b": 2, "c": 3}
+    assert divide(50, {None: 3, "b": 2}) == {None: 3, "b": 2}
+    assert sum(divide(10, dict.fromkeys("abc", 9)).values()) == 10
+    assert set(divide(2, dict.fromkeys("abcd", 9)).values()) == {0, 1}
+
+
+def test_questions_are_drawn_over_all_steps_with_the_runs_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = _many_iterations(tmp_path / "run", 2).stored
+    monkeypatch.setattr("rzero_ray.run.report.candidates.MOST_SHOWN", 24)
+    first, second = sample_questions(run)
+    assert (first.num_questions, second.num_questions) == (38, 38)
+    outcomes = [of.dropped for of in first.questions]
+    assert outcomes == [None] * 5 + ["above the band"] * 5 + ["malformed"] * 2
+    texts = [of.text for of in first.questions]
     assert len(set(texts[:10])) == 10
-    assert {text[:3] for text in texts[:8]} == {"1+1", "1+2"}
-    again = draw_candidates(run, keys, random.Random(0))
-    assert [found.text for found in again] == texts
+    assert {text[:3] for text in texts[:10]} == {"1+1", "1+2", "1*1", "1*2"}
+    again = [of.text for of in sample_questions(run)[0].questions]
+    assert again == texts
+    other = StoredRun(replace(run.config, seed=1), run.root, run.base_model)
+    assert [of.text for of in sample_questions(other)[0].questions] != texts
+    page = make_page(run, make_summary(run))
+    assert "24 of 76 questions" in page
 
 
 def test_agreements_are_counted_by_iteration_over_questions_with_a_vote(tmp_path: Path):

@@ -8,18 +8,57 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.run.report.drawing import spread
 from rzero_ray.run.stored import StoredRun
-from rzero_ray.types import Candidate
 
-_NUM_KEPT_SHOWN = 8
-_NUM_DROPPED_SHOWN = 2
-"""Per reason."""
+MOST_SHOWN = 2_000
+"""Questions on one page. With the lengths to which their texts are cut they take at most half of
+the 20 MB that a page may have."""
+_MOST_OF_AN_ITERATION = 200
+_Place = tuple[str, int]
+"""The key of a step's candidates, and a row of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownQuestion:
+    """The fields of a `Candidate` that a page shows."""
+
+    text: str
+    question: str | None
+    answers: tuple[str | None, ...]
+    label: str | None
+    num_agree: int
+    num_votes: int
+    dropped: str | None
+    truth: str | None
+
+    @property
+    def agreement(self) -> float | None:
+        """Return the majority's share of the answered votes; None where there are none."""
+        return self.num_agree / self.num_votes if self.num_votes else None
+
+    @property
+    def label_is(self) -> str:
+        """Return `right` or `wrong`, or `unknown` where no truth or no label is stored."""
+        if self.truth is None or self.label is None:
+            return "unknown"
+        return "right" if self.label == self.truth else "wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionSample:
+    """Some questions of an iteration's curriculum."""
+
+    iteration: int
+    questions: list[ShownQuestion]
+    num_questions: int
+    """Of which they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +92,58 @@ def agreement_counts(run: StoredRun, edges: NDArray[np.float64]) -> dict[int, ND
     return found
 
 
-def draw_candidates(run: StoredRun, keys: Sequence[str], rng: random.Random) -> list[Candidate]:
-    """Draw a few candidates of an iteration, kept ones first, then some for each reason."""
-    places: dict[str | None, list[tuple[str, int]]] = defaultdict(list)
+def sample_questions(run: StoredRun) -> list[QuestionSample]:
+    """Draw the questions that a page shows: of every iteration the same number, with the run's
+    seed, and of each of its outcomes as many as of the others, where there are so many.
+
+    What is read of all questions is what became of them. A page has at most `MOST_SHOWN`.
+    """
+    found = run.candidate_keys()
+    shown = set(spread(list(found), MOST_SHOWN))
+    quota = min(_MOST_OF_AN_ITERATION, MOST_SHOWN // max(len(shown), 1))
+    return [
+        _sample(run, iteration, keys, quota if iteration in shown else 0)
+        for iteration, keys in found.items()
+    ]
+
+
+def _sample(run: StoredRun, iteration: int, keys: Sequence[str], quota: int) -> QuestionSample:
+    places: dict[str | None, list[_Place]] = defaultdict(list)
     for key in keys:
         for row, dropped in enumerate(run.columns(key, _Outcome)["dropped"]):
             places[dropped].append((key, row))
-    kept = places.pop(None, [])
-    drawn = rng.sample(kept, min(_NUM_KEPT_SHOWN, len(kept)))
-    for reason in sorted(places, key=str):
-        group = places[reason]
-        drawn += rng.sample(group, min(_NUM_DROPPED_SHOWN, len(group)))
+    rng = random.Random(f"{run.config.seed} {iteration}")
+    shares = divide(quota, {outcome: len(group) for outcome, group in places.items()})
+    # Kept questions come first, and of the others the most frequent outcomes.
+    order = sorted(places, key=lambda of: (of is not None, -len(places[of]), str(of)))
+    drawn = [place for of in order for place in rng.sample(places[of], shares[of])]
+    return QuestionSample(
+        iteration=iteration,
+        questions=_read(run, drawn),
+        num_questions=sum(map(len, places.values())),
+    )
+
+
+def divide(quota: int, sizes: Mapping[str | None, int]) -> dict[str | None, int]:
+    """Return how many of each group are shown so that they are `quota` in all, or everything: the
+    same number of each, and what small groups leave of theirs goes to the larger ones."""
+    left, shares = quota, {}
+    for number, (name, size) in enumerate(
+        sorted(sizes.items(), key=lambda of: (of[1], str(of[0])))
+    ):
+        shares[name] = min(size, left // (len(sizes) - number))
+        left -= shares[name]
+    return shares
+
+
+def _read(run: StoredRun, places: Sequence[_Place]) -> list[ShownQuestion]:
+    """Return the questions at some places, in their order, each file read once."""
     rows: dict[str, list[int]] = defaultdict(list)
-    for key, row in drawn:
+    for key, row in places:
         rows[key].append(row)
-    read = {
-        (key, row): candidate
-        for key in rows
-        for row, candidate in zip(rows[key], run.read(key, Candidate, rows[key]), strict=True)
+    found = {
+        (key, row): question
+        for key, of_key in rows.items()
+        for row, question in zip(of_key, run.read(key, ShownQuestion, of_key), strict=True)
     }
-    return [read[place] for place in drawn]
+    return [found[place] for place in places]

@@ -8,14 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 INK = "#123456"
 """Stands for the page's text colour in a plot: replaced by `currentColor`, for dark pages."""
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 LIGHT_BLUE = "#A6CEE3"
 RED, PURPLE, GREY = "#D55E00", "#B35A91", "#8A8F98"
+_MAX_TOLD = 6
+"""Iterations that an axis or a legend names: more have no room, and cost a second a plot."""
+_MOST_STRETCHES = 300
+"""Of a line: three points of each are some 100 KB of a page at the most."""
+_MOST_LARGE_MARKS = 60
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold dollar signs
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,8 +70,10 @@ def draw(size: tuple[float, float], paint: Callable[[Any], None], num_axes: int 
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    # Inside HTML an SVG needs no document type, no name spaces and no licence.
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # Inside HTML an SVG needs no document type, no name spaces and no licence, and its style is
+    # the page's (`markup`), whose policy allows no other one.
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     return svg.replace(INK, "currentColor")
 
@@ -72,12 +81,48 @@ def draw(size: tuple[float, float], paint: Callable[[Any], None], num_axes: int 
 def plot_lines(series: Sequence[Series], paint: Callable[[Any], None] = lambda axes: None) -> str:
     def paint_lines(axes: Any) -> None:
         for line in series:
-            ys = [np.nan if y is None else y for y in line.ys]
-            axes.plot(line.xs, ys, "o-", color=line.colour, label=line.name)
+            paint_line(axes, line)
         paint(axes)
         add_legend(axes)
 
     return draw((5.2, 3.4), paint_lines)
+
+
+def paint_line(axes: Any, line: Series) -> None:
+    """Paint a line with a mark at each point: a point that has no neighbour is seen, too."""
+    xs, ys = thinned(line.xs, line.ys)
+    size = min(4.0, max(1.2, 4.0 * _MOST_LARGE_MARKS / max(len(xs), 1)))
+    axes.plot(xs, ys, "o-", color=line.colour, label=line.name, markersize=size)
+
+
+def thinned(
+    xs: Sequence[float], ys: Sequence[float | None]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a line's points, NaN for a missing one, and of a long line a part of them: of each of
+    so many stretches of equal length the lowest, the highest and the first that is missing."""
+    x = np.asarray(xs, dtype=np.float64)
+    y = np.array([np.nan if value is None else value for value in ys], dtype=np.float64)
+    if len(x) <= 3 * _MOST_STRETCHES:
+        return x, y
+    stretches = np.array_split(np.arange(len(x)), _MOST_STRETCHES)
+    chosen = sorted({place for stretch in stretches for place in _extremes(y, stretch)})
+    return x[chosen], y[chosen]
+
+
+def _extremes(y: NDArray[np.float64], stretch: NDArray[np.int64]) -> list[int]:
+    missing = np.isnan(y[stretch])
+    there = stretch[~missing]
+    found = stretch[missing][:1].tolist()
+    if len(there):
+        found += [int(there[y[there].argmin()]), int(there[y[there].argmax()])]
+    return found
+
+
+def spread(items: Sequence[int], count: int = _MAX_TOLD) -> list[int]:
+    """Return at most `count` items: the first, the last and some evenly between."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
 
 def add_legend(axes: Any) -> None:

@@ -7,25 +7,19 @@ of a model under optimisation pressure: all of it is escaped and cut to a length
 from __future__ import annotations
 
 import html
-import random
-from collections import Counter
 from collections.abc import Sequence
 
 from rzero_ray.config.config import Config, to_yaml
 from rzero_ray.run.quality import QUALITY_NOTE, quality_columns
-from rzero_ray.run.report.candidates import draw_candidates
-from rzero_ray.run.report.markup import escape, fill_page, html_figure, html_table, shorten
+from rzero_ray.run.report.candidates import sample_questions
+from rzero_ray.run.report.datatable import table_script, table_style
+from rzero_ray.run.report.markup import escape, fill_page, html_figure, html_table
 from rzero_ray.run.report.plots import PLOTS
+from rzero_ray.run.report.questions import questions_section
 from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.rows import Row, is_beyond, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
-from rzero_ray.types import Candidate
-
-_MAX_QUESTION_CHARS = 300
-_MAX_ANSWER_CHARS = 40
-_MAX_ANSWERS = 6
-"""Different answers shown of one question."""
 
 
 def make_page(run: StoredRun, summary: Row) -> str:
@@ -33,6 +27,9 @@ def make_page(run: StoredRun, summary: Row) -> str:
     metrics = run.metrics()
     plots = [plot for make in PLOTS if (plot := make(run, summary, metrics)) is not None]
     name = escape(run.config.name, 80)
+    questions = questions_section(
+        sample_questions(run), has_oracle=make_task(run.config.task).has_oracle
+    )
     headline = _quality_table if run.config.method == "judged" else _headline_table
     body = [
         f"<header><h1>{name}</h1>{_facts(summary)}</header>",
@@ -42,11 +39,13 @@ def make_page(run: StoredRun, summary: Row) -> str:
         f'<section class="plots">{"".join(map(html_figure, plots))}</section>',
         _drift_section(metrics),
         _audit_section(metrics),
-        _samples_section(run),
+        questions,
         "<h2>Configuration</h2><details><summary>All keys, resolved</summary>"
         f"<pre>{html.escape(to_yaml(run.config))}</pre></details>",
     ]
-    return fill_page(run.config.name, body)
+    if not questions:
+        return fill_page(run.config.name, body)
+    return fill_page(run.config.name, body, table_script(), table_style())
 
 
 def _facts(summary: Row) -> str:
@@ -119,7 +118,7 @@ def _strata_section(summary: Row) -> str:
 
 
 def _drift_section(metrics: Sequence[Row]) -> str:
-    """Return the monitors' figures by iteration beside their limits, crossed ones marked.
+    """Return the monitors' figures by iteration, crossed limits marked.
 
     A row names its limits; one that was written before it did is held against the last row's.
     """
@@ -127,19 +126,19 @@ def _drift_section(metrics: Sequence[Row]) -> str:
     if not rows:
         return ""
     last = rows[-1].get("limits", [])
-    head = ["", "threshold", *(f"iteration {row['iteration']}" for row in rows)]
-    lines, found = [], set()
-    for figure, key, limit in last:
-        if all(row.get(figure) is None for row in rows):
-            continue
+    shown = [limit for limit in last if any(row.get(limit[0]) is not None for row in rows)]
+    head = ["", *(figure.replace("_", " ") for figure, _, _ in shown)]
+    lines = [["threshold", *(f"{key.partition('_')[0]} {limit:g}" for _, key, limit in shown)]]
+    found = set()
+    for row in rows:
+        limits = {(of, name): bound for of, name, bound in row.get("limits", last)}
         cells = []
-        for row in rows:
-            limits = {(of, name): bound for of, name, bound in row.get("limits", last)}
+        for figure, key, _ in shown:
             is_crossed = is_beyond(row.get(figure), key, limits.get((figure, key)))
             found |= {figure.replace("_", " ")} if is_crossed else set()
             value = "-" if row.get(figure) is None else format(row[figure], ".3g")
             cells.append(f"{'! ' * is_crossed}{value}")
-        lines.append([figure.replace("_", " "), f"{key.replace('_', ' ')} {limit:g}", *cells])
+        lines.append([f"iteration {row['iteration']}", *cells])
     verdict = "No threshold was crossed."
     if found:
         verdict = f"Crossed (marked !): {', '.join(sorted(found))}."
@@ -164,49 +163,3 @@ def _audit_section(metrics: Sequence[Row]) -> str:
         for row in rows
     ]
     return f"<h2>Label audit</h2>{html_table(head, lines, 'numbers')}"
-
-
-# Samples.
-
-
-def _samples_section(run: StoredRun) -> str:
-    """Return a table per iteration of questions with their votes, kept ones first."""
-    has_oracle = make_task(run.config.task).has_oracle
-    head = [
-        "question",
-        "label",
-        *(["truth"] if has_oracle else []),
-        "agreement",
-        "answers",
-        "outcome",
-    ]
-    parts = []
-    found = run.candidate_keys()
-    for iteration, keys in found.items():
-        shown = draw_candidates(run, keys, random.Random(f"{run.config.seed} {iteration}"))
-        table = html_table(head, [_sample_cells(c, has_oracle) for c in shown], "samples")
-        is_open = " open" if iteration == max(found) else ""
-        parts.append(f"<details{is_open}><summary>Iteration {iteration}</summary>{table}</details>")
-    return f"<h2>Questions and votes</h2>{''.join(parts)}" if parts else ""
-
-
-def _sample_cells(candidate: Candidate, has_oracle: bool) -> list[str]:
-    """Return the cells of a row, not yet escaped."""
-    question = candidate.text if candidate.question is None else candidate.question
-    counts = Counter(candidate.answers).most_common()
-    votes = [f"{_answer(answer)} x{count}" for answer, count in counts[:_MAX_ANSWERS]]
-    if len(counts) > _MAX_ANSWERS:
-        votes.append(f"{len(counts) - _MAX_ANSWERS} more")
-    truth = [_answer(candidate.truth)] if has_oracle else []
-    return [
-        shorten(question, _MAX_QUESTION_CHARS),
-        _answer(candidate.label),
-        *truth,
-        f"{decimals(candidate.agreement)} of {candidate.num_votes}" if candidate.num_votes else "-",
-        ", ".join(votes),
-        candidate.dropped or "kept",
-    ]
-
-
-def _answer(answer: str | None) -> str:
-    return "none" if answer is None else shorten(answer, _MAX_ANSWER_CHARS)

@@ -23,7 +23,9 @@ from rzero_ray.run.report.drawing import (
     Series,
     add_legend,
     draw,
+    paint_line,
     plot_lines,
+    spread,
 )
 from rzero_ray.run.report.summary import (
     WALL_CLOCK_NOTE,
@@ -36,9 +38,11 @@ from rzero_ray.tasks.registry import make_task
 
 _REASON_COLOURS = (GREEN, GREY, ORANGE, RED, PURPLE, BLUE, "#56B4E9", "#C7B42C")
 
-_MAX_TOLD = 6
-"""Iterations that an axis or a legend names: more have no room, and cost a second a plot."""
 _MAX_BARS_TOLD = 20
+_MAX_DIVIDED = 30
+"""Iterations with a line between them: of more one sees the lines alone."""
+_MAX_LINES = 100
+"""Iterations that have a line of their own in a plot."""
 
 
 def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -75,7 +79,7 @@ def _lines_with_band(rows: Sequence[Row], k: int, names: Sequence[tuple[str, str
     def paint(axes: Any) -> None:
         low, high = zip(*(row[f"mean@{k}_ci95"] for row in rows), strict=True)
         axes.fill_between(xs, low, high, color=BLUE, alpha=0.18, linewidth=0)
-        axes.set(xticks=_spread(xs), xlabel="iteration (0 is the base)", ylim=(0, 1))
+        axes.set(xticks=spread(xs), xlabel="iteration (0 is the base)", ylim=(0, 1))
 
     series = [Series(name, xs, [row[key] for row in rows], colour) for name, key, colour in names]
     return plot_lines(series, paint)
@@ -116,9 +120,10 @@ def _per_role(config: Config, metrics: Sequence[Row], key: str) -> list[Series]:
 
 def _mark_iterations(axes: Any) -> None:
     last = max(int(np.ceil(axes.dataLim.x1)), 1)
-    everywhere = axes.get_xaxis_transform()
-    axes.vlines(range(1, last), 0, 1, GREY, linewidth=0.6, linestyle=":", transform=everywhere)
-    told = _spread(range(1, last + 1))
+    if last <= _MAX_DIVIDED:
+        everywhere = axes.get_xaxis_transform()
+        axes.vlines(range(1, last), 0, 1, GREY, linewidth=0.6, linestyle=":", transform=everywhere)
+    told = spread(range(1, last + 1))
     axes.set_xticks([i - 0.5 for i in told], told)
     axes.tick_params(axis="x", length=0)
     axes.set(xlabel="iteration", xlim=(-0.03 * last, 1.03 * last))
@@ -137,7 +142,7 @@ def _plot_labels(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
         return None
 
     def paint(axes: Any) -> None:
-        axes.set(xticks=_spread(iterations), xlabel="iteration", ylim=(0, 1))
+        axes.set(xticks=spread(iterations), xlabel="iteration", ylim=(0, 1))
 
     caption = (
         "Share of pseudo-labels (the majority's answer) that equal the exact answer. Where voting "
@@ -153,16 +158,17 @@ def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plo
     counts = agreement_counts(run, edges)
     if not counts:
         return None
-    colours = _shades(len(counts))
-    told = set(_spread(list(counts)))
+    drawn = spread(list(counts), _MAX_LINES)
+    colours = _shades(len(drawn))
+    told = set(spread(drawn))
 
     def paint(axes: Any) -> None:
         axes.axvspan(
             settings.min_agreement, settings.max_agreement, color=GREEN, alpha=0.13, linewidth=0
         )
-        for colour, (iteration, of_bins) in zip(colours, counts.items(), strict=True):
+        for colour, iteration in zip(colours, drawn, strict=True):
             label = f"iteration {iteration}" if iteration in told else None
-            shares = of_bins / of_bins.sum()
+            shares = counts[iteration] / counts[iteration].sum()
             axes.stairs(shares, edges, color=colour, label=label, linewidth=1.8)
         axes.set(xlabel="agreement: share of answered votes for the majority", xlim=(0, 1.05))
         axes.set(ylabel="share of candidates")
@@ -175,13 +181,6 @@ def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plo
             "share may be of fewer votes than the full number, most often near 0 and 1."
         )
     return Plot("Agreement", caption, draw((5.2, 3.4), paint))
-
-
-def _spread(items: Sequence[int], count: int = _MAX_TOLD) -> list[int]:
-    """Return at most `count` items: the first, the last and some evenly between."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
 
 def _shades(count: int) -> list[tuple[float, float, float]]:
@@ -202,7 +201,7 @@ def _plot_outcomes(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
         *sorted({reason for counts in totals.values() for reason in counts} - {"kept"}),
     ]
 
-    told = _spread(list(totals), _MAX_BARS_TOLD)
+    told = spread(list(totals), _MAX_BARS_TOLD)
 
     def paint(axes: Any) -> None:
         left = np.zeros(len(totals))
@@ -259,8 +258,7 @@ def _plot_learning(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
     def paint(axes: Any) -> None:
         for one, (name, series) in zip(np.atleast_1d(axes), panels, strict=True):
             for line in series:
-                ys = [np.nan if y is None else y for y in line.ys]
-                one.plot(line.xs, ys, color=line.colour, label=line.name)
+                paint_line(one, line)
             one.set_title(name)
             _mark_iterations(one)
         first = np.atleast_1d(axes)[0]
@@ -316,14 +314,14 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
     def paint(axes: Any) -> None:
         for one, (name, lines, limit) in zip(axes, panels, strict=True):
             for label, key in lines:
-                ys = [np.nan if row.get(key) is None else row[key] for row in rows]
-                one.plot(xs, ys, "o-", color=colours[label], label=label)
+                ys = [row.get(key) for row in rows]
+                paint_line(one, Series(label, xs, ys, colours[label]))
             if limit is not None:
                 one.axhline(
                     getattr(run.config.drift, limit), color=INK, linestyle="--", linewidth=1
                 )
             one.set_title(name)
-            one.set(xticks=_spread(xs), xlabel="iteration")
+            one.set(xticks=spread(xs), xlabel="iteration")
         handles = {
             label: handle
             for one in axes
