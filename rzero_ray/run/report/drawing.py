@@ -20,6 +20,8 @@ _MAX_TOLD = 6
 _MOST_STRETCHES = 300
 """Of a line: three points of each are some 100 KB of a page at the most."""
 _MOST_LARGE_MARKS = 60
+_LONGEST_OF_THREE = 18
+"""Characters of a name in a legend of three columns: longer ones would be cut at the edge."""
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold dollar signs
@@ -127,5 +129,7 @@ def spread(items: Sequence[int], count: int = _MAX_TOLD) -> list[int]:
 
 def add_legend(axes: Any) -> None:
     """Put the legend above the axes, where it hides no line."""
-    num_columns = 3 if len(axes.get_legend_handles_labels()[0]) > 4 else 2
+    names = axes.get_legend_handles_labels()[1]
+    is_short = max(map(len, names), default=0) <= _LONGEST_OF_THREE
+    num_columns = 3 if len(names) > 4 and is_short else 2
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=num_columns, borderaxespad=0.2)

@@ -286,6 +286,7 @@ def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
     def paint(axes: Any) -> None:
         axes.set_yscale("log")
         axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")  # by itself it writes powers as TeX
         axes.axhline(bound, color=INK, linestyle="--", linewidth=1, label=f"bound {bound:g}")
         axes.set(xlabel="learning step, both roles", ylabel="nats")
 
@@ -306,7 +307,7 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
     panels = (
         ("KL to the base", (("Challenger", "kl_challenger"), ("Solver", "kl_solver")), "max_kl"),
         ("answer length ratio", (("Solver", "answer_length_ratio"),), "max_length_ratio"),
-        ("question diversity", (("clusters", "clusters"), ("Gini", "gini")), None),
+        ("diversity", (("clusters", "clusters"), ("Gini", "gini")), None),
     )
     colours = {"Challenger": ORANGE, "Solver": BLUE, "clusters": GREEN, "Gini": PURPLE}
     xs = [row["iteration"] for row in rows]
