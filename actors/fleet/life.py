@@ -41,7 +41,7 @@ class Vitals(NamedTuple):
     memory: float
     """Of the host's memory."""
     shared_memory: float
-    """Of `/dev/shm`, where Ray's object store and staged weights lie."""
+    """Of `/dev/shm`, where Ray's object store lies."""
 
 
 class Lives:

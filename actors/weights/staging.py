@@ -1,20 +1,16 @@
 """Weights on their way into the engines of a node: shared memory that is used again and again.
 
 The processes of the engines do not reach Ray's object store. One sampler of a node copies each
-bucket from there into a slot, a file in shared memory, which the engines map. New files for each
-bucket would cost more than the copy: the kernel clears their pages, and each engine faults on them.
+bucket from there into a slot, memory that the engines map. New memory for each bucket would cost
+more than the copy: the kernel clears its pages, and each engine faults on them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,89 +21,64 @@ from rzero_ray.types import RunError
 NUM_SLOTS = 2
 """One bucket is loaded while the next is written."""
 
-_SHARED_MEMORY = Path("/dev/shm")
-_PREFIX = "rzero-"
-_MIN_AGE_S = 5.0
-"""Age from which a file may be removed: a younger one may be about to be locked by its owner."""
-
 
 class StagingArea:
     """The slots of one sampler. They grow to the largest bucket and stay until `close`."""
 
-    def __init__(self, folder: Path = _SHARED_MEMORY) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._slots: list[_Slot | None] = [None] * NUM_SLOTS
-        remove_abandoned(folder)
 
     def write(self, slot: int, layout: BucketLayout, tensors: Sequence[NDArray[np.uint8]]) -> str:
-        """Write a bucket's tensors, flat bytes, where its layout says; returns the slot's path.
+        """Write a bucket's tensors, flat bytes, where its layout says; returns the path by which
+        processes of the same user on this node map it.
 
-        What the slot held is overwritten: all engines must have loaded it. A path keeps its size.
-        RunError when the shared memory of the node has no room.
+        What the slot held is overwritten: all engines must have loaded it. RunError when the node
+        has no memory for it.
         """
         present = self._slots[slot]
         if present is None or len(present.data) < layout.num_bytes:
             if present is not None:
                 present.close()
             self._slots[slot] = None
-            present = self._slots[slot] = _make_slot(self._folder, layout.num_bytes)
+            present = self._slots[slot] = _make_slot(layout.num_bytes)
         target = np.frombuffer(present.data, dtype=np.uint8)
         for tensor, offset in zip(tensors, layout.offsets, strict=True):
             target[offset : offset + tensor.nbytes] = tensor
-        return str(present.path)
+        return present.path
 
     def close(self) -> None:
-        """Remove the files, and those of samplers of the node that were killed; engines that have
-        mapped one keep it."""
+        """Give the memory back; engines that have mapped it keep it."""
         for slot in self._slots:
             if slot is not None:
                 slot.close()
         self._slots = [None] * NUM_SLOTS
-        remove_abandoned(self._folder)
 
 
 @dataclass(slots=True)
 class _Slot:
-    path: Path
+    """Memory that has no name in any folder, so that nothing of it outlives its processes, however
+    they end."""
+
+    descriptor: int
     data: mmap.mmap
-    lock: int
-    """File descriptor whose lock says that the owner lives, whatever happens to the process."""
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     def close(self) -> None:
-        self.path.unlink(missing_ok=True)
-        os.close(self.lock)
+        os.close(self.descriptor)
 
 
-def _make_slot(folder: Path, num_bytes: int) -> _Slot:
-    path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+def _make_slot(num_bytes: int) -> _Slot:
+    descriptor = os.memfd_create("rzero-weights")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Taken now: a write that finds no room later would kill the process by a signal.
+        # Taken at once: a write that finds no room later would kill the process by a signal.
         os.posix_fallocate(descriptor, 0, num_bytes)
-        return _Slot(path, mmap.mmap(descriptor, num_bytes), descriptor)
+        return _Slot(descriptor, mmap.mmap(descriptor, num_bytes))
     except OSError as error:
-        path.unlink()
         os.close(descriptor)
         raise RunError(
-            f"no room for a bucket of {num_bytes / 2**20:.0f} MiB of weights in {folder} "
-            f"({error.strerror}); enlarge it, or lower weights.bucket_mib"
+            f"no memory for a bucket of {num_bytes / 2**20:.0f} MiB of weights on "
+            f"{os.uname().nodename} ({error.strerror}); lower weights.bucket_mib"
         ) from None
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove the slots of processes that were killed before they could."""
-    for path in folder.glob(f"{_PREFIX}*"):
-        try:
-            if time.time() - path.stat().st_ctime < _MIN_AGE_S:
-                continue
-            descriptor = os.open(path, os.O_RDWR)
-        except OSError:  # gone meanwhile, or another user's
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(descriptor)

@@ -6,8 +6,8 @@ backend with vLLM's own weight-transfer API, next to its `nccl` and `ipc` backen
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreU
 
     def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
         """Nothing to connect."""
-        self._mapped: dict[str, torch.Tensor] = {}
+        self._mapped: dict[tuple[str, int], torch.Tensor] = {}
+        """By path and the number of the memory that it was of."""
 
     def start_weight_update(self) -> None:
         """Prepare layerwise reloading."""
@@ -97,15 +98,16 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreU
                     call.arguments["loaded_weight"] = weight.clone()
 
     def _map(self, path: str) -> torch.Tensor:
-        """Return the bytes of a staged bucket. A file is mapped once: faults cost more than copies.
+        """Return the bytes of a staged bucket. Memory is mapped once: faults cost more than copies.
 
         Shared, so that what is staged later is seen. Writable, because torch knows no other
         tensors; nobody writes here.
         """
-        if path not in self._mapped:
-            self._mapped = {old: data for old, data in self._mapped.items() if Path(old).exists()}
-            self._mapped[path] = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="r+"))
-        return self._mapped[path]
+        key = path, os.stat(path).st_ino  # the same path may come to be of other memory
+        if key not in self._mapped:
+            self._mapped = {old: data for old, data in self._mapped.items() if _is_there(*old)}
+            self._mapped[key] = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="r+"))
+        return self._mapped[key]
 
     def finish_weight_update(self) -> None:
         """Finish layerwise reloading.
@@ -149,6 +151,14 @@ class WorkerExtension:
             finalize_layerwise_reload(engine.model, engine.model_config)
         engine.reset_weight_update_target()
         self._weight_update_active = False  # vLLM's own record
+
+
+def _is_there(path: str, number: int) -> bool:
+    """Return whether a path is still of the memory with this number."""
+    try:
+        return os.stat(path).st_ino == number
+    except OSError:  # its owner has ended, or given it back
+        return False
 
 
 def _tensor_at(data: torch.Tensor, offset: int, dtype: str, shape: list[int]) -> torch.Tensor:

@@ -121,7 +121,7 @@ def _present() -> Iterator[str]:
     yield from (str(path) for path in shared_memory(family))
 
 
-def _use(model: Path, folder: Path, in_process: bool) -> Found:
+def _use(model: Path, in_process: bool) -> Found:
     """Have an engine do all that samplers ask of one."""
     from actors.sampling import vllm_engine  # its threads and processes come with the engine
 
@@ -129,7 +129,7 @@ def _use(model: Path, folder: Path, in_process: bool) -> Found:
     tokenizer = ChatTokenizer(model)
     before = set(_present())
     engine = _engine(model, in_process)
-    area = StagingArea(folder)
+    area = StagingArea()
     base = load_file(model / "model.safetensors")
     generator = torch.Generator().manual_seed(0)
     moved = {
@@ -234,15 +234,15 @@ def _use(model: Path, folder: Path, in_process: bool) -> Found:
 
 
 @pytest.fixture(scope="module")
-def beside(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def beside(base_model: Path) -> Found:
     """What an engine in a process of its own has done."""
-    return in_child(_use, base_model, tmp_path_factory.mktemp("staged"), False)
+    return in_child(_use, base_model, False)
 
 
 @pytest.fixture(scope="module")
-def inside(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def inside(base_model: Path) -> Found:
     """What an engine in its sampler's process has done."""
-    return in_child(_use, base_model, tmp_path_factory.mktemp("staged"), True)
+    return in_child(_use, base_model, True)
 
 
 def _bits(groups: Sequence[Sequence[Completion]]) -> list[Any]:

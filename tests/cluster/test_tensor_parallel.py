@@ -46,11 +46,11 @@ def four_heads(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def _use(model: Path, folder: Path, num_workers: int) -> dict[str, Any]:
+def _use(model: Path, num_workers: int) -> dict[str, Any]:
     """Score, sample, take new weights, score again."""
     from actors.sampling.vllm_engine import VllmEngine
 
-    tokenizer, area = ChatTokenizer(model), StagingArea(folder)
+    tokenizer, area = ChatTokenizer(model), StagingArea()
     engine = VllmEngine(
         EngineOptions(
             model=str(model),
@@ -102,8 +102,8 @@ def _use(model: Path, folder: Path, num_workers: int) -> dict[str, Any]:
     return found
 
 
-def test_two_workers_score_and_sample_as_one_does(four_heads: Path, tmp_path: Path):
-    one, two = (in_child(_use, four_heads, tmp_path, num_workers) for num_workers in (1, 2))
+def test_two_workers_score_and_sample_as_one_does(four_heads: Path):
+    one, two = (in_child(_use, four_heads, num_workers) for num_workers in (1, 2))
     for moment in ("before", "after"):
         (scores, tokens), (scores_of_two, tokens_of_two) = one[moment], two[moment]
         np.testing.assert_allclose(scores_of_two, scores, rtol=0, atol=1e-5)
