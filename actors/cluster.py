@@ -25,6 +25,7 @@ from actors.control import ask_driver as ask_driver
 from actors.control import run_on_cluster as run_on_cluster
 from actors.fleet.fleet import Fleet
 from actors.fleet.member import Member
+from actors.fleet.work import told_work
 from actors.judge import ClusterJudge
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
@@ -55,6 +56,7 @@ from rzero_ray.protocols import Cast, Clock, Task
 from rzero_ray.tasks.base_model import is_of_hub
 from rzero_ray.types import (
     ActorChange,
+    BusySpan,
     Completion,
     PlacedText,
     Role,
@@ -152,6 +154,10 @@ class Cluster:
     def shown(self, config: Config, run: str) -> AbstractAsyncContextManager[None]:
         """Have the metrics of a run show in the block what engines and workers do."""
         return shown_work(run, self.pool, self.workers) if config.metrics.run else nullcontext()
+
+    def told(self, tell: Callable[[BusySpan], None]) -> AbstractAsyncContextManager[None]:
+        """Have `tell` told in the block when each actor was at work, and at what."""
+        return told_work(self.fleet.works, tell)
 
     async def close(self) -> None:
         """End all actors and give their places back."""

@@ -115,9 +115,10 @@ class ClusterJudge:
     async def _answered(self, worker: Member, what: str, job: Callable[[Any], Any]) -> Any:
         self._under_way[worker.name] += 1
         try:
-            return await within(
-                self._deadlines.grade, f"{worker.name} {what}", job(worker.actor), "grading"
-            )
+            with worker.work.at("grading", None):
+                return await within(
+                    self._deadlines.grade, f"{worker.name} {what}", job(worker.actor), "grading"
+                )
         finally:
             self._under_way[worker.name] -= 1
 

@@ -24,6 +24,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 
 from actors.fleet.member import Member, State
+from actors.looks import repeated
 from actors.sampling.pool import SamplerPool
 from rzero_ray.protocols import Observer
 
@@ -214,7 +215,7 @@ class RunMetrics(Observer):
         if event == "actor":
             self._see_actor(details["actor"], details["state"])
         elif event == "weight sync":
-            role = str(details["version"]).partition("-")[0]
+            role = details["role"]
             self._shown.set(SYNC_SECONDS, details["seconds"], role=role)
             self._shown.set(SYNC_PAUSED, details["seconds_paused"], role=role)
             self._shown.set(SYNC_DIFFERENCE, details["max_logprob_difference"], role=role)
@@ -253,25 +254,20 @@ async def shown_work(run: str, pool: SamplerPool, workers: Sequence[Member]) -> 
     many comparisons the reward workers had to end."""
     shown = Shown(run)
 
-    async def look() -> None:
-        engines: set[tuple[str, str]] = set()
-        kills: dict[tuple[str, int], int] = {}
-        while True:
-            for role, count in pool.num_waiting.items():
-                shown.set(QUEUE, count, role=role)
-            now = {(s.home, s.name): s.outstanding_samples for s in pool.samplers}
-            for home, name in engines | now.keys():  # one that has left has nothing to do
-                shown.set(OUTSTANDING, now.get((home, name), 0), role=home, engine=name)
-            engines |= now.keys()
-            await asyncio.gather(*(_show_kills(shown, worker, kills) for worker in workers))
-            await asyncio.sleep(_LOOK_S)
+    engines: set[tuple[str, str]] = set()
+    kills: dict[tuple[str, int], int] = {}
 
-    looking = asyncio.create_task(look())
-    try:
+    async def look() -> None:
+        for role, count in pool.num_waiting.items():
+            shown.set(QUEUE, count, role=role)
+        now = {(s.home, s.name): s.outstanding_samples for s in pool.samplers}
+        for home, name in engines | now.keys():  # one that has left has nothing to do
+            shown.set(OUTSTANDING, now.get((home, name), 0), role=home, engine=name)
+        engines.update(now)
+        await asyncio.gather(*(_show_kills(shown, worker, kills) for worker in workers))
+
+    async with repeated(look, _LOOK_S, "metrics of queues and reward workers are not shown"):
         yield
-    finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
 
 
 async def _show_kills(shown: Shown, worker: Member, kills: dict[tuple[str, int], int]) -> None:

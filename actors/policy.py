@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.fleet.member import State
+from actors.fleet.work import all_at
 from actors.learning.group import LearnerGroup
 from actors.learning.options import PhaseOptions
 from actors.sampling.pool import PooledSampler, SamplerPool
@@ -97,7 +98,7 @@ class ClusterPolicy:
         """See `protocols.Policy`."""
         self._phase = phase
         begins = phase.checkpoint is None
-        async with self._learner.alone():
+        async with self._learner.alone(self._role):
             await self._learner.regroup()
             samplers = self._pool.assign(self._role)  # an engine may have come meanwhile
             equal = {s.name for s in samplers if begins and s.model == phase.initial_model}
@@ -146,7 +147,7 @@ class ClusterPolicy:
     ) -> UpdateReport:
         """Have the learner learn, save the checkpoint of the step, publish the weights."""
         assert self._phase is not None
-        async with self._learner.alone():
+        async with self._learner.alone(self._role):
             self._check_attempt()
             await self._turns.learner()
             with self._clock.stage("learning"):
@@ -169,7 +170,7 @@ class ClusterPolicy:
 
     async def finish_phase(self, phase: Phase) -> None:
         """See `protocols.Policy`."""
-        async with self._learner.alone():
+        async with self._learner.alone(self._role):
             self._check_attempt()
             await self._turns.learner()
             with self._clock.stage("checkpoint"):
@@ -210,12 +211,17 @@ class ClusterPolicy:
         """See `protocols.Policy`. There are as many parts as samplers, each every n-th sequence."""
         await self._turns.samplers()
         num_parts = len(self._pool.samplers_of(self._role))
+        deadline_s = self._config.deadline.sample
 
         def score(part: int) -> Awaitable[list[NDArray[np.float32]]]:
             share = sequences[part::num_parts]
-            return self._ask(
-                f"to score {len(share)} texts", lambda actor: actor.score.remote(share)
-            )
+
+            async def ask(sampler: PooledSampler) -> list[NDArray[np.float32]]:
+                with sampler.member.work.at("scoring", self._role):
+                    what = f"{sampler.name} to score {len(share)} texts"
+                    return await within(deadline_s, what, sampler.actor.score.remote(share))
+
+            return self._pool.ask(self._role, ask)
 
         with self._clock.stage("scoring"):
             parts = await asyncio.gather(*(score(part) for part in range(num_parts)))
@@ -225,7 +231,7 @@ class ClusterPolicy:
         """Have the learner do something that it can do again from the beginning."""
         while True:
             try:
-                async with self._learner.alone():
+                async with self._learner.alone(self._role):
                     return await work()
             except LearnerLostError:  # there is a new one; how often, `alone` decides
                 continue
@@ -256,7 +262,7 @@ class ClusterPolicy:
         meanwhile, or they are not in training any more."""
         async with self._turns.undisturbed(self._pool):
             try:
-                async with self._learner.alone(in_passing=True):
+                async with self._learner.alone(self._role, in_passing=True):
                     if sampler.member.state is not State.STALE or sampler.model is not None:
                         return
                     self._check_attempt()
@@ -332,11 +338,14 @@ class ClusterPolicy:
     ) -> SyncReport:
         """Publish into `samplers` and verify the weights there."""
         await self._turns.handover(samplers)
-        with self._clock.stage("weight_sync"):
+        works = [sampler.member.work for sampler in samplers]
+        with self._clock.stage("weight_sync"), all_at(works, "weight sync", self._role):
             publication = await self._learner.publish(version, samplers)
             probe = await self._verify(version, samplers, equal)
         self._keep(version, publication.buckets, samplers[0])
-        return SyncReport(version=version, transfer=publication.report, probe=probe)
+        return SyncReport(
+            role=self._role, version=version, transfer=publication.report, probe=probe
+        )
 
     def _keep(self, version: Weights, buckets: Sequence[Bucket], sampler: PooledSampler) -> None:
         """Keep what was published for engines that come later. Where devices are shared they get it

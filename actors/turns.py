@@ -191,7 +191,8 @@ class SharedDevices(Turns):
 
         async def one(sampler: PooledSampler) -> None:
             try:
-                await within(self._deadline_s, f"{sampler.name} {what}", call(sampler.actor))
+                with sampler.member.work.at("moving", None):
+                    await within(self._deadline_s, f"{sampler.name} {what}", call(sampler.actor))
             except ActorLostError as error:
                 if await self._pool.watch.is_alive(sampler.member, str(error)):
                     raise

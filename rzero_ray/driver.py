@@ -87,14 +87,13 @@ from rzero_ray.run.plan import (
     rank_bytes,
 )
 from rzero_ray.run.plan_tables import print_plan
+from rzero_ray.run.recording import Recording, recorded
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
 from rzero_ray.run.shape import ModelShape, check_shape, find_shape
 from rzero_ray.run.stored import StoredRun
-from rzero_ray.run.tensorboard import ScalarLog
-from rzero_ray.run.trace import TraceFile
-from rzero_ray.run.trackers import check_trackers, opened_trackers
+from rzero_ray.run.trackers import check_trackers
 from rzero_ray.run.watchdog import watched
 from rzero_ray.tasks.base_model import check_model_files, find_model, obtain_model
 from rzero_ray.tasks.registry import check_task, make_task, open_task
@@ -291,10 +290,10 @@ def _run(config: Config, store: Store | None) -> None:
                 display.note(f"warning: {text}")
             wanted = config.trackers if joined is not None else TrackersConfig()
             with (
-                opened_trackers(wanted, config, root) as tracked,
+                recorded(config, root, wanted) as recording,
                 copied(root, store, display.note) as mirror,
             ):
-                _run_in(root, config, display, joined, mirror, tracked)
+                _run_in(root, config, display, joined, mirror, recording)
 
 
 def _run_in(
@@ -303,14 +302,13 @@ def _run_in(
     display: Display,
     joined: tuple[str, Layout] | None,
     mirror: Mirror,
-    tracked: Sequence[Observer],
+    recording: Recording,
 ) -> None:
     """Go through the loop in a run directory that is held; `joined` is None for a finished run."""
     display.note(f"run directory {root}")
     ablation = f", ablation {config.ablation}" if config.ablation else ""
     display.note(f"algorithm {config.algorithm}{ablation}")
-    trace = TraceFile(root)
-    clock = StageClock(trace.add_stage)
+    clock = recording.clock
     if joined is None:
         display.note("finished already: nothing to do; raise num_iterations to go on")
         base_model = find_model(config.model) or Path(config.model.path)
@@ -324,7 +322,7 @@ def _run_in(
                 _check_labelled_texts(config, root, base_model)
     pace = Pace()
     shown = run_metrics(config, on_cluster=joined is not None)
-    observers = Observers(display, ScalarLog(root), trace, pace, *shown, *tracked)
+    observers = Observers(display, pace, *recording.observers, *shown)
     run = Run(config, root, base_model, clock, observers, mirror)
     try:
         if joined is not None:
@@ -421,6 +419,7 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
     def on_sync(sync: SyncReport) -> None:
         run.add_event(
             "weight sync",
+            role=sync.role,
             version=sync.version.name,
             bytes=sync.transfer.num_bytes,
             engines=sync.transfer.num_engines,
@@ -453,9 +452,9 @@ async def go_through(config: Config, run: Run, clock: StageClock, cluster: Clust
         check_writer=run.stored.manifest.check_attempt,
     )
     models = current_models(run)
-    await cast.challenger.hold(models["challenger"])
-    await cast.solver.hold(models["solver"])
-    async with cluster.shown(config, run.stored.root.name):
+    async with cluster.shown(config, run.stored.root.name), cluster.told(run.see_work):
+        await cast.challenger.hold(models["challenger"])
+        await cast.solver.hold(models["solver"])
         await METHODS[config.method](config, cast, run)
 
 

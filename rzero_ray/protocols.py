@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rzero_ray.types import (
     Ballot,
     BenchmarkProblem,
+    BusySpan,
     Completion,
     Marks,
     Message,
@@ -292,6 +293,9 @@ class Observer(Protocol):
 
     def see_event(self, event: str, details: Mapping[str, Any]) -> None:
         """Something has happened; both are in `events.jsonl`."""
+
+    def see_work(self, span: BusySpan) -> None:
+        """An actor was at work; told some seconds later, and in no file but an observer's own."""
 
     def note(self, text: str) -> None:
         """Something a user should read."""

@@ -50,6 +50,10 @@ RepetitionRule = Literal["symmetric", "official", "skeleton"]
 """How repetition is measured; see `repetition.REPETITION_RULES`."""
 GradingRule = Literal["math", "choice", "text"]
 """How an answer is held against its reference; see `answers.choices`."""
+Activity = Literal[
+    "sampling", "scoring", "grading", "learning", "loading", "saving", "weight sync", "moving"
+]
+"""What an actor may be at; `moving` is to leave a shared device, or to come back to it."""
 
 
 class UserError(Exception):
@@ -230,6 +234,8 @@ class ProbeReport:
 class SyncReport:
     """One publication of weights: how they travelled, and that they arrived."""
 
+    role: Role
+    """Whose engines have got them."""
     version: Weights
     transfer: TransferReport
     probe: ProbeReport
@@ -723,3 +729,22 @@ class ActorChange:
     pid: int
     node: str
     """The address of its node."""
+    gpus: tuple[str, ...]
+    """Ray's ids of the GPUs of that node which it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusySpan:
+    """A time in which an actor had work of one kind under way, but for pauses of a moment."""
+
+    actor: str
+    """Its name in the dashboard."""
+    activity: Activity
+    role: Role | None
+    """For whom; None where it is for nobody in particular."""
+    start_s: float
+    """Seconds since 1970."""
+    seconds: float
+    """From the start to the end."""
+    busy_s: float
+    """Those of them in which there was work."""

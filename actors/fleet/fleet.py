@@ -13,6 +13,7 @@ from actors.fleet.life import Vitals, Whereabouts
 from actors.fleet.making import Maker
 from actors.fleet.member import Member, State
 from actors.fleet.watch import Watch, kill
+from actors.fleet.work import Work
 from actors.nodes import draining_nodes
 from actors.placement import Demand, Places, engine_demand, sampler_names
 from actors.sampling.pool import PooledSampler
@@ -256,7 +257,14 @@ class Fleet:
             kill(member)
         self._places.close()
 
+    def works(self) -> list[Work]:
+        """Return what each actor is at."""
+        return [member.work for member in self._members.values()]
+
     def _keep(self, member: Member) -> Member:
+        before = self._members.get(member.name)
+        if before is not None:
+            member.work = before.work  # its calls may still be failing
         self._members[member.name] = member
         return member
 

@@ -26,12 +26,16 @@ class Whereabouts(NamedTuple):
     has_weights: bool = True
     """False of an engine that has started without, because its node does not see its model's folder
     (`sampling.small_files`): it needs a publication before it samples."""
+    gpus: tuple[str, ...] = ()
+    """Ray's ids of its GPUs on that node."""
 
 
 def whereabouts(*, has_weights: bool = True) -> Whereabouts:
     """Return where the calling actor runs."""
-    node_id = ray.get_runtime_context().get_node_id()
-    return Whereabouts(os.getpid(), ray.util.get_node_ip_address(), node_id, has_weights)
+    context = ray.get_runtime_context()
+    gpus = tuple(context.get_accelerator_ids().get("GPU", []))
+    address = ray.util.get_node_ip_address()
+    return Whereabouts(os.getpid(), address, context.get_node_id(), has_weights, gpus)
 
 
 class Vitals(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ray.actor import ActorHandle
 
 from actors.fleet.life import Whereabouts
+from actors.fleet.work import Work
 
 
 class State(StrEnum):
@@ -46,10 +47,19 @@ class Member:
     """The address of the node on which that runs."""
     node_id: str = ""
     """Ray's name of it."""
+    gpus: tuple[str, ...] = ()
+    """Ray's ids of its GPUs on that node."""
+    work: Work = field(init=False)
+    """What it does; its lives have one lane."""
+
+    def __post_init__(self) -> None:
+        """Begin with nothing to do."""
+        self.work = Work(self.name)
 
     def found_at(self, where: Whereabouts) -> None:
         """Note what its actor says of where it runs."""
         self.pid, self.node, self.node_id = where.pid, where.node, where.node_id
+        self.gpus = where.gpus
 
     @property
     def is_up(self) -> bool:

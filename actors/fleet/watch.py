@@ -321,6 +321,7 @@ def _as_change(member: Member, reason: str) -> ActorChange:
         reason=reason,
         pid=member.pid,
         node=member.node,
+        gpus=member.gpus,
     )
 
 

@@ -26,9 +26,11 @@ from actors.weights.delivery import Publication
 from rzero_ray.config.cluster import DeadlineConfig, RecoveryConfig
 from rzero_ray.disk.files import attempt_folder, keep_folder
 from rzero_ray.types import (
+    Activity,
     LearnerLostError,
     LearningReport,
     Phase,
+    Role,
     Rollout,
     Weights,
 )
@@ -75,6 +77,8 @@ class LearnerGroup:
         self._reason_to_regroup = reason_to_regroup
         self._watch = watch or Watch(RecoveryConfig())
         self._busy = asyncio.Lock()
+        self._role: Role | None = None
+        """For whom it works, or did last."""
         self._saving: asyncio.Task[None] | None = None
         self._writer = uuid.uuid4().hex[:8]
         """Tells what this start of the run writes from what an earlier one may still be writing."""
@@ -88,6 +92,7 @@ class LearnerGroup:
         )
         found: list[Whereabouts] = await self._all_ranks(
             "to join",
+            "loading",
             self._deadlines.start,
             [rank.join.remote(address, port) for rank in self._actors()],
         )
@@ -99,8 +104,10 @@ class LearnerGroup:
         return all([await self._watch.is_alive(rank, reason) for rank in self.ranks])
 
     @asynccontextmanager
-    async def alone(self, *, in_passing: bool = False) -> AsyncIterator[None]:
-        """Have the learner to oneself in the block.
+    async def alone(
+        self, role: Role | None = None, *, in_passing: bool = False
+    ) -> AsyncIterator[None]:
+        """Have the learner to oneself in the block, for the sake of `role`.
 
         What fails of a checkpoint that is being written is raised here, but not where the learner
         is used `in_passing`, by somebody who is not its trainer.
@@ -113,6 +120,7 @@ class LearnerGroup:
                 if any(not rank.is_up for rank in self.ranks):
                     raise LearnerLostError("a rank of the learner has died")
                 await self._saved(in_passing)
+                self._role = role
                 yield
             except Exception as error:
                 if await self.is_whole(str(error)):
@@ -171,6 +179,7 @@ class LearnerGroup:
         convert_s = 0.0 if phase.checkpoint is None else self._deadlines.update
         await self._all_ranks(
             "to load the policy",
+            "loading",
             self._deadlines.start + convert_s,
             [rank.start_phase.remote(phase, options) for rank in self._actors()],
         )
@@ -179,6 +188,7 @@ class LearnerGroup:
         """Load a model to be published and scored, in place of the phase's policy."""
         await self._all_ranks(
             "to load a model",
+            "loading",
             self._deadlines.start,
             [rank.load_model.remote(path) for rank in self._actors()],
         )
@@ -190,6 +200,7 @@ class LearnerGroup:
         shared = await asyncio.to_thread(_share, rollouts)
         reports = await self._all_ranks(
             "to update",
+            "learning",
             self._deadlines.update,
             [rank.update.remote(shared, allowed_tokens) for rank in self._actors()],
         )
@@ -200,6 +211,7 @@ class LearnerGroup:
         shared = await asyncio.to_thread(_share, demonstrations)
         reports = await self._all_ranks(
             "to imitate",
+            "learning",
             self._deadlines.update,
             [rank.imitate.remote(shared) for rank in self._actors()],
         )
@@ -210,6 +222,7 @@ class LearnerGroup:
         actors = [sampler.actor for sampler in samplers]
         reports = await self._all_ranks(
             f"to publish weights {version.name}",
+            "weight sync",
             self._deadlines.sync,
             [rank.publish.remote(version, actors) for rank in self._actors()],
         )
@@ -224,6 +237,7 @@ class LearnerGroup:
         """
         scores = await self._all_ranks(
             f"to score the probe of weights {version.name}",
+            "weight sync",
             self._deadlines.sync,
             [rank.prompt_logprobs.remote(prompts) for rank in self._actors()],
         )
@@ -233,6 +247,7 @@ class LearnerGroup:
         """Move what the phase holds to the host's memory, except for its parameters if so told."""
         await self._all_ranks(
             "to make room for weights" if keep_parameters else "to leave its devices",
+            "moving",
             self._deadlines.sync,
             [rank.leave_device.remote(keep_parameters) for rank in self._actors()],
         )
@@ -241,6 +256,7 @@ class LearnerGroup:
         """Move back whatever is away."""
         await self._all_ranks(
             "to return to its devices",
+            "moving",
             self._deadlines.sync,
             [rank.return_to_device.remote() for rank in self._actors()],
         )
@@ -292,16 +308,26 @@ class LearnerGroup:
         folder that has its name, which nobody reads.
         """
         written = attempt_folder(path, f"{self._writer}-{self.attempt}")
-        listings = await self._all_ranks(what, self._deadlines.update, write(written))
+        listings = await self._all_ranks(what, "saving", self._deadlines.update, write(written))
         files = {name: size for listing in listings for name, size in listing.items()}
         self.check_writer()
         await asyncio.to_thread(keep_folder, written, path, files)
 
     async def _all_ranks(
-        self, what: str, deadline_s: float, refs: Sequence[ray.ObjectRef]
+        self, what: str, activity: Activity, deadline_s: float, refs: Sequence[ray.ObjectRef]
     ) -> list[Any]:
-        """Return what each rank returned; `what` completes 'waited for the learner ...'."""
-        return await within(deadline_s, f"the learner {what}", asyncio.gather(*refs))
+        """Return what each rank returned; `what` completes 'waited for the learner ...'.
+
+        `refs` are of the first ranks in their order: of all, or of rank 0 alone.
+        """
+        role = self._role
+
+        async def answer(rank: Member, ref: ray.ObjectRef) -> Any:
+            with rank.work.at(activity, role):
+                return await ref
+
+        answers = asyncio.gather(*map(answer, self.ranks, refs))
+        return await within(deadline_s, f"the learner {what}", answers)
 
 
 def _share(rollouts: Sequence[Rollout]) -> ray.ObjectRef:

@@ -184,9 +184,11 @@ class SamplerPool:
             sampler.outstanding_tokens += cost
             sampler.outstanding_samples += request.num_samples
             self._call_next(role)
+            sampler.member.work.begin("sampling", role)
             try:
                 return unpack(await self._requests.ask(sampler.name, sampler.actor, request))
             finally:
+                sampler.member.work.end("sampling", role)
                 sampler.outstanding_tokens -= cost
                 sampler.outstanding_samples -= request.num_samples
                 sampler.last_used = time.monotonic()

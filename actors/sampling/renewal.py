@@ -123,7 +123,8 @@ class EngineRenewal:
         """Have a publication that begins in the block leave a sampler out."""
         sampler.is_loading = True
         try:
-            yield
+            with sampler.member.work.at("weight sync", sampler.role):
+                yield
         finally:
             sampler.is_loading = False
             self._fleet.watch.announce()  # somebody may wait until it can load

@@ -38,6 +38,7 @@ async def evaluate(config: Config, iteration: int, cast: Cast, run: Run) -> Row:
     Seeds do not depend on the iteration: the same random numbers serve every policy, which makes
     differences between iterations less noisy.
     """
+    run.add_event("phase", iteration=iteration, phase="evaluation")
     answered = await _answer(config, HELDOUT, heldout_problems(cast.task), cast)
     await run.write(f"{iteration_key(iteration)}/evaluation", answered, AnsweredProblem)
     row = heldout_row(iteration, answered, config.seed)

@@ -75,6 +75,7 @@ async def evaluate_quality(
     has mean qualities: `greedy`, `mean@k`, and `maj@k` of the most frequent of k answers. Seeds do
     not depend on the iteration.
     """
+    run.add_event("phase", iteration=iteration, phase="evaluation")
     await cast.solver.hold(run.stored.current_model("solver"))
     await cast.challenger.hold(run.stored.current_model("challenger"))
     key = iteration_key(iteration)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rzero_ray.protocols import Observer
+from rzero_ray.types import BusySpan
 
 
 class Observers(Observer):
@@ -33,6 +34,11 @@ class Observers(Observer):
         """See `protocols.Observer`."""
         for observer in self._observers:
             observer.see_event(event, details)
+
+    def see_work(self, span: BusySpan) -> None:
+        """See `protocols.Observer`."""
+        for observer in self._observers:
+            observer.see_work(span)
 
     def note(self, text: str) -> None:
         """See `protocols.Observer`."""

@@ -38,7 +38,15 @@ from rzero_ray.run.parts import PARTS
 from rzero_ray.run.retention import best_iteration, unneeded_models
 from rzero_ray.run.rows import Row
 from rzero_ray.run.stored import StoredRun, by_number, row_key
-from rzero_ray.types import CurriculumItem, Phase, PhaseName, Role, Step, iteration_key
+from rzero_ray.types import (
+    BusySpan,
+    CurriculumItem,
+    Phase,
+    PhaseName,
+    Role,
+    Step,
+    iteration_key,
+)
 
 R = TypeVar("R")
 
@@ -202,6 +210,10 @@ class Run:
         """Add a line to `events.jsonl`."""
         self.stored.log.add_event(event, **details)
         self._observer.see_event(event, details)
+
+    def see_work(self, span: BusySpan) -> None:
+        """Tell the observers when an actor was at work."""
+        self._observer.see_work(span)
 
     # Inside.
 

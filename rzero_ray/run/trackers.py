@@ -66,7 +66,14 @@ class WandbTracker(Tracker):
             dir=root,
             config=dict(config),
             # Whoever wants curves asks for neither the console nor the code.
-            settings=wandb.Settings(console="off", quiet=True, save_code=False, disable_git=True),
+            # A study has several runs at a time in one process.
+            settings=wandb.Settings(
+                console="off",
+                quiet=True,
+                save_code=False,
+                disable_git=True,
+                reinit="create_new",
+            ),
         )
         self._groups: set[str] = set()
 

@@ -19,6 +19,7 @@ from rzero_ray.config.sources import split_names, split_pairs
 from rzero_ray.disk.files import write_text_durably
 from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.driver import join_cluster
+from rzero_ray.run.trackers import check_trackers
 from rzero_ray.study.arms import Place, check_same_actors, check_sources, load_arm, run_config
 from rzero_ray.study.figures import LAST, RunFigures, read_figures, with_all_shares
 from rzero_ray.study.page import make_page
@@ -153,6 +154,7 @@ def _load_arms(asked: Asked) -> dict[str, Config]:
     arms = {arm: load_arm(arm, asked.conf, asked.overrides) for arm in asked.arms}
     for config in arms.values():
         check_task(config)
+        check_trackers(config.trackers)
     check_same_actors(arms)
     check_sources(arms)
     return arms

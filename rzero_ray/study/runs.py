@@ -28,6 +28,7 @@ from rzero_ray.run.directory import (
 )
 from rzero_ray.run.inspection import check_files
 from rzero_ray.run.observers import Observers
+from rzero_ray.run.recording import recorded
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
 from rzero_ray.run.shape import find_shape
@@ -200,10 +201,7 @@ class Workers:
         return False
 
     async def _make(self, job: Job, cluster: Cluster) -> None:
-        clock = StageClock()
-        progress = Progress(job.place, job.config, self._say)
-        observer = Observers(progress, *run_metrics(job.config, on_cluster=True))
-        with self._opened(job, clock, observer) as run:
+        with self._opened(job) as (run, clock):
             run.add_event(
                 "start", address=self._address, pid=os.getpid(), layout=self._layout.describe()
             )
@@ -212,18 +210,22 @@ class Workers:
         self._say(f"{job.place}: finished, {len(self._jobs)} runs wait")
 
     @contextmanager
-    def _opened(self, job: Job, clock: StageClock, observer: Observer) -> Iterator[Run]:
-        """Take the directory of a run, and close it at the end."""
+    def _opened(self, job: Job) -> Iterator[tuple[Run, StageClock]]:
+        """Take the directory of a run with all that writes into it, and close it at the end."""
         root = resolve_run_dir(job.config)
         shape = find_shape(job.config.model.path, find_model(job.config.model))
         disk = None if shape is None else plan_disk(job.config, shape)
         with hold_run_dir(job.config, root, disk):
             prepare_run_dir(job.config, root)
-            run = Run(job.config, root, job.base_model, clock, observer)
-            try:
-                yield run
-            finally:
-                run.close()
+            with recorded(job.config, root, job.config.trackers) as recording:
+                progress = Progress(job.place, job.config, self._say)
+                shown = run_metrics(job.config, on_cluster=True)
+                observer = Observers(progress, *recording.observers, *shown)
+                run = Run(job.config, root, job.base_model, recording.clock, observer)
+                try:
+                    yield run, recording.clock
+                finally:
+                    run.close()
 
     def _fail(self, job: Job, reason: str) -> None:
         failure = Failure(job.place, reason)

@@ -199,7 +199,7 @@ class FakePolicy:
         figures: dict[str, Any] = dict.fromkeys(LearningReport.__dataclass_fields__, 0.1)
         transfer = TransferReport(num_bytes=0, num_engines=1, seconds=0, seconds_engines_paused=0)
         probe = ProbeReport(max_difference=0.0, mean_difference=0.0, bound=1e-3)
-        sync = SyncReport(version=_VERSION, transfer=transfer, probe=probe)
+        sync = SyncReport(role="solver", version=_VERSION, transfer=transfer, probe=probe)
         return UpdateReport(learning=LearningReport(**figures), sync=sync)
 
 

@@ -260,6 +260,7 @@ def fake_report(version: WeightVersion, num_tokens: int) -> UpdateReport:
         mismatch_kl=0.0,
     )
     sync = SyncReport(
+        role=version.role,
         version=version,
         transfer=TransferReport(
             num_bytes=0, num_engines=1, seconds=0.0, seconds_engines_paused=0.0

@@ -25,11 +25,21 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.protocols import Clock
 from rzero_ray.run.clock import StageClock
-from rzero_ray.types import Phase, Role, RunError, Step, SyncReport, TransferReport, Weights
+from rzero_ray.types import (
+    Phase,
+    Role,
+    RunError,
+    Step,
+    SyncReport,
+    TransferReport,
+    Weights,
+    WeightVersion,
+)
 from tests.unit.builders import phase_of, rollout
 from tests.unit.fakes import fake_report
 
 BASE, TRAINED = Path("/models/base"), Path("/models/solver-iteration-01")
+VERSION = WeightVersion(role="solver", iteration=1, num_steps=7)
 
 
 class Remote:
@@ -299,7 +309,7 @@ def test_a_step_that_is_not_finite_is_neither_saved_nor_published(
     roles: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """DeepSpeed leaves out such a step without a word; the run ends with a line that names it."""
-    report = replace(fake_report("v", 1).learning, grad_norm=math.inf)
+    report = replace(fake_report(VERSION, 1).learning, grad_norm=math.inf)
     saved: list[Path] = []
     monkeypatch.setattr("actors.learning.group.ray.put", lambda packed: packed)  # no Ray
     roles.learner.update = Remote(lambda rollouts, allowed: report)  # type: ignore[attr-defined]

@@ -10,17 +10,18 @@ from rzero_ray.config.load import load_config
 from rzero_ray.method import rewards
 from rzero_ray.method.advantages import check_advantages
 from rzero_ray.method.finite import check_finite
-from rzero_ray.types import RunError, Step, UserError
+from rzero_ray.types import RunError, Step, UserError, WeightVersion
 from tests.unit.fakes import fake_report
 from tests.unit.test_coevolution import OVERRIDES, Attempt
 
 STEP = Step(iteration=2, phase="solver", index=7)
+VERSION = WeightVersion(role="solver", iteration=2, num_steps=7)
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "entropy", "kl", "importance_mean"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_report_that_is_not_finite_names_its_step_and_figure(name: str, value: float):
-    report = fake_report("v", 1).learning
+    report = fake_report(VERSION, 1).learning
     check_finite(report, STEP)
     with pytest.raises(RunError, match=f"iteration 2, solver step 7: {name}={value}") as found:
         check_finite(replace(report, **{name: value}), STEP)
@@ -28,7 +29,7 @@ def test_a_report_that_is_not_finite_names_its_step_and_figure(name: str, value:
 
 
 def test_a_loss_without_a_kl_term_has_no_kl():
-    check_finite(replace(fake_report("v", 1).learning, kl=None), STEP)
+    check_finite(replace(fake_report(VERSION, 1).learning, kl=None), STEP)
 
 
 def test_an_advantage_that_is_not_finite_names_its_prompt():

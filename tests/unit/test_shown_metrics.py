@@ -81,10 +81,12 @@ def test_an_evaluation_a_sync_and_who_lives_are_shown(shown):
     observer.finish_iteration({"iteration": 1, **accuracy})
     assert shown["rl_environment_accuracy_greedy_ratio", "r"] == 0.25
     assert shown["rl_environment_accuracy_mean_ratio", "r"] == 0.5
-    sync = {"version": "solver-01-003", "seconds": 1.5, "seconds_paused": 0.5}
-    observer.see_event("weight sync", {**sync, "max_logprob_difference": 1e-6})
+    sync = {"seconds": 1.5, "seconds_paused": 0.5, "max_logprob_difference": 1e-6}
+    observer.see_event("weight sync", {**sync, "role": "solver", "version": "solver-01-003"})
+    observer.see_event("weight sync", {**sync, "role": "challenger", "version": "tiny-0-1f"})
     assert shown["rl_sync_seconds", "r", "solver"] == 1.5
-    assert shown["rl_syncs", "r", "solver"] == 1.0
+    assert shown["rl_syncs", "r", "solver"] == shown["rl_syncs", "r", "challenger"] == 1.0
+    assert {tags[-1] for tags in shown if tags[0] == "rl_syncs"} == {"solver", "challenger"}
     for actor, state in (("solver/sampler-0", "HEALTHY"), ("solver/sampler-1", "HEALTHY")):
         observer.see_event("actor", {"actor": actor, "state": state})
     assert shown["rl_fleet_actors", "r", "solver", "HEALTHY"] == 2.0

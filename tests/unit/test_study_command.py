@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import pytest
 from actors import cluster as cluster_module
 from rzero_ray.config.config import Config
 from rzero_ray.config.layout import disaggregated
-from rzero_ray.protocols import Cast, Task
+from rzero_ray.config.showing import TrackersConfig
+from rzero_ray.protocols import Cast, Observer, Task
+from rzero_ray.run import recording
 from rzero_ray.study import command as module
 from rzero_ray.study import page
 from rzero_ray.study.command import main
 from rzero_ray.types import RunError
-from tests.unit.fakes import FakeJudge, FakePolicy
+from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 from tests.unit.studies import BASE, OVERRIDES
 from tests.unit.test_coevolution import SmallTask
 
@@ -47,6 +49,9 @@ class FakeCluster:
         return Cast(challenger, solver, FakeJudge(), SmallTask())
 
     def shown(self, config: Config, run: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    def told(self, tell: Callable[..., None]) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
     async def close(self) -> None:
@@ -116,6 +121,39 @@ def test_each_run_begins_with_its_own_models(clusters: Clusters, tmp_path: Path)
     for base in (0, 1):
         events = (tmp_path / f"runs/plain/base-{base}-seed-0/events.jsonl").read_text()
         assert json.loads(events.splitlines()[0])["event"] == "start"
+
+
+def test_a_run_of_a_study_is_written_down_like_any_other(
+    clusters: Clusters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trackers: dict[Path, SilentObserver] = {}
+
+    @contextmanager
+    def opened(wanted: TrackersConfig, config: Config, root: Path) -> Iterator[list[Observer]]:
+        assert wanted.mlflow == "http://here"
+        trackers[root] = SilentObserver()
+        yield [trackers[root]]
+
+    monkeypatch.setattr(recording, "opened_trackers", opened)
+    command = _command(tmp_path, "trackers.mlflow=http://here", arms=("plain",))
+    assert main(command) == 0
+    root = tmp_path / "runs/plain/base-0-seed-0"
+    rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    assert trackers[root].rows == rows and len(trackers[root].evaluations) == 3
+    trace = json.loads((root / "trace.json").read_text().rstrip(",\n") + "]")
+    steps = [event["name"] for event in trace if event.get("args", {}).get("step")]
+    assert steps == [f"iteration {r['iteration']} {r['phase']} step {r['step']}" for r in rows]
+    assert {"grading", "write"} & {event["name"] for event in trace}  # the clock is in it
+    assert len(list((root / "tensorboard").iterdir())) == 1
+
+
+def test_a_tracker_that_is_not_installed_ends_a_study_before_its_first_run(
+    clusters: Clusters, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rzero_ray.run.trackers.find_spec", lambda package: None)
+    assert main(_command(tmp_path, "trackers.wandb=here")) == 2
+    assert "needs the package wandb" in capsys.readouterr().err
+    assert not clusters.started and not (tmp_path / "plan.json").exists()
 
 
 def test_workers_share_the_runs(clusters: Clusters, tmp_path: Path):

@@ -54,7 +54,7 @@ def test_each_kind_and_each_actor_has_a_track_of_its_own(tmp_path: Path):
     for actor, state in (("a/0", "HEALTHY"), ("b/0", "HEALTHY"), ("a/0", "DEAD")):
         trace.see_event("actor", {"actor": actor, "state": state, "life": 1})
     events = _events(tmp_path)
-    tracks = {e["args"]["name"]: e["tid"] for e in events if e["ph"] == "M"}
+    tracks = {e["args"]["name"]: e["tid"] for e in events if e["name"] == "thread_name"}
     assert tracks.keys() == {"a/0", "b/0", "grading"} and len(set(tracks.values())) == 3
     seen = [(e["tid"], e["name"]) for e in events if e["ph"] == "i"]
     assert seen == [

@@ -17,6 +17,7 @@ from rzero_ray.run.report.markup import escape, fill_page, html_figure, html_tab
 from rzero_ray.run.report.plots import PLOTS
 from rzero_ray.run.report.questions import questions_section
 from rzero_ray.run.report.summary import decimals
+from rzero_ray.run.report.timeline import timeline_section
 from rzero_ray.run.rows import Row, is_beyond, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
@@ -39,6 +40,7 @@ def make_page(run: StoredRun, summary: Row) -> str:
         f'<section class="plots">{"".join(map(html_figure, plots))}</section>',
         _drift_section(metrics),
         _audit_section(metrics),
+        timeline_section(run.root),
         questions,
         "<h2>Configuration</h2><details><summary>All keys, resolved</summary>"
         f"<pre>{html.escape(to_yaml(run.config))}</pre></details>",

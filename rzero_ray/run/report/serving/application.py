@@ -3,6 +3,7 @@
 All of it reads; nothing is changed:
 
     /                                               iterations and phases
+    /timeline?from=90&to=120                        what each actor did in these seconds
     /iteration-02?outcome=kept&sort=agreement       its questions
     /iteration-02/challenger/step-003/17            one question
     /iteration-02/solver/step-001                   what the Solver answered in a step
@@ -25,7 +26,7 @@ from rzero_ray.config.config import Config
 from rzero_ray.disk.files import DamagedFileError
 from rzero_ray.run.report.serving.filters import list_questions, read_filter
 from rzero_ray.run.report.serving.lineage import trace
-from rzero_ray.run.report.serving.overview import look_over
+from rzero_ray.run.report.serving.overview import AT_WORK, look_over
 from rzero_ray.run.report.serving.pages import (
     answers_page,
     lineage_page,
@@ -33,9 +34,11 @@ from rzero_ray.run.report.serving.pages import (
     overview_page,
     questions_page,
     rollout_page,
+    timeline_page,
 )
 from rzero_ray.run.report.serving.questions import Place, iterations, path_of
 from rzero_ray.run.report.serving.reading import Problems
+from rzero_ray.run.report.serving.timeline import Timeline
 from rzero_ray.run.report.serving.tokens import view_rollout
 from rzero_ray.run.report.serving.training import answered_in
 from rzero_ray.run.stored import StoredRun
@@ -57,6 +60,7 @@ class Browser:
         self._root = root
         self._base_model = base_model
         self._task = make_task(config.task)
+        self._timeline = Timeline(root)
 
     def application(self) -> Starlette:
         """Return what a server runs."""
@@ -65,6 +69,7 @@ class Browser:
             routes=[
                 Route("/", self._overview),
                 Route("/style.css", _style),
+                Route("/timeline", self._timeline_page),
                 Route("/{iteration}", self._questions),
                 Route("/{iteration}/{phase:str}/{step}", self._answers),
                 Route(question, self._lineage),
@@ -82,6 +87,12 @@ class Browser:
     def _overview(self, request: Request) -> Response:
         run, problems = self._run(), Problems()
         return HTMLResponse(overview_page(run, look_over(run, problems), problems))
+
+    def _timeline_page(self, request: Request) -> Response:
+        run, problems = self._run(), Problems()
+        view = self._timeline.view(request.query_params)
+        is_live = not request.query_params and look_over(run, problems).state == AT_WORK
+        return HTMLResponse(timeline_page(run, view, is_live, problems))
 
     def _questions(self, request: Request) -> Response:
         number = _number(_ITERATION, request.path_params["iteration"])

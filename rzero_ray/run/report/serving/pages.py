@@ -28,12 +28,15 @@ from rzero_ray.run.report.serving.overview import AT_WORK, Overview
 from rzero_ray.run.report.serving.questions import KEPT, SOURCES
 from rzero_ray.run.report.serving.reading import Problems
 from rzero_ray.run.report.serving.text import visible, visible_piece
+from rzero_ray.run.report.serving.timeline import TimelineView
 from rzero_ray.run.report.serving.tokens import TOKENS_SHOWN, RolloutView
 from rzero_ray.run.report.serving.training import PROMPTS_SHOWN, AnsweredStep
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import iteration_key
 
 _REFRESH_SECONDS = 5
+_REFRESH_TIMELINE_SECONDS = 10
+"""It is drawn each time."""
 
 
 def overview_page(run: StoredRun, overview: Overview, problems: Problems) -> str:
@@ -82,6 +85,12 @@ def rollout_page(run: StoredRun, view: RolloutView, problems: Problems) -> str:
 def answers_page(run: StoredRun, answered: AnsweredStep, problems: Problems) -> str:
     """Return the page of what the Solver answered in a step."""
     return _fill("answers.html", run, problems, answered=answered, prompts_shown=PROMPTS_SHOWN)
+
+
+def timeline_page(run: StoredRun, view: TimelineView, is_live: bool, problems: Problems) -> str:
+    """Return the timeline; one that is live is loaded again."""
+    refresh = _REFRESH_TIMELINE_SECONDS if is_live else None
+    return _fill("timeline.html", run, problems, view=view, refresh=refresh)
 
 
 def message_page(name: str, message: str) -> str:
