@@ -24,7 +24,7 @@ from rzero_ray.config.sources import flatten, split_names, split_pairs
 from rzero_ray.run.scale import read_request
 from rzero_ray.study.arms import load_arm
 from rzero_ray.study.command import parse as parse_study
-from tests.bench.__main__ import BENCHMARKS, ON_GPUS
+from tests.bench.__main__ import BENCHMARKS, ONLY_NAMED
 from tests.faults.__main__ import FAULTS, LONG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,7 +192,7 @@ def _python(module: str, rest: Sequence[str]) -> None:
     elif module == "rzero_ray.driver":
         _train(rest)
     elif module == "tests.bench":
-        _measure(module, (*BENCHMARKS, *ON_GPUS), rest)
+        _measure(module, (*BENCHMARKS, *ONLY_NAMED), rest)
     elif module == "tests.faults":
         _measure(module, (*FAULTS, *LONG), rest)
     elif module.startswith("tests."):
