@@ -25,10 +25,13 @@ from rzero_ray.config.config import Config
 from rzero_ray.config.load import load_config
 from rzero_ray.phases.asking import to_rollout
 from rzero_ray.run.parquet import read_records
+from rzero_ray.run.report.lanes import TraceReader
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import ChallengerSample, Phase, Role, SolverSample
 from tests.cluster.conftest import REPOSITORY, driver_command, run_driver
 
+_LOST_S = 30.0
+"""What a start may have done after the last step that it finished: a step or two."""
 START_LIMIT_S = 400.0
 """Until a started driver has reached a phase; a laptop needs a tenth of it."""
 
@@ -196,6 +199,37 @@ def test_summary_and_report_are_complete(run: KilledRun):
     report = (run.root / "report.html").read_text()
     assert "<svg" in report or "data:image/png" in report
     assert str(run.root / "report.html") in run.output.replace("\n", "")
+
+
+def test_each_engine_and_rank_has_a_lane_that_agrees_with_the_clock(run: KilledRun):
+    """The lanes of both starts, against the seconds of the stages of what is finished; the first
+    start had some more, which it lost."""
+    reader = TraceReader(run.root)
+    reader.read_on()
+    assert not reader.problem and reader.num_damaged == 0
+    lanes = {name: lane.busy_s for name, lane in reader.lanes.items()}
+    engines = {"challenger/sampler-0", "solver/sampler-0"}
+    assert lanes.keys() >= {*engines, "learner/rank-0", "reward/worker-0"}
+    assert all(lane.node for lane in reader.lanes.values())
+    rows = [*_rows(run), *run.summary["heldout"]]
+    stages = {
+        stage: sum(row.get("seconds", {}).get(stage, 0.0) for row in rows)
+        for stage in ("sampling", "learning", "weight_sync", "grading")
+    }
+    sampled = ("questions", "votes", "answers", "evaluation")
+    busy = {name: sum(lanes[name].get(of, 0.0) for of in sampled) for name in engines}
+    assert 0.95 * stages["sampling"] < sum(busy.values())  # both at a time are counted twice
+    assert max(busy.values()) < 1.1 * stages["sampling"] + _LOST_S
+    rank = lanes["learner/rank-0"]
+    assert 0.9 * stages["learning"] < rank["learning"] < 1.1 * stages["learning"] + _LOST_S
+    assert 0 < rank["weight sync"] < 1.1 * stages["weight_sync"] + _LOST_S
+    worker = lanes["reward/worker-0"]["grading"]
+    assert 0.9 * stages["grading"] < worker < 1.1 * stages["grading"] + _LOST_S
+    for lane in lanes.values():
+        assert 0 < sum(lane.values()) <= reader.work_seconds
+    assert {*lanes["challenger/sampler-0"]} >= {"questions", "answers"}  # which the Solver borrows
+    phases = {of.phase for of in reader.phases if of.iteration == 1}
+    assert phases == {"challenger", "curriculum", "solver", "evaluation", "drift"}
 
 
 def test_written_model_gives_the_stated_accuracy_in_transformers(run: KilledRun):
