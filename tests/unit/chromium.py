@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,11 @@ def chromium(profile: Path) -> Iterator[Tab]:
         try:
             with connect(_address(profile), max_size=None) as connection:
                 yield Tab(connection)
+                connection.send(json.dumps({"id": 0, "method": "Browser.close"}))
+                process.wait(_SECONDS)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended with all of its own
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _address(profile: Path) -> str:

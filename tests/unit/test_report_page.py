@@ -3,17 +3,23 @@ it stays text, and a long run's page is small enough and readable."""
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rzero_ray.run.report import datatable, markup, questions
+from rzero_ray.run.report.candidates import MOST_SHOWN, QuestionSample, ShownQuestion
+from rzero_ray.run.report.drawing import thinned
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.types import Step
-from tests.unit.chromium import Tab, chromium
+from tests.unit.chromium import DESK, PHONE, Tab, chromium
+from tests.unit.long_runs import make_long_run
 from tests.unit.test_report import BASE, BETTER, candidate, iterate, make_run, write_candidates
 
 HOSTILE = (
@@ -144,6 +150,70 @@ def test_the_policy_would_hold_where_nothing_is_escaped(
     refused = any("Content Security Policy" in line for line in tab.complaints)
     assert refused is has_policy
     tab.complaints.clear()
+
+
+# A long run.
+
+MOST_BYTES = 20_000_000
+
+
+@pytest.mark.parametrize("text", [None, "'\"&<>\U0001f600" * 2_000])
+def test_the_page_of_a_hundred_iterations_is_small(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+):
+    run = make_long_run(tmp_path / "run", 100, text=text)
+    start = time.process_time()
+    _, path = write_report(run)
+    seconds, size = time.process_time() - start, path.stat().st_size
+    with capsys.disabled():
+        print(f"\nreport of 100 iterations: {size / 1e6:.1f} MB, {seconds:.1f} s of processor time")
+    assert size < MOST_BYTES / 2
+    written = path.read_text()
+    assert written.count('data-name="iteration"') == 2_000
+    (outcomes,) = re.findall('outcome<select data-column="2">(.*?)</select>', written)
+    assert outcomes.count("<option>") == (5 if text is None else 40)
+
+
+def test_the_most_that_a_table_can_take_fits_a_page():
+    """Of characters that take six bytes each, in every cell."""
+    worst = "'" * 100_000
+    question = ShownQuestion(
+        text=worst,
+        question=worst,
+        answers=tuple(f"{k}{worst}" for k in range(20)),
+        label=worst,
+        num_agree=1,
+        num_votes=9,
+        dropped=worst,
+        truth=worst,
+    )
+    sample = QuestionSample(iteration=99_999, questions=[question] * MOST_SHOWN, num_questions=9)
+    section = questions.questions_section([sample], has_oracle=True)
+    assert len(section.encode()) < MOST_BYTES / 2
+
+
+def test_a_long_line_keeps_its_extremes_and_its_gaps():
+    ys: list[float | None] = [math.sin(x / 500) for x in range(10_000)]
+    ys[3_333], ys[7_777], ys[5_000] = 9.0, -9.0, None
+    xs, thin = thinned(range(10_000), ys)
+    assert len(xs) <= 901 and (np.diff(xs) > 0).all()
+    assert np.nanmax(thin) == 9 and np.nanmin(thin) == -9
+    assert xs[np.isnan(thin)].tolist() == [5_000]
+    short, same = thinned([0, 1, 2], [1.0, None, 3.0])
+    assert short.tolist() == [0, 1, 2] and np.isnan(same[1])
+
+
+@pytest.mark.slow
+def test_a_phone_scrolls_tables_and_not_the_page(tab: Tab, tmp_path: Path):
+    run = make_long_run(tmp_path / "run", 100, name="x" * 80, text="\U0001f600'" * 2_000)
+    _, path = write_report(run)
+    for size in (PHONE, DESK):
+        tab.open(f"file://{path}", size)
+        assert tab.texts(WORKING) == ["1 to 25 of 2,000 questions"]
+        assert tab.run("document.documentElement.scrollWidth") == size[0]
+    assert not tab.complaints
+    scrolls = "e => e.scrollHeight > e.clientHeight"
+    assert tab.run(f"[...document.querySelectorAll('.scroll')].some({scrolls})")
 
 
 def test_the_library_is_put_into_html_as_it_is():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ MOST_SHOWN = 2_000
 """Questions on one page. With the lengths to which their texts are cut they take at most half of
 the 20 MB that a page may have."""
 _MOST_OF_AN_ITERATION = 200
+_MOST_STEPS_READ = 3
+"""Of an iteration, unless an outcome is rarer: the columns of a file are read whole."""
 _Place = tuple[str, int]
 """The key of a step's candidates, and a row of them."""
 
@@ -116,12 +118,21 @@ def _sample(run: StoredRun, iteration: int, keys: Sequence[str], quota: int) -> 
     shares = divide(quota, {outcome: len(group) for outcome, group in places.items()})
     # Kept questions come first, and of the others the most frequent outcomes.
     order = sorted(places, key=lambda of: (of is not None, -len(places[of]), str(of)))
-    drawn = [place for of in order for place in rng.sample(places[of], shares[of])]
+    read = set(rng.sample(keys, min(_MOST_STEPS_READ, len(keys))))
+    drawn = [place for of in order for place in _draw(rng, places[of], shares[of], read)]
     return QuestionSample(
         iteration=iteration,
         questions=_read(run, drawn),
         num_questions=sum(map(len, places.values())),
     )
+
+
+def _draw(
+    rng: random.Random, group: Sequence[_Place], count: int, keys: Collection[str]
+) -> list[_Place]:
+    """Draw from the steps of `keys`, or from all where these do not hold enough."""
+    near = [place for place in group if place[0] in keys]
+    return rng.sample(near if len(near) >= count else group, count)
 
 
 def divide(quota: int, sizes: Mapping[str | None, int]) -> dict[str | None, int]:

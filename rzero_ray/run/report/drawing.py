@@ -15,16 +15,15 @@ INK = "#123456"
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 LIGHT_BLUE = "#A6CEE3"
 RED, PURPLE, GREY = "#D55E00", "#B35A91", "#8A8F98"
-_MAX_TOLD = 6
+MAX_TOLD = 6
 """Iterations that an axis or a legend names: more have no room, and cost a second a plot."""
 _MOST_STRETCHES = 300
 """Of a line: three points of each are some 100 KB of a page at the most."""
 _MOST_LARGE_MARKS = 60
 _LONGEST_OF_THREE = 18
-"""Characters of a name in a legend of three columns: longer ones would be cut at the edge."""
+"""Characters of a legend's entry of which three are beside each other."""
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may hold dollar signs
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -120,7 +119,7 @@ def _extremes(y: NDArray[np.float64], stretch: NDArray[np.int64]) -> list[int]:
     return found
 
 
-def spread(items: Sequence[int], count: int = _MAX_TOLD) -> list[int]:
+def spread(items: Sequence[int], count: int = MAX_TOLD) -> list[int]:
     """Return at most `count` items: the first, the last and some evenly between."""
     if len(items) <= count:
         return list(items)
@@ -129,7 +128,7 @@ def spread(items: Sequence[int], count: int = _MAX_TOLD) -> list[int]:
 
 def add_legend(axes: Any) -> None:
     """Put the legend above the axes, where it hides no line."""
-    names = axes.get_legend_handles_labels()[1]
-    is_short = max(map(len, names), default=0) <= _LONGEST_OF_THREE
-    num_columns = 3 if len(names) > 4 and is_short else 2
+    labels = axes.get_legend_handles_labels()[1]
+    is_wide = any(len(label) > _LONGEST_OF_THREE for label in labels)
+    num_columns = 3 if len(labels) > 4 and not is_wide else 2
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=num_columns, borderaxespad=0.2)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rzero_ray.config.config import Config, probe_bound
-from rzero_ray.run.report.candidates import agreement_counts
+from rzero_ray.run.report.candidate_plots import plot_agreement, plot_outcomes
 from rzero_ray.run.report.drawing import (
     BLUE,
     GREEN,
     GREY,
     INK,
     LIGHT_BLUE,
+    MAX_TOLD,
     ORANGE,
     PURPLE,
     RED,
@@ -30,19 +31,14 @@ from rzero_ray.run.report.drawing import (
 from rzero_ray.run.report.summary import (
     WALL_CLOCK_NOTE,
     label_accuracy_all,
-    outcomes,
 )
-from rzero_ray.run.rows import Row, phase_rows
+from rzero_ray.run.rows import Row, mean, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
 
-_REASON_COLOURS = (GREEN, GREY, ORANGE, RED, PURPLE, BLUE, "#56B4E9", "#C7B42C")
-
-_MAX_BARS_TOLD = 20
+_TOLD_OF_A_PANEL = 3
 _MAX_DIVIDED = 30
-"""Iterations with a line between them: of more one sees the lines alone."""
-_MAX_LINES = 100
-"""Iterations that have a line of their own in a plot."""
+"""Iterations with a line between them, and of which each step is shown."""
 
 
 def _plot_accuracy(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -91,39 +87,66 @@ def _plot_reward(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
         return None
     caption = (
         "Challenger: in the paper 1 - 2|agreement - 1/2| less repetition. Solver: share of answers "
-        "that match the label. Each iteration has a new opponent, so the curves start anew; a "
-        "role's steps are spread evenly over the iteration."
+        "that match the label. Each iteration has a new opponent, so the curves start anew; "
+    )
+    caption += (
+        "a point is the mean over an iteration's steps."
+        if _is_long(metrics)
+        else "a role's steps are spread evenly over the iteration."
     )
     return Plot("Reward", caption, plot_lines(series, _mark_iterations))
 
 
 def _per_role(config: Config, metrics: Sequence[Row], key: str) -> list[Series]:
-    """Return one line per role; x counts iterations, and the line breaks between them."""
+    """Return one line per role; x counts iterations, and the line breaks between them. Of a long
+    run an iteration is one point, the mean over its steps."""
     roles = (
         ("challenger", config.challenger.num_steps, ORANGE),
         ("solver", config.solver.num_steps, BLUE),
     )
+    line = _line_of_means if _is_long(metrics) else _line_of_steps
     found = []
     for phase, num_steps, colour in roles:
-        xs: list[float] = []
-        ys: list[float | None] = []
-        for row in phase_rows(metrics, phase):
-            if xs and row["step"] == 1:
-                xs.append(row["iteration"] - 1)
-                ys.append(None)
-            xs.append(row["iteration"] - 1 + row["step"] / num_steps)
-            ys.append(row.get(key))
+        xs, ys = line(phase_rows(metrics, phase), num_steps, key)
         if any(y is not None for y in ys):
             found.append(Series(phase.capitalize(), xs, ys, colour))
     return found
 
 
-def _mark_iterations(axes: Any) -> None:
+def _is_long(metrics: Sequence[Row]) -> bool:
+    return max((row["iteration"] for row in metrics), default=0) > _MAX_DIVIDED
+
+
+def _line_of_steps(
+    rows: Sequence[Row], num_steps: int, key: str
+) -> tuple[list[float], list[float | None]]:
+    xs: list[float] = []
+    ys: list[float | None] = []
+    for row in rows:
+        if xs and row["step"] == 1:
+            xs.append(row["iteration"] - 1)
+            ys.append(None)
+        xs.append(row["iteration"] - 1 + row["step"] / num_steps)
+        ys.append(row.get(key))
+    return xs, ys
+
+
+def _line_of_means(
+    rows: Sequence[Row], num_steps: int, key: str
+) -> tuple[list[float], list[float | None]]:
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.get(key) is not None:
+            found[row["iteration"]].append(row[key])
+    return [iteration - 0.5 for iteration in found], [mean(values) for values in found.values()]
+
+
+def _mark_iterations(axes: Any, num_told: int = MAX_TOLD) -> None:
     last = max(int(np.ceil(axes.dataLim.x1)), 1)
     if last <= _MAX_DIVIDED:
         everywhere = axes.get_xaxis_transform()
         axes.vlines(range(1, last), 0, 1, GREY, linewidth=0.6, linestyle=":", transform=everywhere)
-    told = spread(range(1, last + 1))
+    told = spread(range(1, last + 1), num_told)
     axes.set_xticks([i - 0.5 for i in told], told)
     axes.tick_params(axis="x", length=0)
     axes.set(xlabel="iteration", xlim=(-0.03 * last, 1.03 * last))
@@ -149,74 +172,6 @@ def _plot_labels(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot |
         "stops early, the labels of dropped questions are those of the votes taken."
     )
     return Plot("Label accuracy", caption, plot_lines(series, paint))
-
-
-def _plot_agreement(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
-    settings = run.config.curriculum
-    # One bin per possible share when every vote is an answer.
-    edges = (np.arange(settings.num_votes + 2) - 0.5) / settings.num_votes
-    counts = agreement_counts(run, edges)
-    if not counts:
-        return None
-    drawn = spread(list(counts), _MAX_LINES)
-    colours = _shades(len(drawn))
-    told = set(spread(drawn))
-
-    def paint(axes: Any) -> None:
-        axes.axvspan(
-            settings.min_agreement, settings.max_agreement, color=GREEN, alpha=0.13, linewidth=0
-        )
-        for colour, iteration in zip(colours, drawn, strict=True):
-            label = f"iteration {iteration}" if iteration in told else None
-            shares = counts[iteration] / counts[iteration].sum()
-            axes.stairs(shares, edges, color=colour, label=label, linewidth=1.8)
-        axes.set(xlabel="agreement: share of answered votes for the majority", xlim=(0, 1.05))
-        axes.set(ylabel="share of candidates")
-        add_legend(axes)
-
-    caption = "Of the curriculum's candidates; the shaded band is what the Solver trains on."
-    if settings.early_stopping:
-        caption += (
-            " Of the votes taken: voting stops once it is certain whether a question is kept, so a "
-            "share may be of fewer votes than the full number, most often near 0 and 1."
-        )
-    return Plot("Agreement", caption, draw((5.2, 3.4), paint))
-
-
-def _shades(count: int) -> list[tuple[float, float, float]]:
-    """Return colours from light to dark, so that later iterations stand out."""
-    light, dark = np.array([0.64, 0.80, 0.93]), np.array([0.0, 0.34, 0.62])
-    steps = np.linspace(1.0 if count == 1 else 0.0, 1.0, count)
-    return [tuple(light + step * (dark - light)) for step in steps]
-
-
-def _plot_outcomes(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
-    totals: dict[int, Counter[str]] = defaultdict(Counter)
-    for row in phase_rows(metrics, "curriculum"):
-        totals[row["iteration"]].update(outcomes(row))
-    if not totals:
-        return None
-    reasons = [
-        "kept",
-        *sorted({reason for counts in totals.values() for reason in counts} - {"kept"}),
-    ]
-
-    told = spread(list(totals), _MAX_BARS_TOLD)
-
-    def paint(axes: Any) -> None:
-        left = np.zeros(len(totals))
-        for place, reason in enumerate(reasons):
-            widths = np.array([counts[reason] for counts in totals.values()])
-            colour = _REASON_COLOURS[place % len(_REASON_COLOURS)]
-            axes.barh(list(totals), widths, left=left, color=colour, label=reason)
-            left += widths
-        axes.set_yticks(told, [f"iteration {i}" for i in told])
-        axes.invert_yaxis()
-        axes.set(xlabel="candidates")
-        add_legend(axes)
-
-    caption = "What became of the candidates: the first reason that applies to each."
-    return Plot("Kept and dropped", caption, draw((5.2, 2.2 + 0.3 * len(told)), paint))
 
 
 def _plot_time(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | None:
@@ -260,7 +215,7 @@ def _plot_learning(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
             for line in series:
                 paint_line(one, line)
             one.set_title(name)
-            _mark_iterations(one)
+            _mark_iterations(one, _TOLD_OF_A_PANEL)
         first = np.atleast_1d(axes)[0]
         first.figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=2)
 
@@ -286,7 +241,6 @@ def _plot_logprobs(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot
     def paint(axes: Any) -> None:
         axes.set_yscale("log")
         axes.minorticks_off()
-        axes.yaxis.set_major_formatter("{x:g}")  # by itself it writes powers as TeX
         axes.axhline(bound, color=INK, linestyle="--", linewidth=1, label=f"bound {bound:g}")
         axes.set(xlabel="learning step, both roles", ylabel="nats")
 
@@ -306,7 +260,7 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
         return None
     panels = (
         ("KL to the base", (("Challenger", "kl_challenger"), ("Solver", "kl_solver")), "max_kl"),
-        ("answer length ratio", (("Solver", "answer_length_ratio"),), "max_length_ratio"),
+        ("answer length", (("Solver", "answer_length_ratio"),), "max_length_ratio"),
         ("diversity", (("clusters", "clusters"), ("Gini", "gini")), None),
     )
     colours = {"Challenger": ORANGE, "Solver": BLUE, "clusters": GREEN, "Gini": PURPLE}
@@ -322,7 +276,7 @@ def _plot_drift(run: StoredRun, summary: Row, metrics: Sequence[Row]) -> Plot | 
                     getattr(run.config.drift, limit), color=INK, linestyle="--", linewidth=1
                 )
             one.set_title(name)
-            one.set(xticks=spread(xs), xlabel="iteration")
+            one.set(xticks=spread(xs, _TOLD_OF_A_PANEL), xlabel="iteration")
         handles = {
             label: handle
             for one in axes
@@ -344,8 +298,8 @@ PLOTS = (
     _plot_accuracy,
     _plot_reward,
     _plot_labels,
-    _plot_agreement,
-    _plot_outcomes,
+    plot_agreement,
+    plot_outcomes,
     _plot_time,
     _plot_learning,
     _plot_logprobs,
