@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from rzero_ray import driver
 from rzero_ray.protocols import Observer
+from rzero_ray.run import recording
 
 
 class NoTrace(Observer):
@@ -17,10 +18,13 @@ class NoTrace(Observer):
     def __init__(self, root: Path) -> None:
         del root
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def add_stage(self, name: str, start_s: float, seconds: float) -> None:
         """Leave a stage out."""
 
 
 if __name__ == "__main__":
-    with patch.object(driver, "TraceFile", NoTrace):
+    with patch.object(recording, "TraceFile", NoTrace):
         sys.exit(driver.main())
