@@ -74,7 +74,7 @@ COMMANDS = {
     "compare": Command("compare R-Zero with learning from labels", _compare),
     "study": Command("compare arms of the method over base models", _study),
     "scale": Command("change how many engines a run has while it runs", _scale),
-    "report": Command("write a run's report again, or serve a browser of its questions", _report),
+    "report": Command("write a run's report again, compare runs, or serve a browser", _report),
 }
 
 

@@ -27,6 +27,8 @@ class ReportArguments:
 
     run_dir: Annotated[str, a_path()] = ""
     """The run directory."""
+    compare: Annotated[str, line()] = ""
+    """Other run directories with commas between, to be shown beside this one."""
     serve: bool = False
     """Serve a browser of the run's questions on this machine, and write nothing."""
     port: Annotated[int, count(0, 65_535)] = 0

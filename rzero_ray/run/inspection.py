@@ -31,7 +31,7 @@ from rzero_ray.types import (
     iteration_key,
 )
 
-_REPLACED = ("config.yaml", "manifest.json", "summary.json", "report.html")
+_REPLACED = ("config.yaml", "manifest.json", "summary.json", "report.html", "comparison.html")
 _FOLDERS = ("models", "checkpoints", "tensorboard")
 _KINDS: dict[str, type] = {
     "labelled.parquet": LabelledProblem,

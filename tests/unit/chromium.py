@@ -76,11 +76,13 @@ class Tab:
         )
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Page.navigate", url=address)
+        self.wait("document.readyState == 'complete' && location.href != 'about:blank'")
+
+    def wait(self, condition: str) -> None:
+        """Wait until an expression in the page is true."""
         end = time.monotonic() + _SECONDS
-        while self.run("document.readyState") != "complete" or self.run("location.href") == (
-            "about:blank"
-        ):
-            assert time.monotonic() < end, f"{address} is not loaded"
+        while not self.run(condition):
+            assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.05)
 
     def run(self, script: str) -> Any:

@@ -50,10 +50,13 @@ def test_presets_and_ablations_are_found_by_name(site: Path, tmp_path: Path):
     assert done.returncode == 2 and "the nearest is tiny" in done.stderr
 
 
-def test_the_pages_of_the_browser_travel_with_it(site: Path):
-    folder = Path("rzero_ray/run/report/serving/templates")
+@pytest.mark.parametrize(
+    ("folder", "name"), [("serving/templates", "style.css"), ("static", "questions.js")]
+)
+def test_what_pages_are_made_of_travels_with_it(site: Path, folder: str, name: str):
+    folder = f"rzero_ray/run/report/{folder}"
     names = sorted(path.name for path in (ROOT / folder).iterdir())
-    assert "style.css" in names
+    assert name in names
     assert sorted(path.name for path in (site / folder).iterdir()) == names
 
 

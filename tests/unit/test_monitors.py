@@ -15,8 +15,9 @@ from rzero_ray.run import stored
 from rzero_ray.run.clock import StageClock
 from rzero_ray.run.parquet import read_records
 from rzero_ray.run.report.page import make_page
-from rzero_ray.run.report.summary import decimals, make_summary
+from rzero_ray.run.report.summary import make_summary
 from rzero_ray.run.run import Run
+from rzero_ray.text.numbers import decimals
 from rzero_ray.types import BaseScore, RunError
 from tests.unit.fakes import SilentObserver
 from tests.unit.test_coevolution import OVERRIDES, Attempt

@@ -102,9 +102,16 @@ def served(config: Config, root: Path) -> Iterator[httpx.Client]:
 @contextmanager
 def anonymous(config: Config, root: Path) -> Iterator[httpx.Client]:
     """Serve a run to a client that knows no token."""
+    with serving(Browser(config, root, Path("/base"))) as client:
+        yield client
+
+
+@contextmanager
+def serving(browser: Browser) -> Iterator[httpx.Client]:
+    """Serve a browser from a thread."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        server = make_server(Browser(config, root, Path("/base")), TOKEN, port)
+        server = make_server(browser, TOKEN, port)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

@@ -42,9 +42,9 @@ from rzero_ray.evaluation.labels.sheet import SheetRow, read_sheet, write_sheet
 from rzero_ray.run.directory import load_stored_config
 from rzero_ray.run.manifest import Manifest, number_in
 from rzero_ray.run.parquet import read_records, write_records
-from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.stored import by_number
 from rzero_ray.tasks.registry import make_task
+from rzero_ray.text.numbers import decimals
 from rzero_ray.types import AuditedLabel, CurriculumItem, UserError, iteration_key
 
 USAGE = "python -m rzero_ray audit run_dir=DIR oracle=exact|openai|human [iteration=N] [key=value]"

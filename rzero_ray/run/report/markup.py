@@ -64,6 +64,11 @@ def policy(script: str, styles: str) -> str:
 _NOTHING = "'none'"
 
 
+def policy_of_a_plain_page() -> str:
+    """Return the policy of a page without a script, as a server says it."""
+    return f"{policy('', _STYLE)}; frame-ancestors 'none'"
+
+
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
@@ -127,6 +132,7 @@ table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0;
   border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
+.runs td { overflow-wrap: anywhere; min-width: 8rem; }
 .numbers td, .numbers th { font-variant-numeric: tabular-nums; }
 .numbers td { white-space: nowrap; }
 .numbers td + td, .numbers th + th { text-align: right; }

@@ -16,11 +16,11 @@ from rzero_ray.run.report.datatable import table_script, table_style
 from rzero_ray.run.report.markup import escape, fill_page, html_figure, html_table
 from rzero_ray.run.report.plots import PLOTS
 from rzero_ray.run.report.questions import questions_section
-from rzero_ray.run.report.summary import decimals
 from rzero_ray.run.report.timeline import timeline_section
 from rzero_ray.run.rows import Row, is_beyond, phase_rows
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.tasks.registry import make_task
+from rzero_ray.text.numbers import decimals
 
 
 def make_page(run: StoredRun, summary: Row) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rzero_ray.run.report.candidates import QuestionSample, ShownQuestion
 from rzero_ray.run.report.markup import shorten
-from rzero_ray.run.report.summary import decimals
+from rzero_ray.text.numbers import decimals
 
 _MAX_QUESTION_CHARS = 300
 _MAX_ANSWER_CHARS = 40

@@ -10,6 +10,7 @@ import numpy as np
 from rzero_ray.run.quality import quality_reading
 from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun
+from rzero_ray.text.numbers import decimals, signed
 from rzero_ray.types import iteration_key
 
 WALL_CLOCK_NOTE = (
@@ -138,10 +139,10 @@ def reading(heldout: Sequence[Row], k: int) -> str:
     names = ("the chain-of-thought share", "accuracy given CoT", "accuracy of direct answers")
     keys = ("cot_share", "accuracy_given_cot", "accuracy_given_direct")
     moves = [f"{decimals(first.get(key))} to {decimals(last.get(key))}" for key in keys]
-    amounts = [f"{_signed(part)}{_percentage(part, gain)}" for part in _divide_gain(first, last)]
+    amounts = [f"{signed(part)}{_percentage(part, gain)}" for part in _divide_gain(first, last)]
     return (
         f"From the base to iteration {last['iteration']}, mean@{k} went from "
-        f"{decimals(first[f'mean@{k}'])} to {decimals(last[f'mean@{k}'])} ({_signed(gain)}); "
+        f"{decimals(first[f'mean@{k}'])} to {decimals(last[f'mean@{k}'])} ({signed(gain)}); "
         f"the 95% intervals {doubt}. Of this change {amounts[0]} goes with {names[0]} "
         f"({moves[0]}), {amounts[1]} with {names[1]} ({moves[1]}) and {amounts[2]} with "
         f"{names[2]} ({moves[2]})."
@@ -188,17 +189,5 @@ def _largest(values: Sequence[float]) -> float | None:
     return float(np.max(values)) if values else None
 
 
-def _signed(value: float) -> str:
-    text = f"{value:+.2f}"
-    return ".00" if float(text) == 0 else text.replace("0.", ".", 1)
-
-
 def _percentage(part: float, gain: float) -> str:
     return f" ({part / gain:.0%})" if min(abs(part), abs(gain)) >= _MIN_GAIN_FOR_SHARES else ""
-
-
-def decimals(value: float | None) -> str:
-    if value is None:
-        return "-"
-    text = f"{value:.2f}"
-    return text[1:] if text.startswith("0.") else text

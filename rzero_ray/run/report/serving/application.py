@@ -4,6 +4,7 @@ All of it reads; nothing is changed:
 
     /                                               iterations and phases
     /timeline?from=90&to=120                        what each actor did in these seconds
+    /compare                                        the run beside others, where some were named
     /iteration-02?outcome=kept&sort=agreement       its questions
     /iteration-02/challenger/step-003/17            one question
     /iteration-02/solver/step-001                   what the Solver answered in a step
@@ -13,6 +14,7 @@ All of it reads; nothing is changed:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from starlette.routing import Route
 
 from rzero_ray.config.config import Config
 from rzero_ray.disk.files import DamagedFileError
+from rzero_ray.run.report.comparison.page import make_comparison
+from rzero_ray.run.report.comparison.runs import open_runs
+from rzero_ray.run.report.markup import policy_of_a_plain_page
 from rzero_ray.run.report.serving.filters import list_questions, read_filter
 from rzero_ray.run.report.serving.lineage import trace
 from rzero_ray.run.report.serving.overview import AT_WORK, look_over
@@ -54,8 +59,14 @@ _ROW = re.compile(r"\d{1,9}", re.ASCII)
 class Browser:
     """The pages over one run directory."""
 
-    def __init__(self, config: Config, root: Path, base_model: Path) -> None:
-        """`base_model` is where the tokenizer is looked for first."""
+    def __init__(
+        self, config: Config, root: Path, base_model: Path, others: Sequence[Path] = ()
+    ) -> None:
+        """`base_model` is where the tokenizer is looked for first, `others` are the runs that this
+        one is compared with. Raises UserError where it cannot be."""
+        if others:
+            open_runs(root, others)
+        self._others = others
         self._config = config
         self._root = root
         self._base_model = base_model
@@ -70,6 +81,7 @@ class Browser:
                 Route("/", self._overview),
                 Route("/style.css", _style),
                 Route("/timeline", self._timeline_page),
+                Route("/compare", self._comparison),
                 Route("/{iteration}", self._questions),
                 Route("/{iteration}/{phase:str}/{step}", self._answers),
                 Route(question, self._lineage),
@@ -86,7 +98,15 @@ class Browser:
 
     def _overview(self, request: Request) -> Response:
         run, problems = self._run(), Problems()
-        return HTMLResponse(overview_page(run, look_over(run, problems), problems))
+        overview = look_over(run, problems)
+        return HTMLResponse(overview_page(run, overview, bool(self._others), problems))
+
+    def _comparison(self, request: Request) -> Response:
+        if not self._others:
+            raise HTTPException(404, "no run to compare with was named (compare=DIR,DIR)")
+        page = make_comparison(open_runs(self._root, self._others))
+        policy = {"Content-Security-Policy": policy_of_a_plain_page()}
+        return HTMLResponse(page, headers=policy)
 
     def _timeline_page(self, request: Request) -> Response:
         run, problems = self._run(), Problems()

@@ -28,7 +28,8 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""What every answer says: nothing runs and nothing is loaded but the style sheet."""
+"""What every answer says that does not say otherwise: nothing runs and nothing is loaded but the
+style sheet."""
 
 
 class Guard:
@@ -49,7 +50,9 @@ class Guard:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)  # a page may have a policy of its own
             await send(message)
 
         response = self._answer(Request(scope))

@@ -39,10 +39,13 @@ _REFRESH_TIMELINE_SECONDS = 10
 """It is drawn each time."""
 
 
-def overview_page(run: StoredRun, overview: Overview, problems: Problems) -> str:
+def overview_page(
+    run: StoredRun, overview: Overview, has_comparison: bool, problems: Problems
+) -> str:
     """Return the first page; the browser loads it again while a driver is at work."""
     refresh = _REFRESH_SECONDS if overview.state == AT_WORK else None
-    return _fill("overview.html", run, problems, overview=overview, refresh=refresh)
+    values = {"overview": overview, "has_comparison": has_comparison, "refresh": refresh}
+    return _fill("overview.html", run, problems, **values)
 
 
 def questions_page(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
 
-from rzero_ray.config.config import Config
 from rzero_ray.run.report.serving.application import Browser
 from rzero_ray.run.report.serving.guard import TOKEN, Guard
 from rzero_ray.types import UserError
@@ -20,10 +18,8 @@ _SECONDS_TO_END = 3
 _MOST_CONNECTIONS = 64
 
 
-def serve(
-    config: Config, root: Path, base_model: Path, port: int, say: Callable[[str], None]
-) -> None:
-    """Serve the run in `root`, and `say` the link that opens it. Port 0 is any free one.
+def serve(browser: Browser, port: int, say: Callable[[str], None]) -> None:
+    """Serve the pages of a run, and `say` the link that opens them. Port 0 is any free one.
 
     Returns when a signal asks for the end, which then goes on to whoever called. Raises UserError
     where the port is taken.
@@ -32,7 +28,7 @@ def serve(
     with listening:
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(32)
-        server = make_server(Browser(config, root, base_model), token, port)
+        server = make_server(browser, token, port)
         say(f"http://{HOST}:{port}/?{TOKEN}={token}")
         server.run(sockets=[listening])
 
