@@ -33,8 +33,9 @@ from rzero_ray.evaluation.benchmarks.jobs import write_settings
 from rzero_ray.evaluation.benchmarks.measuring import answer_benchmark
 from rzero_ray.evaluation.labels import command as audit_command
 from rzero_ray.protocols import Cast
+from rzero_ray.run import recording
+from rzero_ray.run.report import candidate_plots, drawing, plots, timeline
 from rzero_ray.run.report import command as report_command
-from rzero_ray.run.report import drawing, plots
 from rzero_ray.types import Phase, Rollout, Step, UpdateReport, Vocabulary
 from tests.marks import slow
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
@@ -134,8 +135,8 @@ def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     monkeypatch.setattr(driver, "_run_on_cluster", on_cluster)
     monkeypatch.setattr(driver, "obtain_model", lambda model: Path("/base"))
-    monkeypatch.setattr(driver, "ScalarLog", lambda root: SilentObserver())
-    for module in (plots, drawing):
+    monkeypatch.setattr(recording, "ScalarLog", lambda root: SilentObserver())
+    for module in (plots, candidate_plots, timeline, drawing):
         monkeypatch.setattr(module, "draw", lambda size, paint, num_axes=1: "<svg></svg>")
     monkeypatch.setattr(evaluate_command, "measure", measure)
 
