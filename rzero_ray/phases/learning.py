@@ -71,6 +71,7 @@ async def learn_step_by_step(
     """
     while (phase := run.begin_phase(iteration, role)) is not None:
         try:
+            run.add_event("loading", iteration=iteration, phase=role)
             await policy.start_phase(phase)
             async with made_ahead(run.steps(iteration, role, num_steps), make, staleness) as made:
                 async for step, batch in made:

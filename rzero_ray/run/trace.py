@@ -58,6 +58,8 @@ class TraceFile(Observer):
         self._tracks: dict[str, int] = {}
         self._phases: deque[tuple[float, str]] = deque([(0.0, "")], maxlen=_PHASES_KEPT)
         """The last phases and since when; an empty name is that of none."""
+        self._under_way: tuple[int, str] | None = None
+        """The iteration and the phase at present."""
         self._step_since = time.time()
         self._turn: tuple[str, float] | None = None
         """Who has the devices, and since when."""
@@ -94,7 +96,7 @@ class TraceFile(Observer):
     def see_event(self, event: str, details: Mapping[str, Any]) -> None:
         """See `protocols.Observer`."""
         now = time.time()
-        if event == "phase":
+        if event in ("phase", "loading"):
             self._begin_phase(details["iteration"], details["phase"], now)
         elif event == "weight sync":
             seconds = details["seconds"]
@@ -148,7 +150,11 @@ class TraceFile(Observer):
         )
 
     def _begin_phase(self, iteration: int, phase: str, now: float) -> None:
+        """Begin a phase, unless it is under way: one in which a role learns begins with loading."""
+        if self._under_way == (iteration, phase):
+            return
         self._end_phase(now)
+        self._under_way = iteration, phase
         self._phases.append((now, phase))
         self._add(
             ph="B",
@@ -162,6 +168,7 @@ class TraceFile(Observer):
         if self._phases[-1][1]:
             self._add(ph="E", ts=_microseconds(now), tid=self._track(PHASES_TRACK))
             self._phases.append((now, ""))
+        self._under_way = None
 
     def _track(self, name: str) -> int:
         if name not in self._tracks:

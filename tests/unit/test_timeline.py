@@ -18,7 +18,7 @@ from rzero_ray.config.load import load_config
 from rzero_ray.run import trace as trace_module
 from rzero_ray.run.report import lanes as lanes_module
 from rzero_ray.run.report.lanes import TraceReader
-from rzero_ray.run.report.timeline import shares_table, timeline_section
+from rzero_ray.run.report.timeline import draw_timeline, shares_table, timeline_section
 from rzero_ray.run.trace import ACTIVITIES, TRACE_FILE, TraceFile, shown_activity
 from rzero_ray.types import Activity, BusySpan, Role
 from tests.unit.test_coevolution import OVERRIDES, Attempt
@@ -309,6 +309,23 @@ def test_the_report_draws_lanes_phases_and_a_legend(root: Path):
     assert legend == ["questions", "votes", "answers", "evaluation", "learning", "weight sync"]
     assert "Seconds 0 to 10 of 10." in section
     assert len(section) < 200_000
+
+
+def test_many_phases_are_drawn_as_iterations_of_which_some_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = Recorded(tmp_path, monkeypatch)
+    for iteration in range(1, 101):
+        run.phase(2.0 * iteration, iteration, "challenger")
+        run.work(RANK, "learning", "challenger", 2.0 * iteration, 2.0 * iteration + 0.5)
+        run.phase(2.0 * iteration + 1, iteration, "solver")
+    run.end(202.0)
+    reader = read(tmp_path)
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", draw_timeline(reader, 0.0, reader.seconds))
+    named = [int(text) for text in texts if text.isdecimal() and 0 < int(text) <= 100]
+    assert "iteration" in texts and "phase" not in texts and {4, 8, 96, 100} <= {*named}
+    few = re.findall(r"<text[^>]*>(.*?)</text>", draw_timeline(reader, 100.0, 108.0))
+    assert "phase" in few and {"50 challenger", "50 solver", "53 solver"} <= {*few}
 
 
 def test_a_hostile_trace_is_text(root: Path, tmp_path: Path):

@@ -69,3 +69,16 @@ def test_a_run_that_goes_on_goes_on_in_the_same_file(tmp_path: Path):
         TraceFile(tmp_path).finish_step({"iteration": 1, "phase": "solver", "step": k})
     assert list(_spans(tmp_path)) == [f"iteration 1 solver step {k}" for k in (1, 2)]
     assert (tmp_path / TRACE_FILE).read_text().count("[\n") == 1
+
+
+def test_phases_follow_each_other_and_one_that_learns_begins_with_loading(tmp_path: Path):
+    trace = TraceFile(tmp_path)
+    seen = [("phase", "challenger"), ("phase", "curriculum"), ("loading", "solver")]
+    seen += [("loading", "solver"), ("phase", "solver"), ("phase", "evaluation")]
+    for event, phase in seen:
+        trace.see_event(event, {"iteration": 1, "phase": phase})
+    trace.finish_iteration({"iteration": 1})
+    trace.see_event("phase", {"iteration": 0, "phase": "evaluation"})
+    turns = [e.get("name", "end") for e in _events(tmp_path) if e["ph"] in "BE"]
+    names = [f"iteration 1: {of}" for of in ("challenger", "curriculum", "solver", "evaluation")]
+    assert turns == [*(turn for name in names for turn in (name, "end")), "base model: evaluation"]

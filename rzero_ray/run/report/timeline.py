@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,10 @@ _WIDTH, _LANE_HEIGHT, _REST = 11.0, 0.3, 1.5
 """Inches: of the drawing, of a lane in it, of all that is not lanes."""
 _PLOT_CHARACTERS = 130
 """How many characters of a phase's name fit into the width of the lanes."""
+_MOST_PHASES = 60
+"""Where a window has more, its iterations are painted in place of phases."""
+_LONGEST_NUMBER = 4
+"""Characters that the number of an iteration takes, with room beside it."""
 _KINDS = ("challenger", "solver", "verifier", "referee", "learner", "reward")
 
 TIMELINE_NOTE = (
@@ -150,9 +155,14 @@ def _paint(axes: Any, window: Window, lanes: Sequence[Lane], phases: Sequence[Ph
                 _paint_blocks(axes, edges, low, high, activity, activity not in shown)
                 shown.add(activity)
                 low = high
-    _paint_phases(axes, window, phases, len(lanes))
+    iterations = _iterations(phases) if len(phases) > _MOST_PHASES else []
+    if iterations:
+        _paint_iterations(axes, window, iterations, len(lanes))
+    else:
+        _paint_phases(axes, window, phases, len(lanes))
     several = len({lane.node for lane in lanes}) > 1
-    names = [*(_lane_name(lane, several) for lane in reversed(lanes)), "phase"]
+    names = [_lane_name(lane, several) for lane in reversed(lanes)]
+    names.append("iteration" if iterations else "phase")
     axes.set_yticks(np.arange(len(names)) + 0.5, names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(0, len(names))
@@ -195,6 +205,15 @@ def _paint_blocks(
     )
 
 
+def _iterations(phases: Sequence[PhaseSpan]) -> list[PhaseSpan]:
+    """Return a span for each iteration, from its first phase to its last."""
+    found: dict[int, PhaseSpan] = {}
+    for of in phases:
+        start = found[of.iteration].start if of.iteration in found else of.start
+        found[of.iteration] = PhaseSpan(of.iteration, "", start, of.end)
+    return list(found.values())
+
+
 def _paint_phases(axes: Any, window: Window, phases: Sequence[PhaseSpan], row: int) -> None:
     """Paint the phases as blocks above the lanes, with a line where each begins."""
     for of in phases:
@@ -202,11 +221,34 @@ def _paint_phases(axes: Any, window: Window, phases: Sequence[PhaseSpan], row: i
         colour = _PHASE_COLOURS.get(of.phase, GREY)
         axes.fill_between([start, end], row + 0.1, row + 0.9, color=colour, alpha=0.55, linewidth=0)
         axes.axvline(of.start, color=GREY, linewidth=0.6, alpha=0.6)
-        room = _PLOT_CHARACTERS * (end - start) / (window.end - window.start)
+        room = _room(window, start, end)
         name = f"{of.iteration} {shorten(of.phase, 20)}"
         text = next((t for t in (name, str(of.iteration)) if len(t) < room), "")
-        middle = (start + end) / 2, row + 0.5
-        axes.text(*middle, text, ha="center", va="center", fontsize=8, parse_math=False)
+        _write(axes, text, start, end, row)
+
+
+def _paint_iterations(axes: Any, window: Window, spans: Sequence[PhaseSpan], row: int) -> None:
+    """Paint iterations in turns lighter and darker, as many named as there is room for."""
+    for shade in (0, 1):
+        blocks = [(of.start, of.end - of.start) for of in spans if of.iteration % 2 == shade]
+        axes.broken_barh(blocks, (row + 0.1, 0.8), color=GREY, alpha=0.3 + 0.3 * shade, linewidth=0)
+    length = (window.end - window.start) / len(spans)
+    every = math.ceil(_LONGEST_NUMBER / _room(window, 0.0, length))
+    for of in spans:
+        if of.iteration % every == 0:
+            start, end = max(of.start, window.start), min(of.end, window.end)
+            _write(axes, str(of.iteration), start, end, row)
+
+
+def _room(window: Window, start: float, end: float) -> float:
+    """Return how many characters fit between two moments."""
+    return _PLOT_CHARACTERS * (end - start) / (window.end - window.start)
+
+
+def _write(axes: Any, text: str, start: float, end: float, row: int) -> None:
+    """Write into the middle of a block."""
+    middle = (start + end) / 2, row + 0.5
+    axes.text(*middle, text, ha="center", va="center", fontsize=8, parse_math=False)
 
 
 def _lane_name(lane: Lane, with_node: bool) -> str:
