@@ -118,7 +118,7 @@ def _finish(watched: WatchedRun) -> Outcome:
     """Resume the run and have it end with the iteration that it is in."""
     iterations = {key.partition("/")[0] for key in watched.run.finished()}
     # A short one may be killed before its first iteration has a finished step.
-    last = max(1, *(int(name.rpartition("-")[2]) for name in iterations))
+    last = max([1, *(int(name.rpartition("-")[2]) for name in iterations)])
     watched.run.settings = (*_MANY, f"num_iterations={last}")
     watched.start()
     code = watched.await_end(_LAST_S)
