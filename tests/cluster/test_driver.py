@@ -77,11 +77,13 @@ def _start_and_kill(arguments: list[str], root: Path, key: str) -> bool:
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + START_LIMIT_S
-    while driver.poll() is None and key not in _finished(root):
-        assert time.monotonic() < deadline, "the driver did not reach the moment in time"
-        time.sleep(0.05)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    try:
+        while driver.poll() is None and key not in _finished(root):
+            assert time.monotonic() < deadline, "the driver did not reach the moment in time"
+            time.sleep(0.05)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
     return driver.returncode == -signal.SIGKILL
 
 

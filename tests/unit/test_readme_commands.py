@@ -109,7 +109,7 @@ ROWS = (
     Row(rf"{RZERO} train conf=qwen3_8b.*", needs=GPUS, listed="rzero train conf=qwen3_8b"),
     # What is done with runs and models.
     Row(
-        rf"{RZERO} report run_dir=\S+",
+        rf"{RZERO} report run_dir=\S+.*",
         test="tests/unit/test_run_directory.py::test_a_stored_run_is_reported_without_being_changed",
     ),
     Row(
