@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 
+from actors.fleet.looks import repeated
 from actors.fleet.member import Member, State
-from actors.looks import repeated
 from actors.sampling.pool import SamplerPool
 from rzero_ray.protocols import Observer
 

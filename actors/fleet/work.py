@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
-from actors.looks import repeated
+from actors.fleet.looks import repeated
 from rzero_ray.types import Activity, BusySpan, Role
 
 _GAP_S = 0.05

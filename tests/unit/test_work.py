@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors import looks
+from actors.fleet import looks
 from actors.fleet import work as work_module
 from actors.fleet.member import Member
 from actors.fleet.work import Work, all_at, told_work
