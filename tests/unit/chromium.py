@@ -125,19 +125,27 @@ class Tab:
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
-@contextmanager
-def chromium(profile: Path) -> Iterator[Tab]:
-    """Start a browser with a profile of its own; the test is skipped where there is none."""
+def _command(profile: Path, *arguments: str) -> list[str]:
+    """Return what starts a browser; the test is skipped where there is none."""
     found = shutil.which("chromium")
     if found is None:
         pytest.skip("chromium is not on the PATH")
     command = [found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [
-        f"--user-data-dir={profile}",
-        "--disable-background-networking",
-        "--hide-scrollbars",
-    ]
-    command += ["--remote-debugging-port=0", "about:blank"]
+    command += [f"--user-data-dir={profile}", "--disable-background-networking", *arguments]
+    return command
+
+
+def dump(profile: Path, address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Open a page and return, as output, the document as the browser has it after its scripts, if
+    any, have run."""
+    command = _command(profile, *arguments, "--dump-dom", address)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Tab]:
+    """Start a browser with a profile of its own."""
+    command = _command(profile, "--hide-scrollbars", "--remote-debugging-port=0", "about:blank")
     # In a group of its own: the command is a script that starts the browser.
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, process_group=0) as process:
         try:

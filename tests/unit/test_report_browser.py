@@ -53,6 +53,7 @@ from rzero_ray.types import (
     UserError,
 )
 from tests.unit import test_judged
+from tests.unit.chromium import dump
 from tests.unit.test_coevolution import OVERRIDES, Attempt, Killed
 from tests.unit.test_report import EVIL
 from tests.unit.until import until
@@ -710,46 +711,26 @@ def test_long_text_is_cut_and_lines_stay():
 # In a browser.
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("chromium is not on the PATH")
-    return found
-
-
-def dump(chromium: str, profile: Path, address: str, *arguments: str) -> str:
-    """The document as the browser has it after its scripts, if any, have run."""
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={profile}", "--disable-background-networking", *arguments]
-    done = subprocess.run([*command, "--dump-dom", address], capture_output=True, timeout=120)
-    return done.stdout.decode()
-
-
 @pytest.mark.slow
-def test_a_browser_filters_and_opens_a_lineage(
-    chromium: str, client: httpx.Client, root: Path, tmp_path: Path
-):
+def test_a_browser_filters_and_opens_a_lineage(client: httpx.Client, root: Path, tmp_path: Path):
     first = f"{client.base_url}/iteration-01?outcome=kept&token={TOKEN}"
-    page = dump(chromium, tmp_path, first)
+    page = dump(tmp_path, first).stdout
     kept = [row.question for row in candidates(root) if row.dropped is None]
     assert texts(page) == kept
     link = re.search(r'<td class="model"><a href="(/[^"]*)"', page)
     assert link
-    page = dump(chromium, tmp_path, f"{client.base_url}{link[1]}?token={TOKEN}")
+    page = dump(tmp_path, f"{client.base_url}{link[1]}?token={TOKEN}").stdout
     assert "What the Solver did with it" in page and f">{kept[0]}</h1>" in page
 
 
 @pytest.mark.slow
-def test_no_hostile_text_runs_in_a_browser(
-    chromium: str, config: Config, copy: Path, tmp_path: Path
-):
+def test_no_hostile_text_runs_in_a_browser(config: Config, copy: Path, tmp_path: Path):
     spoil(copy)
     with served(config, copy) as client:
         for path in (f"/{OFFERED}/1", "/iteration-01?source=curriculum"):
             mark = "&" if "?" in path else "?"
             address = f"{client.base_url}{path}{mark}token={TOKEN}"
-            page = dump(chromium, tmp_path / "profile", address)
+            page = dump(tmp_path / "profile", address).stdout
             assert "&lt;script&gt;alert(1)" in page
             assert re.search(r"<title>tiny.*: .*iteration 1</title>", page)
             assert "<script" not in page and "<img" not in page
@@ -758,7 +739,7 @@ def test_no_hostile_text_runs_in_a_browser(
 @pytest.mark.slow
 @pytest.mark.parametrize("has_policy", [True, False])
 def test_the_policy_would_hold_where_nothing_is_escaped(
-    chromium: str, config: Config, copy: Path, tmp_path: Path, has_policy: bool, monkeypatch
+    config: Config, copy: Path, tmp_path: Path, has_policy: bool, monkeypatch
 ):
     """Without both walls the text does run: the test above would find it."""
     monkeypatch.setattr(pages, "_ENVIRONMENT", pages._ENVIRONMENT.overlay(autoescape=False))
@@ -766,7 +747,8 @@ def test_the_policy_would_hold_where_nothing_is_escaped(
         monkeypatch.setattr(guard, "_HEADERS", {})
     spoil(copy, EVIL.replace("alert(1)", ""))  # which would wait for somebody to close it
     with served(config, copy) as client:
-        page = dump(chromium, tmp_path / "profile", f"{client.base_url}/{OFFERED}/1?token={TOKEN}")
+        address = f"{client.base_url}/{OFFERED}/1?token={TOKEN}"
+        page = dump(tmp_path / "profile", address).stdout
         assert "<script>document.title" in page
         assert ("<title>evil</title>" in page) is not has_policy
 

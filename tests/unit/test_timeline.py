@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -23,11 +22,11 @@ from rzero_ray.run.report.serving import timeline as serving_module
 from rzero_ray.run.report.timeline import draw_timeline, shares_table, timeline_section
 from rzero_ray.run.trace import ACTIVITIES, TRACE_FILE, TraceFile, shown_activity
 from rzero_ray.types import Activity, BusySpan, Role
+from tests.unit.chromium import dump
 from tests.unit.test_coevolution import OVERRIDES, Attempt
 from tests.unit.test_report import EVIL
-from tests.unit.test_report_browser import TOKEN, chromium, served
+from tests.unit.test_report_browser import TOKEN, served
 
-__all__ = ["chromium"]
 ORIGIN = 1.8e9
 ENGINE, RANK = "solver/sampler-0", "learner/rank-0"
 
@@ -406,16 +405,13 @@ def test_the_browser_says_why_there_is_no_timeline(config: Config, finished: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("is_mended", [True, False])
 def test_a_browser_finds_nothing_in_it_that_the_policy_forbids(
-    chromium: str, config: Config, finished: Path, tmp_path: Path, is_mended: bool, monkeypatch
+    config: Config, finished: Path, tmp_path: Path, is_mended: bool, monkeypatch
 ):
     """Chromium says on its console what it leaves out, as it does of matplotlib's own styles."""
     if not is_mended:
         monkeypatch.setattr(serving_module, "_without_styles", lambda svg: svg)
     with served(config, finished) as client:
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu"]
-        command += ["--disable-dev-shm-usage", f"--user-data-dir={tmp_path}"]
-        command += ["--enable-logging=stderr", "--dump-dom"]
         address = f"{client.base_url}/timeline?token={TOKEN}"
-        done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120)
+        done = dump(tmp_path, address, "--enable-logging=stderr")
     assert "weight sync</text>" in done.stdout
     assert ("Content Security Policy" in done.stderr) is not is_mended
