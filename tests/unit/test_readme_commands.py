@@ -117,7 +117,7 @@ ROWS = (
         test="tests/unit/test_scalars.py::test_steps_go_on_over_iterations",
     ),
     Row(
-        rf"{RZERO} evaluate model=(tiny|runs/tiny\S+) .*",
+        rf"{RZERO} evaluate model=(tiny|runs/tiny\S+) .*suite=heldout.*",
         test="tests/cluster/test_evaluate.py::test_every_benchmark_is_answered_graded_and_kept",
     ),
     Row(rf"{RZERO} evaluate .*Qwen.*", needs=HUB, listed="rzero evaluate with suite=math or all"),
