@@ -38,6 +38,20 @@ def damaged(where: Path | str, reason: str, advice: str = "restore it from a cop
     return DamagedFileError(f"{where} is damaged ({' '.join(reason.split())}); {advice}")
 
 
+Stamp = tuple[int, int, int]
+"""What tells one content of a file from another: inode, bytes, and the time of the last write in
+nanoseconds."""
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what changes when a file does. Raises DamagedFileError where it is not there."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 # Writing.
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from rzero_ray.disk.files import Stamp, stamp_of
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import BenchmarkScore, Difference, difference, score
 from rzero_ray.run.report.comparison.runs import ComparedRun
-from rzero_ray.run.report.serving.reading import Stamp, stamp_of
 from rzero_ray.types import iteration_key
 
 _KEPT = 2_048

@@ -12,27 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rzero_ray.disk.files import damaged
+from rzero_ray.disk.files import Stamp, stamp_of
 from rzero_ray.run.parquet import num_rows, read_columns, read_records
 from rzero_ray.types import UserError
 
 R = TypeVar("R")
 
-Stamp = tuple[int, int, int]
-"""What tells one content of a file from another: inode, bytes, and the time of the last write in
-nanoseconds."""
-
 _FILES_KEPT = 24
 """Files, of one step each, of which columns stay in memory."""
-
-
-def stamp_of(path: Path) -> Stamp:
-    """Return what changes when a file does. Raises DamagedFileError where it is not there."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise damaged(path, error.strerror or str(error)) from None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def columns(path: Path, record_type: type) -> dict[str, list[Any]]:

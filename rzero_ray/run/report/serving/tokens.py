@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rzero_ray.run.report.serving.reading import Problems, Stamp, columns, record, stamp_of
+from rzero_ray.disk.files import Stamp, stamp_of
+from rzero_ray.run.report.serving.reading import Problems, columns, record
 from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun, by_number
 from rzero_ray.types import (

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rzero_ray.disk.files import Stamp, stamp_of
 from rzero_ray.run.manifest import PHASES
 from rzero_ray.run.parquet import read_columns
 from rzero_ray.run.report.serving.questions import (
@@ -27,7 +28,7 @@ from rzero_ray.run.report.serving.questions import (
     questions_at,
     steps_with_questions,
 )
-from rzero_ray.run.report.serving.reading import Problems, Stamp, stamp_of
+from rzero_ray.run.report.serving.reading import Problems
 from rzero_ray.types import Step
 
 Normalize = Callable[[str], str]
