@@ -39,8 +39,12 @@ ACTIVITIES = (
     "loading and saving",
 )
 """What they are named, by what is done and for whom (`shown_activity`)."""
-_LONGEST_LINE = 1 << 16
+LONGEST_LINE = 1 << 16
+"""Bytes of one event; a longer line is damage."""
 _PHASES_KEPT = 64
+
+_Phase = tuple[int, str]
+"""The number of an iteration, and the name of a phase."""
 
 
 class TraceFile(Observer):
@@ -56,10 +60,8 @@ class TraceFile(Observer):
         self._process = os.getpid()
         """Each start of a run has tracks of its own."""
         self._tracks: dict[str, int] = {}
-        self._phases: deque[tuple[float, str]] = deque([(0.0, "")], maxlen=_PHASES_KEPT)
-        """The last phases and since when; an empty name is that of none."""
-        self._under_way: tuple[int, str] | None = None
-        """The iteration and the phase at present."""
+        self._phases: deque[tuple[float, _Phase | None]] = deque([(0.0, None)], maxlen=_PHASES_KEPT)
+        """Since when the last phases were under way, or none was; the one at present comes last."""
         self._step_since = time.time()
         self._turn: tuple[str, float] | None = None
         """Who has the devices, and since when."""
@@ -120,8 +122,8 @@ class TraceFile(Observer):
     def see_work(self, span: BusySpan) -> None:
         """See `protocols.Observer`."""
         middle = span.start_s + span.seconds / 2  # it is told later, maybe in another phase
-        phase = next((of for since, of in reversed(self._phases) if since <= middle), "")
-        name = shown_activity(span.activity, span.role, phase)
+        phase = next((of for since, of in reversed(self._phases) if since <= middle), None)
+        name = shown_activity(span.activity, span.role, phase[1] if phase else "")
         details = {"role": span.role, "busy_s": round(span.busy_s, 6)}
         self._add_span(span.actor, name, span.start_s, span.seconds, details, category=WORK)
         self._flush()
@@ -151,11 +153,10 @@ class TraceFile(Observer):
 
     def _begin_phase(self, iteration: int, phase: str, now: float) -> None:
         """Begin a phase, unless it is under way: one in which a role learns begins with loading."""
-        if self._under_way == (iteration, phase):
+        if self._phases[-1][1] == (iteration, phase):
             return
         self._end_phase(now)
-        self._under_way = iteration, phase
-        self._phases.append((now, phase))
+        self._phases.append((now, (iteration, phase)))
         self._add(
             ph="B",
             name=f"iteration {iteration}: {phase}" if iteration else "base model: evaluation",
@@ -167,8 +168,7 @@ class TraceFile(Observer):
     def _end_phase(self, now: float) -> None:
         if self._phases[-1][1]:
             self._add(ph="E", ts=_microseconds(now), tid=self._track(PHASES_TRACK))
-            self._phases.append((now, ""))
-        self._under_way = None
+            self._phases.append((now, None))
 
     def _track(self, name: str) -> int:
         if name not in self._tracks:
@@ -201,7 +201,7 @@ def _cut_half_line(path: Path) -> None:
     """Remove what a stop of the machine has left of a last line."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
-        start = max(0, size - _LONGEST_LINE)
+        start = max(0, size - LONGEST_LINE)
         file.seek(start)
         tail = file.read()
         end = tail.rfind(b"\n") + 1

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rzero_ray.evaluation.statistics import MeanOverBases
-from rzero_ray.run.report.drawing import Plot, add_legend, draw
+from rzero_ray.run.report.drawing import OF_SEVERAL, Plot, add_legend, draw
 from rzero_ray.run.report.markup import fill_page, html_figure, html_table
 from rzero_ray.study.results import StudyResult
 from rzero_ray.study.tables import Table
 
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#B35A91", "#8A8F98", "#56B4E9", "#C7B42C")
 _SHIFT = 0.06
 """Iterations between the intervals of two arms, so that they do not hide each other."""
 _SHOWN = 2
@@ -76,7 +75,7 @@ def _plot(result: StudyResult, name: str, title: str, what: str) -> Plot | None:
 
 def _paint_curve(axes: Any, arm: str, points: Sequence[MeanOverBases | None], place: int) -> None:
     found = [(i, point) for i, point in enumerate(points) if point is not None]
-    colour = _COLOURS[place % len(_COLOURS)]
+    colour = OF_SEVERAL[place % len(OF_SEVERAL)]
     xs = [i + place * _SHIFT for i, _ in found]
     axes.plot(xs, [point.value for _, point in found], "o-", color=colour, label=arm)
     for x, (_, point) in zip(xs, found, strict=True):

@@ -18,9 +18,11 @@ from rzero_ray.run.report.drawing import (
     BLUE,
     GREEN,
     GREY,
+    OLIVE,
     ORANGE,
     PURPLE,
     RED,
+    SKY,
     Plot,
     add_legend,
     draw,
@@ -30,7 +32,7 @@ from rzero_ray.run.report.summary import outcomes
 from rzero_ray.run.rows import Row, phase_rows
 from rzero_ray.run.stored import StoredRun
 
-_REASON_COLOURS = (GREEN, GREY, ORANGE, RED, PURPLE, BLUE, "#56B4E9", "#C7B42C")
+_REASON_COLOURS = (GREEN, GREY, ORANGE, RED, PURPLE, BLUE, SKY, OLIVE)
 _MAX_BARS = 20
 """Iterations that have a bar each."""
 _MAX_LINES = 12

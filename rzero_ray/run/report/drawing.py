@@ -15,6 +15,9 @@ INK = "#123456"
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 LIGHT_BLUE = "#A6CEE3"
 RED, PURPLE, GREY = "#D55E00", "#B35A91", "#8A8F98"
+SKY, OLIVE = "#56B4E9", "#C7B42C"
+OF_SEVERAL = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY, SKY, OLIVE)
+"""Colours of runs, or of arms, that share a plot."""
 MAX_TOLD = 6
 """Iterations that an axis or a legend names: more have no room, and cost a second a plot."""
 _MOST_STRETCHES = 300

@@ -11,7 +11,7 @@ import json
 import os
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,15 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.run.trace import ACTIVITIES, PHASES_TRACK, START, TRACE_FILE, WORK
+from rzero_ray.run.trace import (
+    ACTIVITIES,
+    LONGEST_LINE,
+    PHASES_TRACK,
+    START,
+    TRACE_FILE,
+    WORK,
+)
 
-_LONGEST_LINE = 1 << 16
-"""Bytes; a longer one is damage."""
 _MARK_BYTES = 1 << 18
 """Between two places from which a window can be read."""
 _LATEST_US = 1e17
@@ -57,6 +62,22 @@ class PhaseSpan:
     phase: str
     start: float
     end: float
+
+
+class IterationSpan(NamedTuple):
+    """An iteration, from its first phase to its last, in seconds since the run's start."""
+
+    start: float
+    end: float
+
+
+def iterations_of(phases: Sequence[PhaseSpan]) -> dict[int, IterationSpan]:
+    """Return the iterations that phases are of, by number, in their order."""
+    found: dict[int, IterationSpan] = {}
+    for of in phases:
+        start = found[of.iteration].start if of.iteration in found else of.start
+        found[of.iteration] = IterationSpan(start, of.end)
+    return found
 
 
 class Window(NamedTuple):
@@ -164,12 +185,10 @@ class TraceReader:
         at least one of them; the whole run where no phase is known."""
         if not self.phases:
             return 0.0, self.seconds
-        begins: dict[int, float] = {}
-        for of in self.phases:
-            begins.setdefault(of.iteration, of.start)
+        spans = iterations_of(self.phases)
         end = self.phases[-1].end
-        fitting = [start for start in begins.values() if end - start <= at_most_s]
-        return min(fitting, default=begins[self.phases[-1].iteration]), end
+        fitting = [of.start for of in spans.values() if end - of.start <= at_most_s]
+        return min(fitting, default=spans[self.phases[-1].iteration].start), end
 
     # Lines.
 
@@ -269,10 +288,10 @@ class TraceReader:
 def _lines(file: BinaryIO, offset: int) -> Iterator[bytes]:
     """Yield the whole lines from a place on; the start of one that is too long stands for it."""
     file.seek(offset)
-    while (line := file.readline(_LONGEST_LINE)).endswith(b"\n") or len(line) == _LONGEST_LINE:
+    while (line := file.readline(LONGEST_LINE)).endswith(b"\n") or len(line) == LONGEST_LINE:
         rest = line
         while not rest.endswith(b"\n"):
-            rest = file.readline(_LONGEST_LINE)
+            rest = file.readline(LONGEST_LINE)
             if not rest:
                 return
         yield line

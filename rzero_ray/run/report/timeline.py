@@ -12,8 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rzero_ray.run.report.drawing import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, PURPLE, RED, draw
-from rzero_ray.run.report.lanes import Lane, PhaseSpan, TraceReader, Window
+from rzero_ray.run.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_BLUE,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    draw,
+)
+from rzero_ray.run.report.lanes import (
+    IterationSpan,
+    Lane,
+    PhaseSpan,
+    TraceReader,
+    Window,
+    iterations_of,
+)
 from rzero_ray.run.report.markup import html_table, shorten
 from rzero_ray.run.trace import ACTIVITIES
 
@@ -29,7 +46,7 @@ _COLOURS = {
     "questions": ORANGE,
     "votes": LIGHT_BLUE,
     "answers": BLUE,
-    "judging": "#56B4E9",
+    "judging": SKY,
     "evaluation": PURPLE,
     "scoring": "#D9C3E0",
     "grading": "#B8A300",
@@ -155,7 +172,7 @@ def _paint(axes: Any, window: Window, lanes: Sequence[Lane], phases: Sequence[Ph
                 _paint_blocks(axes, edges, low, high, activity, activity not in shown)
                 shown.add(activity)
                 low = high
-    iterations = _iterations(phases) if len(phases) > _MOST_PHASES else []
+    iterations = iterations_of(phases) if len(phases) > _MOST_PHASES else {}
     if iterations:
         _paint_iterations(axes, window, iterations, len(lanes))
     else:
@@ -205,15 +222,6 @@ def _paint_blocks(
     )
 
 
-def _iterations(phases: Sequence[PhaseSpan]) -> list[PhaseSpan]:
-    """Return a span for each iteration, from its first phase to its last."""
-    found: dict[int, PhaseSpan] = {}
-    for of in phases:
-        start = found[of.iteration].start if of.iteration in found else of.start
-        found[of.iteration] = PhaseSpan(of.iteration, "", start, of.end)
-    return list(found.values())
-
-
 def _paint_phases(axes: Any, window: Window, phases: Sequence[PhaseSpan], row: int) -> None:
     """Paint the phases as blocks above the lanes, with a line where each begins."""
     for of in phases:
@@ -227,17 +235,21 @@ def _paint_phases(axes: Any, window: Window, phases: Sequence[PhaseSpan], row: i
         _write(axes, text, start, end, row)
 
 
-def _paint_iterations(axes: Any, window: Window, spans: Sequence[PhaseSpan], row: int) -> None:
+def _paint_iterations(
+    axes: Any, window: Window, spans: Mapping[int, IterationSpan], row: int
+) -> None:
     """Paint iterations in turns lighter and darker, as many named as there is room for."""
     for shade in (0, 1):
-        blocks = [(of.start, of.end - of.start) for of in spans if of.iteration % 2 == shade]
+        blocks = [
+            (of.start, of.end - of.start) for number, of in spans.items() if number % 2 == shade
+        ]
         axes.broken_barh(blocks, (row + 0.1, 0.8), color=GREY, alpha=0.3 + 0.3 * shade, linewidth=0)
     length = (window.end - window.start) / len(spans)
     every = math.ceil(_LONGEST_NUMBER / _room(window, 0.0, length))
-    for of in spans:
-        if of.iteration % every == 0:
+    for number, of in spans.items():
+        if number % every == 0:
             start, end = max(of.start, window.start), min(of.end, window.end)
-            _write(axes, str(of.iteration), start, end, row)
+            _write(axes, str(number), start, end, row)
 
 
 def _room(window: Window, start: float, end: float) -> float:

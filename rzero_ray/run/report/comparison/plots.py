@@ -7,23 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rzero_ray.run.report.comparison.runs import ComparedRun
-from rzero_ray.run.report.drawing import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    Plot,
-    Series,
-    plot_lines,
-    spread,
-)
+from rzero_ray.run.report.drawing import OF_SEVERAL, Plot, Series, plot_lines, spread
 from rzero_ray.run.report.markup import shorten
 from rzero_ray.run.report.summary import label_accuracy
 from rzero_ray.run.rows import Row, mean, phase_rows
 
-_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY, "#56B4E9", "#C7B42C")
 _LONGEST_NAME = 20
 
 Figures = Mapping[int, float | None]
@@ -45,7 +33,7 @@ def comparison_plots(runs: Sequence[ComparedRun]) -> list[Plot]:
 
 def _plot(kind: _Kind, runs: Sequence[ComparedRun]) -> Plot | None:
     series = []
-    for run, colour in zip(runs, _COLOURS, strict=False):
+    for run, colour in zip(runs, OF_SEVERAL, strict=False):
         figures = kind.figures(run)
         if any(value is not None for value in figures.values()):
             iterations = sorted(figures)

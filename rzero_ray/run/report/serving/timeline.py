@@ -15,7 +15,7 @@ from threading import Lock
 
 from markupsafe import Markup
 
-from rzero_ray.run.report.lanes import TraceReader
+from rzero_ray.run.report.lanes import TraceReader, iterations_of
 from rzero_ray.run.report.timeline import (
     PAGE_S,
     TIMELINE_NOTE,
@@ -124,11 +124,7 @@ def _links(start: float, end: float, seconds: float) -> tuple[Link, ...]:
 
 
 def _iterations(reader: TraceReader) -> tuple[Link, ...]:
-    spans: dict[int, tuple[float, float]] = {}
-    for of in reader.phases:
-        start, _ = spans.get(of.iteration, (of.start, 0.0))
-        spans[of.iteration] = start, of.end
-    last = list(spans.items())[-_MOST_ITERATIONS:]
+    last = list(iterations_of(reader.phases).items())[-_MOST_ITERATIONS:]
     return tuple(_link(str(iteration) if iteration else "base", *span) for iteration, span in last)
 
 
@@ -139,7 +135,6 @@ def _link(text: str, start: float, end: float) -> Link:
 def _without_styles(svg: str) -> str:
     """Return a drawing whose styles are attributes: the pages' policy allows no other style than
     that of their own sheet."""
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = svg.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
     return re.sub(r'style="([^"]*)"', lambda found: _attributes(found[1]), svg)
 
