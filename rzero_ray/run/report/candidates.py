@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rzero_ray.run.report.drawing import spread
+from rzero_ray.run.report.verdicts import verdict_on
 from rzero_ray.run.stored import StoredRun
 
 MOST_SHOWN = 2_000
@@ -47,10 +48,8 @@ class ShownQuestion:
 
     @property
     def label_is(self) -> str:
-        """Return `right` or `wrong`, or `unknown` where no truth or no label is stored."""
-        if self.truth is None or self.label is None:
-            return "unknown"
-        return "right" if self.label == self.truth else "wrong"
+        """Return what is known of the label (`verdicts`)."""
+        return verdict_on(self.label, self.truth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

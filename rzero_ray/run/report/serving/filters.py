@@ -28,12 +28,12 @@ from rzero_ray.run.report.serving.questions import (
     steps_with_questions,
 )
 from rzero_ray.run.report.serving.reading import Problems
+from rzero_ray.run.report.verdicts import VERDICTS
 from rzero_ray.types import Step, UserError
 
 PAGE_SIZE = 50
 DROPPED = "dropped"
 """The outcome of every candidate that is not kept, whatever the reason."""
-LABELS = ("right", "wrong", "unknown")
 ORDERS = ("rising", "falling")
 SORTS: dict[str, Callable[[Question], float | None]] = {
     "place": lambda question: None,
@@ -122,7 +122,7 @@ def read_filter(query: Mapping[str, str]) -> Filter:
         search=texts.get("search", ""),
         outcome=shorten(texts.get("outcome", ""), LONGEST_OUTCOME),
         source=_one_of(given, "source", ("", *SOURCES)),
-        label=_one_of(given, "label", ("", *LABELS)),
+        label=_one_of(given, "label", ("", *VERDICTS)),
         sort=_one_of(given, "sort", tuple(SORTS)),
         order=_one_of(given, "order", ORDERS),
         low=_share(given, "low"),

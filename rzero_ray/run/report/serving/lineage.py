@@ -19,6 +19,7 @@ from rzero_ray.run.report.serving.questions import (
 from rzero_ray.run.report.serving.reading import Problems, columns, record
 from rzero_ray.run.report.serving.training import TrainedStep, taught, training_on
 from rzero_ray.run.report.serving.twins import Twins, twins_of
+from rzero_ray.run.report.verdicts import verdict_on
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import Candidate, ChallengerSample, CurriculumItem, Verdict, iteration_key
 
@@ -89,6 +90,12 @@ class Lineage:
     verdict: Verdict | None
     trained: list[TrainedStep]
     twins: Twins
+
+    @property
+    def label_is(self) -> str:
+        """Return what is known of the label (`verdicts`), of a task whose answers can be computed
+        also where no truth is stored."""
+        return verdict_on(self.question.label, self.truth)
 
 
 def trace(run: StoredRun, task: Task, place: Place, problems: Problems) -> Lineage | None:

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from rzero_ray.run.report.markup import shorten
 from rzero_ray.run.report.serving.filters import (
     DROPPED,
-    LABELS,
     LONGEST_SEARCH,
     ORDERS,
     PAGE_SIZE,
@@ -31,6 +30,7 @@ from rzero_ray.run.report.serving.text import visible, visible_piece
 from rzero_ray.run.report.serving.timeline import TimelineView
 from rzero_ray.run.report.serving.tokens import TOKENS_SHOWN, RolloutView
 from rzero_ray.run.report.serving.training import PROMPTS_SHOWN, AnsweredStep
+from rzero_ray.run.report.verdicts import VERDICTS
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.types import iteration_key
 
@@ -62,7 +62,7 @@ def questions_page(
         listed=listed,
         outcomes=[DROPPED, *(reason for reason in reasons if reason != DROPPED)],
         sources=SOURCES,
-        labels=LABELS,
+        labels=VERDICTS,
         sorts=tuple(SORTS),
         orders=ORDERS,
         page_size=PAGE_SIZE,

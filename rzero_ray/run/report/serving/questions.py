@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from rzero_ray.run.manifest import number_in, phase_key
 from rzero_ray.run.report.markup import shorten
 from rzero_ray.run.report.serving.reading import columns
+from rzero_ray.run.report.verdicts import verdict_on
 from rzero_ray.run.stored import by_number
 from rzero_ray.types import Step
 
@@ -68,10 +69,8 @@ class Question:
 
     @property
     def label_is(self) -> str:
-        """Return `right` or `wrong`, or `unknown` where no truth or no label is stored."""
-        if self.truth is None or self.label is None:
-            return "unknown"
-        return "right" if self.label == self.truth else "wrong"
+        """Return what is known of the label (`verdicts`)."""
+        return verdict_on(self.label, self.truth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
