@@ -167,18 +167,24 @@ class ShortRun:
         return iteration_key(self.config().num_iterations) in self.finished()
 
 
-def shared_memory(processes: Iterable[psutil.Process]) -> list[Path]:
-    """Return the shared-memory segments that processes have mapped and that have a name.
-
-    Others on the machine make segments of the same names, so a look at the folder tells nothing.
-    """
+def mapped(processes: Iterable[psutil.Process]) -> set[Path]:
+    """Return the paths, as the kernel tells them, of what processes have mapped into memory."""
     found = set()
     for process in processes:
         # Not psutil's: it counts the pages of every map, which takes a hundred times longer.
         with suppress(OSError):
             lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
             found |= {Path(line.partition("/")[1] + line.partition("/")[2]) for line in lines}
-    return sorted(path for path in found if path.parent == Path("/dev/shm") and path.exists())
+    return found
+
+
+def shared_memory(processes: Iterable[psutil.Process]) -> list[Path]:
+    """Return the shared-memory segments that processes have mapped and that have a name.
+
+    Others on the machine make segments of the same names, so a look at the folder tells nothing.
+    """
+    shm = Path("/dev/shm")
+    return sorted(path for path in mapped(processes) if path.parent == shm and path.exists())
 
 
 def last_line(text: str) -> str:
