@@ -37,7 +37,7 @@ def _audit(arguments: Sequence[str]) -> int:
 
 
 def _compare(arguments: Sequence[str]) -> int:
-    from rzero_ray.evaluation.compare import main
+    from rzero_ray.study.compare import main
 
     return main(arguments)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rzero_ray.config.cluster import BUILT_IN_MODELS
-from rzero_ray.config.config import Config
+from rzero_ray.config.config import OPEN_TASKS, Config
 from rzero_ray.config.layout import attention_of, backend_of, uses_gpus
 from rzero_ray.config.rules import check_rules
 from rzero_ray.types import UserError
@@ -12,6 +12,7 @@ from rzero_ray.types import UserError
 def check_config(config: Config) -> None:
     """Raise UserError for a value out of its range, or for keys that do not fit together."""
     check_rules(config)
+    _check_task(config)
     is_labelled = config.method in ("labelled_grpo", "labelled_sft")
     if is_labelled != bool(config.labelled.path):
         raise UserError(
@@ -114,6 +115,19 @@ def _check_recipe(config: Config) -> None:
         raise UserError(
             "curriculum.questions_of takes another run's questions with their true answers; set "
             "curriculum.labels=oracle"
+        )
+
+
+def _check_task(config: Config) -> None:
+    """Refuse a method that does not go with the task: an open task has no label to vote on, and
+    any other no referee."""
+    is_open = config.task in OPEN_TASKS
+    if is_open != (config.method == "judged"):
+        usual = "judged" if is_open else "coevolution"
+        raise UserError(
+            f"method={config.method} does not go with task={config.task}, whose requests have "
+            f"{'no exact answer' if is_open else 'an exact answer'}; use method={usual}"
+            + ("" if is_open else f" or task={' or '.join(OPEN_TASKS)}")
         )
 
 

@@ -51,6 +51,9 @@ from rzero_ray.config.rules import (
 from rzero_ray.config.showing import MetricsConfig, TrackersConfig
 from rzero_ray.types import UserError
 
+OPEN_TASKS = ("bouquet",)
+"""Values of `task` whose requests have no exact answer."""
+
 
 @dataclass(frozen=True)
 class Config:

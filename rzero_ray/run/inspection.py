@@ -17,6 +17,7 @@ from rzero_ray.disk.folder import check_no_folders
 from rzero_ray.run.parquet import num_records
 from rzero_ray.run.parts import PARTS
 from rzero_ray.run.stored import StoredRun, by_number
+from rzero_ray.run.trace import TRACE_FILE
 from rzero_ray.tasks.base_model import check_model_files, find_model
 from rzero_ray.types import (
     Attempt,
@@ -32,6 +33,7 @@ from rzero_ray.types import (
 )
 
 _REPLACED = ("config.yaml", "manifest.json", "summary.json", "report.html", "comparison.html")
+_APPENDED = ("metrics.jsonl", "events.jsonl", TRACE_FILE)
 _FOLDERS = ("models", "checkpoints", "tensorboard")
 _KINDS: dict[str, type] = {
     "labelled.parquet": LabelledProblem,
@@ -86,11 +88,15 @@ def lost_rows(run: StoredRun) -> list[str]:
 
 
 def check_places(root: Path) -> None:
-    """Refuse a file where a folder belongs, a folder where a file does, and logs that are links."""
-    check_no_folders(root, _REPLACED)
-    for name in ("metrics.jsonl", "events.jsonl"):
-        if (root / name).is_symlink():
-            raise damaged(root / name, "it is a link", "put the file itself there")
+    """Refuse a file where a folder belongs, a folder where a file does, and logs that are links or
+    pipes."""
+    check_no_folders(root, (*_REPLACED, *_APPENDED))
+    for name in _APPENDED:
+        path = root / name
+        if path.is_symlink():
+            raise damaged(path, "it is a link", "put the file itself there")
+        if path.exists() and not path.is_file():  # to open a pipe is to wait for its reader
+            raise damaged(path, "it is no file", "move it away")
     folders = [root / name for name in _FOLDERS]
     for folder in [*folders, *by_number(root, "iteration-*")]:
         if os.path.lexists(folder) and not folder.is_dir():

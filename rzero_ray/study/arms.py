@@ -36,9 +36,14 @@ class Place:
     def __str__(self) -> str:
         return f"{self.arm} base {self.base} seed {self.seed}"
 
+    @property
+    def name(self) -> str:
+        """What the run is called beside others, of its study and elsewhere."""
+        return f"{self.arm}-base-{self.base}-seed-{self.seed}"
+
     def folder(self, root: Path) -> Path:
         """Return the run directory in the study's folder `root`."""
-        return root / "runs" / self.arm / f"base-{self.base}-seed-{self.seed}"
+        return root / "runs" / self.name
 
 
 def load_arm(arm: str, conf: str, overrides: Sequence[str]) -> Config:
@@ -60,7 +65,7 @@ def run_config(arm: Config, place: Place, root: Path) -> Config:
     """Return the configuration of one run of an arm in the study's folder `root`."""
     return replace(
         arm,
-        name=f"{place.arm}-base-{place.base}",
+        name=place.name,
         curriculum=replace(arm.curriculum, questions_of=_source(arm, place, root)),
         seed=place.seed,
         run_dir=str(place.folder(root)),

@@ -318,13 +318,12 @@ def make_task(name: str) -> ArithmeticTask | LadderTask | MathTask | BouquetTask
 
 
 def open_task(name: str) -> OpenTask:
-    """Return the open task of `config.task`; `check_task` has refused any other."""
+    """Return the open task of `config.task`; `check_config` has refused any other."""
     return _OPEN_TASKS[name]()
 
 
 def check_task(config: Config) -> None:
     """Raise UserError where a configuration needs of its task what that has not."""
-    check_open(config)
     check_labels(config)
     check_halves(config)
     check_steps(config)
@@ -337,19 +336,6 @@ def check_prompts(config: Config) -> None:
         raise UserError(
             f"rollback_fall={config.rollback_fall} watches the answers to held-out prompts, which "
             f"task={config.task} has not; set rollback_fall=1"
-        )
-
-
-def check_open(config: Config) -> None:
-    """Raise UserError where the method does not go with the task: an open task has no label to
-    vote on, and any other no referee."""
-    is_open = config.task in _OPEN_TASKS
-    if is_open != (config.method == "judged"):
-        usual = "judged" if is_open else "coevolution"
-        raise UserError(
-            f"method={config.method} does not go with task={config.task}, whose requests have "
-            f"{'no exact answer' if is_open else 'an exact answer'}; use method={usual}"
-            + ("" if is_open else f" or task={' or '.join(_OPEN_TASKS)}")
         )
 
 

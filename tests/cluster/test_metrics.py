@@ -20,6 +20,7 @@ import pytest
 
 from actors.metrics import COUNTERS, GAUGES
 from tests.cluster.conftest import REPOSITORY, driver_command
+from tests.faults.runs import SHORT
 
 pytestmark = [
     pytest.mark.cluster,
@@ -83,9 +84,9 @@ def answer(server: str, query: str) -> list[dict]:
 
 def test_every_panel_of_the_dashboard_has_data_in_a_run(base_model: Path, tmp_path: Path):
     ray_folder = Path(tempfile.mkdtemp(prefix="rm"))  # a path of a socket may not be long
-    overrides = [f"model.path={base_model}", f"run_dir={tmp_path / 'seen'}", "num_iterations=1"]
+    overrides = [f"model.path={base_model}", f"run_dir={tmp_path / 'seen'}"]
     driver = subprocess.Popen(
-        driver_command(["conf=tiny", *overrides]),
+        driver_command([*SHORT, *overrides]),
         cwd=REPOSITORY,
         env=os.environ | {"RAY_ADDRESS": "local", "RAY_TMPDIR": str(ray_folder)},
         stdout=subprocess.PIPE,

@@ -43,7 +43,7 @@ def study(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         stderr=subprocess.PIPE,
         text=True,
     )
-    second_run = root / "runs" / ARMS[1] / "base-0-seed-0/manifest.json"
+    second_run = root / "runs" / f"{ARMS[1]}-base-0-seed-0" / "manifest.json"
     deadline = time.monotonic() + START_LIMIT_S
     try:
         while not second_run.exists() or "iteration-01/curriculum" not in second_run.read_text():
@@ -70,7 +70,7 @@ def test_a_stopped_study_goes_on_where_it_was(study: tuple[Path, str, str]):
     updates = load_arm(PLAIN, SHORT[0].partition("=")[2], OVERRIDES).solver.num_steps
     for arm in ARMS:
         for seed in (0, 1):
-            lines = (root / f"runs/{arm}/base-0-seed-{seed}/metrics.jsonl").read_text().splitlines()
+            lines = (root / f"runs/{arm}-base-0-seed-{seed}/metrics.jsonl").read_text().splitlines()
             rows = [json.loads(line) for line in lines]
             assert [r["step"] for r in rows if r["phase"] == "solver"] == [*range(1, updates + 1)]
             assert any(r["phase"] == "challenger" for r in rows) == (arm == PLAIN)
@@ -79,7 +79,7 @@ def test_a_stopped_study_goes_on_where_it_was(study: tuple[Path, str, str]):
 def test_a_run_on_kept_actors_is_the_run_of_a_driver(study: tuple[Path, str, str], tmp_path: Path):
     """Nothing of the runs before is left in engines, prefix cache, learner or seeds: what was
     sampled, scored and learned is the same to the last bit."""
-    kept = study[0] / f"runs/{PLAIN}/base-0-seed-1"  # the second run of its actors
+    kept = study[0] / f"runs/{PLAIN}-base-0-seed-1"  # the second run of its actors
     alone = tmp_path / "alone"
     done = run_driver([SHORT[0], *OVERRIDES, "seed=1", f"run_dir={alone}"], timeout_s=300)
     assert done.returncode == 0, done.stderr

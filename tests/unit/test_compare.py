@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from rzero_ray.config.load import load_config
-from rzero_ray.evaluation import compare as module
 from rzero_ray.evaluation.answering import AnsweredProblem
-from rzero_ray.evaluation.compare import compare, main, read_scores, to_markdown
 from rzero_ray.run.parquet import write_records
+from rzero_ray.study import compare as module
+from rzero_ray.study.compare import compare, main, read_scores, to_markdown
 from tests.unit.builders import answered
 from tests.unit.test_heldout import write_as_before
 
@@ -119,6 +119,8 @@ def test_run_directories_from_before_give_the_same_scores(started, tmp_path):
     ("arguments", "complaint"),
     [
         (["conf=tiny"], "do not fit"),
+        (["conf=bouquet", "labelled.path=tiny"], "task=bouquet, whose requests have no exact"),
+        (["conf=tiny", "labelled.path=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         ([*ARGUMENTS, "seed=3"], "use seeds="),
         ([*ARGUMENTS, "seeds=a"], "whole numbers"),
         ([*ARGUMENTS, "method=coevolution"], "bad value for method"),
@@ -142,7 +144,7 @@ def test_a_stop_reaches_the_arm_under_way_and_waits_for_its_end(tmp_path):
     told = tmp_path / "told"
     code = (
         "import sys\nfrom rzero_ray.config.command import run_command\n"
-        "from rzero_ray.evaluation.compare import _run_to_its_end\n"
+        "from rzero_ray.study.compare import _run_to_its_end\n"
         f"command = [sys.executable, '-c', {arm!r}, {str(told)!r}]\n"
         "sys.exit(run_command([], str, lambda _: _run_to_its_end(command)))\n"
     )

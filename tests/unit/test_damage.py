@@ -36,6 +36,7 @@ from rzero_ray.protocols import Cast
 from rzero_ray.run import recording
 from rzero_ray.run.report import candidate_plots, drawing, plots, timeline
 from rzero_ray.run.report import command as report_command
+from rzero_ray.run.trace import TraceFile
 from rzero_ray.types import Phase, Rollout, Step, UpdateReport, Vocabulary
 from tests.marks import slow
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
@@ -98,6 +99,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         OfModels(root).go(kill_at=15)
     assert "iteration-02/solver/step-001" in (root / "manifest.json").read_text()
     assert "iteration-02/solver/step-002" not in (root / "manifest.json").read_text()
+    TraceFile(root).close()
     assert main(["report", f"run_dir={root}"]) == 0
     assert main(["audit", f"run_dir={root}", "oracle=human"]) == 0
     return root

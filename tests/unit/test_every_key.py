@@ -21,12 +21,12 @@ from rzero_ray.config.load import load_config
 from rzero_ray.config.rules import check_value, declared_keys
 from rzero_ray.config.sources import as_written, read_arguments
 from rzero_ray.driver import _dry_run, check_and_run
-from rzero_ray.evaluation.compare import _split
 from rzero_ray.evaluation.labels.command import _parse
 from rzero_ray.run import directory
 from rzero_ray.run.directory import prepare_run_dir
 from rzero_ray.run.report.command import main as report
 from rzero_ray.study.command import parse
+from rzero_ray.study.compare import _split
 from rzero_ray.types import UserError
 
 SCHEMAS = (

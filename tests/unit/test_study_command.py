@@ -39,7 +39,7 @@ class FakeCluster:
 
     def cast(self, config: Config, task: Task, *_: Any, **__: Any) -> Cast:
         assert not self.is_closed
-        self.runs.append("/".join(Path(config.run_dir).parts[-2:]))
+        self.runs.append(Path(config.run_dir).name)
         error = self._fails(config)
         if error is not None:
             raise error
@@ -105,7 +105,7 @@ def test_one_cluster_serves_all_runs_and_the_same_command_has_nothing_left(
 ):
     assert main(_command(tmp_path)) == 0
     assert clusters.runs == [
-        [f"{arm}/base-{base}-seed-0" for base in (0, 1) for arm in ARMS[:2]],
+        [f"{arm}-base-{base}-seed-0" for base in (0, 1) for arm in ARMS[:2]],
     ]
     assert clusters.started[0].is_closed
     lines = [line for line in capsys.readouterr().out.splitlines() if "iteration" in line]
@@ -119,7 +119,7 @@ def test_each_run_begins_with_its_own_models(clusters: Clusters, tmp_path: Path)
     """The fakes refuse to sample from weights that nobody has published or held."""
     assert main(_command(tmp_path, arms=("plain",))) == 0
     for base in (0, 1):
-        events = (tmp_path / f"runs/plain/base-{base}-seed-0/events.jsonl").read_text()
+        events = (tmp_path / f"runs/plain-base-{base}-seed-0/events.jsonl").read_text()
         assert json.loads(events.splitlines()[0])["event"] == "start"
 
 
@@ -137,7 +137,7 @@ def test_a_run_of_a_study_is_written_down_like_any_other(
     monkeypatch.setattr(recording, "opened_trackers", opened)
     command = _command(tmp_path, "trackers.wandb=here", arms=("plain",))
     assert main(command) == 0
-    root = tmp_path / "runs/plain/base-0-seed-0"
+    root = tmp_path / "runs/plain-base-0-seed-0"
     rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
     assert trackers[root].rows == rows and len(trackers[root].evaluations) == 3
     trace = json.loads((root / "trace.json").read_text().rstrip(",\n") + "]")
@@ -182,7 +182,7 @@ def test_a_failed_run_is_one_line_and_the_others_go_on_on_a_new_cluster(
     assert "| frozen_challenger | 1 of 2 |" in table and "| plain | 2 of 2 |" in table
     clusters.fails = lambda config: None
     assert main([f"folder={tmp_path}"]) == 0
-    assert clusters.runs[2:] == [["frozen_challenger/base-0-seed-0"]]
+    assert clusters.runs[2:] == [["frozen_challenger-base-0-seed-0"]]
 
 
 def test_an_arm_that_takes_questions_waits_for_those_who_pose_them(
@@ -191,9 +191,9 @@ def test_an_arm_that_takes_questions_waits_for_those_who_pose_them(
     arms = ("yoked", "rzero")
     assert main(_command(tmp_path, "workers=2", arms=arms)) == 0
     order = [run for runs in clusters.runs for run in runs]
-    assert sorted(order) == sorted(f"{arm}/base-{base}-seed-0" for arm in arms for base in (0, 1))
+    assert sorted(order) == sorted(f"{arm}-base-{base}-seed-0" for arm in arms for base in (0, 1))
     for runs in clusters.runs:  # each on the cluster that has made the other
-        assert [run.partition("/")[0] for run in runs] == ["rzero", "yoked"] * (len(runs) // 2)
+        assert [run.partition("-")[0] for run in runs] == ["rzero", "yoked"] * (len(runs) // 2)
     assert main(_command(tmp_path / "alone", arms=("yoked",))) == 2
     assert "takes the questions of arm rzero" in capsys.readouterr().err
 
@@ -201,12 +201,12 @@ def test_an_arm_that_takes_questions_waits_for_those_who_pose_them(
 def test_who_takes_the_questions_of_a_failed_run_is_not_begun(
     clusters: Clusters, tmp_path: Path, capsys
 ):
-    clusters.fails = lambda config: RunError("no") if config.name == "rzero-base-0" else None
+    clusters.fails = lambda config: RunError("no") if config.name == "rzero-base-0-seed-0" else None
     assert main(_command(tmp_path, arms=("rzero", "yoked"))) == 1
     assert [run for runs in clusters.runs for run in runs] == [
-        "rzero/base-0-seed-0",
-        "rzero/base-1-seed-0",
-        "yoked/base-1-seed-0",
+        "rzero-base-0-seed-0",
+        "rzero-base-1-seed-0",
+        "yoked-base-1-seed-0",
     ]
     error = capsys.readouterr().err
     assert "yoked base 0 seed 0: not begun, because the run whose questions it takes" in error
@@ -245,7 +245,7 @@ def test_a_stop_is_a_stop_and_the_same_command_goes_on(clusters: Clusters, tmp_p
     assert capsys.readouterr().err == "rzero_ray: stopped; the same command goes on\n"
     clusters.fails = lambda config: None
     assert main([f"folder={tmp_path}"]) == 0
-    assert clusters.runs[1][0] == "frozen_challenger/base-0-seed-0" and len(clusters.runs[1]) == 3
+    assert clusters.runs[1][0] == "frozen_challenger-base-0-seed-0" and len(clusters.runs[1]) == 3
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "config.yaml", "metrics.jsonl"])
@@ -254,7 +254,7 @@ def test_a_damaged_run_is_one_line_and_the_others_are_told(
 ):
     assert main(_command(tmp_path, arms=("plain",))) == 0
     capsys.readouterr()
-    damaged = tmp_path / "runs/plain/base-1-seed-0" / name
+    damaged = tmp_path / "runs/plain-base-1-seed-0" / name
     damaged.write_text("{\n{")
     assert main([f"folder={tmp_path}", "report=true"]) == 0
     error = capsys.readouterr().err
@@ -270,18 +270,18 @@ def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
     clusters.fails = lambda config: RunError("no") if config.challenger.frozen else None
     main(_command(tmp_path))
     clusters.fails = lambda config: None
-    (tmp_path / "runs/frozen_challenger/base-0-seed-0/events.jsonl").write_text("{\n{\n")
+    (tmp_path / "runs/frozen_challenger-base-0-seed-0/events.jsonl").write_text("{\n{\n")
     capsys.readouterr()
     assert main([f"folder={tmp_path}"]) == 1
     error = capsys.readouterr().err
     assert "frozen_challenger base 0 seed 0" in error and "Traceback" not in error
-    assert clusters.runs[-1] == ["frozen_challenger/base-1-seed-0"]
+    assert clusters.runs[-1] == ["frozen_challenger-base-1-seed-0"]
 
 
 def test_an_arm_that_is_added_is_marked(clusters: Clusters, tmp_path: Path):
     assert main(_command(tmp_path)) == 0
     assert main(_command(tmp_path, arms=ARMS)) == 0
-    assert clusters.runs[1] == [f"ground_truth_labels/base-{base}-seed-0" for base in (0, 1)]
+    assert clusters.runs[1] == [f"ground_truth_labels-base-{base}-seed-0" for base in (0, 1)]
     table = (tmp_path / "study.md").read_text()
     (line,) = [text for text in table.splitlines() if "added after 4 runs" in text]
     assert line.startswith("| ground_truth_labels - plain |")
@@ -342,7 +342,7 @@ def test_a_study_may_hold_files_that_are_not_its_own(clusters: Clusters, tmp_pat
 
 def test_a_run_is_no_study(clusters: Clusters, tmp_path: Path, capsys):
     assert main(_command(tmp_path / "study", arms=("plain",))) == 0
-    shutil.copytree(tmp_path / "study/runs/plain/base-0-seed-0", tmp_path / "run")
+    shutil.copytree(tmp_path / "study/runs/plain-base-0-seed-0", tmp_path / "run")
     assert main(_command(tmp_path / "run")) == 2
     assert "holds other files" in capsys.readouterr().err
 
@@ -385,7 +385,7 @@ def test_votes_that_are_gone_are_not_taken_for_none(
     clusters: Clusters, name: str, tmp_path: Path, capsys
 ):
     assert main(_command(tmp_path)) == 0
-    (tmp_path / f"runs/plain/base-0-seed-0/iteration-01/{name}.parquet").unlink()
+    (tmp_path / f"runs/plain-base-0-seed-0/iteration-01/{name}.parquet").unlink()
     capsys.readouterr()
     assert main([f"folder={tmp_path}", "report=true"]) == 0
     (line,) = capsys.readouterr().err.splitlines()

@@ -173,7 +173,8 @@ def test_an_arm_is_files_laid_over_the_experiment(tmp_path: Path):
     place = Place("frozen_challenger+ground_truth_labels", 7, 3)
     config = run_config(both, place, tmp_path)
     assert (config.seed, config.model.base_seed) == (3, 7)
-    assert config.run_dir == f"{tmp_path}/runs/{place.arm}/base-7-seed-3"
+    assert config.run_dir == f"{tmp_path}/runs/{place.arm}-base-7-seed-3"
+    assert config.name == Path(config.run_dir).name  # by which others tell it apart
     assert settings(config) == settings(both)
 
 

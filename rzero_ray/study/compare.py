@@ -30,7 +30,9 @@ from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.evaluation.answering import HELDOUT, AnsweredProblem
 from rzero_ray.evaluation.heldout import read_answered
 from rzero_ray.evaluation.scores import difference, score
+from rzero_ray.phases.labelled import labelled_copy, load_labelled
 from rzero_ray.run.rows import mean
+from rzero_ray.tasks.registry import make_task
 from rzero_ray.types import RunError, UserError, iteration_key
 
 USAGE = "python -m rzero_ray compare conf=NAME labelled.path=FILE [seeds=0,1] [key=value ...]"
@@ -102,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
     """Run what is not finished and write `comparison.{json,md}`; return the scores and k."""
     own, passed = _split(arguments)
-    config = load_config(["method=labelled_grpo", *passed])
     load_config(_without_labels(passed))
+    config = load_config([*passed, f"method={own.method}"])
     if config.num_iterations < 2:
         raise UserError(
             "num_iterations must be at least 2: rzero_then_labelled gives the labels the last one"
@@ -112,6 +114,7 @@ def compare(arguments: Sequence[str]) -> tuple[list[ArmScore], int]:
     root = resolve_folder(own.root or f"runs/compare-{config.name}")
     check_folder(root, "root", _is_comparison)
     check_no_folders(root, _WRITTEN)
+    _check_labels(config, root, seeds)
     for seed in seeds:
         for folder in _evaluations(config, root, seed).values():
             if (folder / "evaluation.parquet").exists():
@@ -140,6 +143,14 @@ def _split(arguments: Sequence[str]) -> tuple[CompareArguments, list[str]]:
         if key in ("seed", "run_dir", "name"):
             raise UserError(f"{key}=...: the arms have their own; use seeds= and root=")
     return own, [f"{key}={value}" for key, value in passed]
+
+
+def _check_labels(config: Config, root: Path, seeds: Sequence[int]) -> None:
+    """Raise UserError where the labelled problems cannot be read: the arm before them takes hours.
+    Arms that have begun go on with their copies."""
+    learners = [f"{arm}-{seed}" for seed in seeds for arm in ("labelled", "rzero_then_labelled")]
+    if not all(labelled_copy(root / name) for name in learners):
+        load_labelled(config, make_task(config.task))
 
 
 def _run_arms(config: Config, passed: Sequence[str], method: str, seed: int, root: Path) -> None:
