@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray._private.utils import read_ray_address
 
 from actors.control import answer_commands
 from actors.control import ask_driver as ask_driver
@@ -72,6 +73,10 @@ logger = logging.getLogger(__name__)
 _NUM_PROBE_QUESTIONS = 3
 _CONNECT_S = 10.0
 """How long whoever listens at an address may take to say so."""
+_FIX = (
+    "start one with `ray start --head`, or set RAY_ADDRESS: HOST:6379 of a Ray that runs, or local "
+    "for one of the driver's own"
+)
 _OBJECT_STORE_BYTES = 512 << 20
 """Size of the object store of a local Ray: it holds weights and rollouts of a model that a laptop
 trains."""
@@ -203,7 +208,7 @@ def connect_ray() -> str:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if local:
         options |= {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
-    _check_answers(os.environ.get("RAY_ADDRESS", ""))
+    _check_answers(_address_to_join())
     on_sigterm = signal.getsignal(signal.SIGTERM)
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -212,16 +217,17 @@ def connect_ray() -> str:
     except SystemExit:  # what Ray's own handler of SIGTERM does while it starts
         raise KeyboardInterrupt from None
     except ConnectionError as error:
-        where = os.environ.get("RAY_ADDRESS", "the address of the last one started here")
-        fix = (
-            "start one with `ray start --head`, or set RAY_ADDRESS=local for one of the driver's "
-            "own"
-        )
-        raise _no_ray(where, error, fix) from None
+        raise _no_ray(_address_to_join(), error, _FIX) from None
     finally:  # Ray has put a handler of its own in its place
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
     return context.dashboard_url or gcs_address()
+
+
+def _address_to_join() -> str:
+    """Return the address at which Ray will look for a cluster; nothing where it will start one."""
+    given = os.environ.get("RAY_ADDRESS", "")
+    return (read_ray_address() or "") if given in ("", "auto") else given
 
 
 def join_ray(address: str) -> None:
@@ -239,13 +245,12 @@ def join_ray(address: str) -> None:
 def _check_answers(address: str) -> None:
     """Raise UserError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
     found = re.fullmatch(r"\[?([^/]+?)\]?:(\d{1,5})", address)
-    if found is None:  # `auto`, or an address of another form, which is Ray's to read
+    if found is None:  # `local`, or an address of another form, which is Ray's to read
         return
     try:
         socket.create_connection((found[1], int(found[2])), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        fix = "RAY_ADDRESS is to name a Ray that runs, HOST:6379 as a rule"
-        raise _no_ray(address, error, fix) from None
+        raise _no_ray(address, error, _FIX) from None
 
 
 def _no_ray(address: str, error: Exception, fix: str) -> UserError:
