@@ -260,12 +260,12 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 
 def hostile_pair(tmp_path: Path) -> tuple[Path, Path]:
-    """Two runs whose every text is hostile."""
+    """Two runs whose every text is hostile, the names of their folders, too."""
     roots = []
     names = (HOSTILE[0].replace("/", ""), "$x_{$ <img src=x onerror='document.title=1'>")
     for number, name in enumerate(names):
         made = [replace(problem, question=HOSTILE[0]) for problem in problems(START)]
-        root = evaluated(tmp_path / f"run-{number}", [made, made], name=name, seed=number)
+        root = evaluated(tmp_path / name, [made, made], name=name, seed=number)
         roots.append(root)
     return roots[0], roots[1]
 
@@ -274,11 +274,12 @@ def hostile_pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_hostile_names_are_text(tab: Tab, tmp_path: Path):
     first, second = hostile_pair(tmp_path)
     assert compare(f"run_dir={first}", f"compare={second}") == 0
+    address = (first / "comparison.html").as_uri()
     tab.requested.clear()
     for size in ((1280, 900), PHONE):
-        tab.open(f"file://{first}/comparison.html", size)
+        tab.open(address, size)
         assert tab.run("document.documentElement.scrollWidth") == size[0]
-    assert set(tab.requested) == {f"file://{first}/comparison.html"}
+    assert set(tab.requested) == {address}
     assert not tab.complaints
     assert tab.run("document.scripts.length + document.images.length") == 0
     assert tab.texts(".runs tbody tr:first-child td")[1].startswith("<script>document.title")

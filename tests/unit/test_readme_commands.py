@@ -102,7 +102,7 @@ ROWS = (
     ),
     Row(rf"{RZERO} train conf=tiny( --dry-run)?", test=DRIVER),
     Row(
-        rf"{RZERO} train conf=(ladder|bouquet)\b.*",
+        rf"({RZERO} train|bash launch/local\.sh) conf=(ladder|bouquet)\b.*",
         needs=HOURS,
         listed="rzero train conf=ladder, conf=bouquet",
     ),

@@ -48,7 +48,7 @@ def make_comparison(runs: Sequence[ComparedRun]) -> str:
     """Return the page; differences are against the first run."""
     first, *others = runs
     found = [differences(first, other) for other in others]
-    names = ", ".join(f"{run.letter} {shorten(run.config.name, 80)}" for run in runs)
+    names = ", ".join(f"{run.letter} {shorten(run.name, 80)}" for run in runs)
     body = [
         f"<header><h1>Runs side by side</h1><p>{html.escape(names)}</p></header>",
         *(f'<p class="reading">{html.escape(_reading(first, of))}</p>' for of in found),
@@ -59,7 +59,7 @@ def make_comparison(runs: Sequence[ComparedRun]) -> str:
         f'<section class="plots">{"".join(map(html_figure, comparison_plots(runs)))}</section>',
         f"<h2>Configuration</h2>{_config_table(runs)}",
     ]
-    return fill_page(f"{first.config.name}: runs side by side", body)
+    return fill_page(f"{first.name}: runs side by side", body)
 
 
 # Differences.

@@ -51,7 +51,7 @@ def _plot(kind: _Kind, runs: Sequence[ComparedRun]) -> Plot | None:
 
 def _label(run: ComparedRun) -> str:
     # A dollar sign would begin a formula.
-    name = shorten(run.config.name, _LONGEST_NAME).replace("$", r"\$")
+    name = shorten(run.name, _LONGEST_NAME).replace("$", r"\$")
     return f"{run.letter} {name}"
 
 

@@ -29,6 +29,11 @@ class ComparedRun:
     """By finished iteration, the Solver on held-out problems; 0 is the base model."""
 
     @property
+    def name(self) -> str:
+        """Return what the run is called beside others: its folder's name, as in trackers."""
+        return self.root.name
+
+    @property
     def mean_at_k(self) -> str:
         """Return the name of the mean over sampled answers in an evaluation."""
         return f"mean@{self.config.eval.num_samples}"
