@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.kills import Row, run_course
 from tests.faults.replay import replay
+from tests.marks import long
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -19,11 +20,11 @@ COURSES = (
         Row("solver-engine", "curriculum"),
         Row("rank", "solver"),
     ],
-    [Row("node", "solver")],
+    long([Row("node", "solver")]),  # minutes more
 )
 
 
-@pytest.mark.parametrize("course", COURSES, ids=lambda course: course[-1].name)
+@pytest.mark.parametrize("course", COURSES, ids=["all-actors", "node"])
 def test_a_run_goes_on_without_whom_it_has_lost(course: Sequence[Row], tmp_path: Path):
     outcomes = run_course(course, tmp_path)
     assert all(outcome.good for outcome in outcomes), [outcome.told for outcome in outcomes]
