@@ -111,6 +111,11 @@ def _check_recipe(config: Config) -> None:
             f"solver.reward=restrain reads no labels, which curriculum.labels={curriculum.labels} "
             f"and method={config.method} give; set solver.reward=paper"
         )
+    if config.verifier.learns != "always" and config.verifier.negatives == "none":
+        raise UserError(
+            f"verifier.learns={config.verifier.learns} changes nothing without a verifier; add "
+            "recipe=verifier or recipe=structure_verifier"
+        )
     if curriculum.questions_of and curriculum.labels != "oracle":
         raise UserError(
             "curriculum.questions_of takes another run's questions with their true answers; set "

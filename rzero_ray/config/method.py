@@ -20,6 +20,7 @@ from rzero_ray.config.rules import (
 )
 from rzero_ray.types import (
     CheckRule,
+    LearningRule,
     NegativeRule,
     NoveltyRule,
     OpinionRule,
@@ -241,6 +242,9 @@ class VerifierConfig:
 
     negatives: NegativeRule = "none"
     """From what it learns what is wrong (`verification.NEGATIVES`); `none` is no verifier."""
+    learns: LearningRule = "always"
+    """In every iteration, in the first that has examples enough, or never: the base model says then
+    which labels it believes."""
     num_steps: Annotated[int, count()] = 30
     num_prompts: Annotated[int, count()] = 64
     """Examples of one step, half of them right."""

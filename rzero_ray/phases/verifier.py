@@ -43,18 +43,19 @@ _FEWEST_EXAMPLES = 8
 async def verify_labels(
     config: Config, iteration: int, cast: Cast, items: list[CurriculumItem], run: Run
 ) -> list[CurriculumItem]:
-    """Return the items whose labels the verifier confirms, after teaching it; all of them in a run
-    without one, and while there are too few examples to teach it."""
+    """Return the items whose labels the verifier confirms, after teaching it where it still learns;
+    all of them in a run without one, and while there are too few examples to teach it."""
     if not has_verifier(config):
         return items
     verifier = cast.verifier
     assert verifier is not None, "a run with a verifier has its policy"
     candidates = await asyncio.to_thread(_candidates, iteration, run)
-    examples = await _examples(config, iteration, candidates, cast, run)
-    if len(examples) < _FEWEST_EXAMPLES:
-        run.note(f"iteration {iteration}: {len(examples)} examples are too few for a verifier")
-        return items
-    await _teach(config, iteration, cast, verifier, examples, run)
+    if _learns_now(config, run):
+        examples = await _examples(config, iteration, candidates, cast, run)
+        if len(examples) < _FEWEST_EXAMPLES:
+            run.note(f"iteration {iteration}: {len(examples)} examples are too few for a verifier")
+            return items
+        await _teach(config, iteration, cast, verifier, examples, run)
     solutions = {
         c.question: majority_solutions(c)[: config.verifier.max_judged]
         for c in candidates
@@ -65,6 +66,12 @@ async def verify_labels(
     right = confirmed(verdicts)
     run.note(f"iteration {iteration}: the verifier confirms {len(right)} of {len(items)} labels")
     return [item for item in items if item.question in right]
+
+
+def _learns_now(config: Config, run: Run) -> bool:
+    if config.verifier.learns == "once":
+        return run.stored.current_model("verifier") == run.stored.base_model
+    return config.verifier.learns == "always"
 
 
 async def _examples(

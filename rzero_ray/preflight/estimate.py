@@ -67,7 +67,8 @@ def estimate(
         costs.append(_curriculum(config, rehearsed, run, rows["curriculum"], before))
     if "verifier" in rows:
         num_steps = config.verifier.num_steps
-        costs.append(_phase("verifier", iterations, num_steps, 1.0, rows["verifier"], again))
+        taught = 1 if config.verifier.learns == "once" else iterations
+        costs.append(_phase("verifier", taught, num_steps, 1.0, rows["verifier"], again))
     if "solver" in rows:
         factor = config.solver.num_prompts / rehearsed.solver.num_prompts
         num_steps = config.solver.num_steps

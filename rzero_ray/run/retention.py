@@ -105,4 +105,6 @@ def _learning_roles(config: Config) -> list[Role]:
         found.remove("challenger")
     if "referee" in found and not config.referee.is_taught:
         found.remove("referee")
+    if "verifier" in found and config.verifier.learns == "never":
+        found.remove("verifier")
     return found

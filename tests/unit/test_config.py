@@ -322,6 +322,8 @@ def test_ablations_change_what_their_names_say_and_can_be_combined():
             "curriculum.questions_of": "rzero",
             "curriculum.labels": "oracle",
         },
+        "frozen_verifier": {"verifier.learns": "never", "verifier.negatives": "rarest"},
+        "verifier_taught_once": {"verifier.learns": "once", "verifier.negatives": "rarest"},
         "frozen_referee": {"referee.frozen": True},
         "no_referee": {"referee.opinion": "tossed"},
     }
@@ -331,8 +333,11 @@ def test_ablations_change_what_their_names_say_and_can_be_combined():
     for name, changes in expected.items():
         if "referee" in name:
             continue  # of method=judged (tests/unit/test_judged.py)
-        config = flatten(dataclasses.asdict(load_config(["conf=tiny", f"ablation={name}"])))
-        assert config == plain | {"ablation": name} | changes
+        recipe = {"recipe": "verifier"} if "verifier" in name else {}
+        arguments = [f"{key}={value}" for key, value in recipe.items()]
+        loaded = load_config(["conf=tiny", f"ablation={name}", *arguments])
+        config = flatten(dataclasses.asdict(loaded))
+        assert config == plain | {"ablation": name} | recipe | changes
     both = load_config(["conf=tiny", "ablation=no_band_filter, frozen_challenger"])
     assert both.challenger.frozen and both.curriculum.max_agreement == 1.0
 

@@ -154,6 +154,33 @@ def test_candidates_are_read_once_an_iteration(tmp_path: Path, monkeypatch: pyte
     assert read == [1, 2]
 
 
+def learned(attempt: Attempt) -> list[int]:
+    return [phase.iteration for phase in attempt.verifier.phases]
+
+
+def test_a_verifier_that_is_taught_once_judges_on_with_what_it_has(tmp_path: Path):
+    arguments = [*OVERRIDES, *SETTINGS, "recipe=verifier", "ablation=verifier_taught_once"]
+    attempt = Attempt(load_config(arguments), tmp_path)
+    attempt.solver.skill = 0.4
+    attempt.go()
+    assert learned(attempt) == [1]
+    assert len(list(tmp_path.glob("iteration-*/verdicts.parquet"))) == 2
+
+
+def test_a_verifier_that_never_learns_judges_from_the_first_iteration(tmp_path: Path):
+    arguments = [*OVERRIDES, *SETTINGS, "recipe=verifier", "ablation=frozen_verifier"]
+    attempt = Attempt(load_config(arguments), tmp_path)
+    attempt.go()
+    assert not attempt.verifier.phases and attempt.verifier.requests
+    assert len(list(tmp_path.glob("iteration-*/verdicts.parquet"))) == 2
+    assert not list(tmp_path.glob("iteration-*/verifier-examples.parquet"))
+
+
+def test_how_a_verifier_learns_needs_a_verifier():
+    with pytest.raises(UserError, match="learns=never changes nothing .* add recipe=verifier"):
+        load_config(["conf=tiny", "ablation=frozen_verifier"])
+
+
 def test_true_labels_are_not_judged(tmp_path: Path):
     arguments = [*OVERRIDES, *SETTINGS, "recipe=verifier", "ablation=ground_truth_labels"]
     attempt = Attempt(load_config(arguments), tmp_path)
