@@ -318,6 +318,7 @@ def _run_in(
         display.note(layout.describe())
         with clock.stage("base_model"):
             base_model = obtain_model(config.model)
+            _checked_shape(config, base_model)  # of a model that was not on this machine before
             if config.labelled.path:
                 _check_labelled_texts(config, root, base_model)
     pace = Pace()

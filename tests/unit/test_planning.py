@@ -10,7 +10,12 @@ from actors.learning.deepspeed_config import deepspeed_config
 from actors.learning.options import LearnerOptions
 from rzero_ray import driver
 from rzero_ray.config.config import Config
-from rzero_ray.config.layout import REDUCE_BUCKET_ELEMENTS, disaggregated, resolve_layout
+from rzero_ray.config.layout import (
+    REDUCE_BUCKET_ELEMENTS,
+    disaggregated,
+    engines_alone,
+    resolve_layout,
+)
 from rzero_ray.config.load import load_config
 from rzero_ray.method.logprobs import CHUNK_ELEMENTS
 from rzero_ray.run.plan import (
@@ -327,6 +332,21 @@ def test_an_engine_that_is_cut_holds_a_part_of_the_weights_on_each_gpu(config: C
     three = replace(config, sampler=replace(config.sampler, tensor_parallel=3))
     with pytest.raises(UserError, match="heads for keys and values"):
         check_shape(three, replace(BILLION, num_heads=24, num_kv_heads=8))
+
+
+def test_a_model_that_has_to_be_made_first_is_held_against_the_configuration_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    made = tmp_path / "made"
+    made.mkdir()
+    settings = KNOWN_MODELS["Qwen/Qwen3-4B-Base"] | {"num_attention_heads": 8}
+    (made / "config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(driver, "obtain_model", lambda model: made)
+    layout = engines_alone(load_config(["conf=tiny"]).sampler)
+    monkeypatch.setattr(driver, "join_cluster", lambda config: ("nowhere", layout))
+    places = [f"run_dir={tmp_path / 'run'}", f"model.cache_dir={tmp_path / 'cache'}"]
+    assert driver.main(["conf=tiny", *places, "sampler.tensor_parallel=3"]) == 2
+    assert "sampler.tensor_parallel=3 does not divide the 8 attention" in capsys.readouterr().err
 
 
 def test_an_adapter_of_what_is_no_linear_layer_is_refused_before_the_start():

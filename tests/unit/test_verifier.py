@@ -177,7 +177,7 @@ def test_a_verifier_that_never_learns_judges_from_the_first_iteration(tmp_path: 
 
 
 def test_how_a_verifier_learns_needs_a_verifier():
-    with pytest.raises(UserError, match="learns=never changes nothing .* add recipe=verifier"):
+    with pytest.raises(UserError, match=r"learns=never changes nothing .* add recipe=verifier"):
         load_config(["conf=tiny", "ablation=frozen_verifier"])
 
 
