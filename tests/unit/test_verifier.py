@@ -11,7 +11,9 @@ from rzero_ray.config.load import load_config
 from rzero_ray.method.verification import confirmed, majority_solutions, make_examples
 from rzero_ray.phases import verifier
 from rzero_ray.run.parquet import read_records
+from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
+from rzero_ray.run.shape import find_shape
 from rzero_ray.tasks import arithmetic
 from rzero_ray.tasks.ladder import solutions
 from rzero_ray.tasks.registry import ArithmeticTask, LadderTask, MathTask, check_steps
@@ -174,6 +176,16 @@ def test_a_verifier_that_never_learns_judges_from_the_first_iteration(tmp_path: 
     assert not attempt.verifier.phases and attempt.verifier.requests
     assert len(list(tmp_path.glob("iteration-*/verdicts.parquet"))) == 2
     assert not list(tmp_path.glob("iteration-*/verifier-examples.parquet"))
+
+
+def test_a_verifier_that_never_learns_takes_no_disk():
+    shape = find_shape("Qwen/Qwen3-8B-Base", None)
+    assert shape is not None
+    learning, frozen, without = (
+        plan_disk(load_config(["conf=qwen3_8b", *more]), shape).models
+        for more in (["recipe=verifier"], ["recipe=verifier", "ablation=frozen_verifier"], [])
+    )
+    assert learning > frozen == without
 
 
 def test_how_a_verifier_learns_needs_a_verifier():
