@@ -43,8 +43,9 @@ NoveltyRule = Literal["none", "similarity", "coverage"]
 CheckRule = Literal["none", "halves"]
 """A second opinion on labels; see `phases.checking.LABEL_CHECKS`."""
 NegativeRule = Literal["none", "rarest", "structure"]
-LearningRule = Literal["always", "once", "never"]
 """From what a verifier learns what is wrong; see `verification.NEGATIVES`."""
+LearningRule = Literal["always", "once", "never"]
+"""In which iterations a verifier learns; see `phases.verifier`."""
 OpinionRule = Literal["asked", "tossed"]
 """Who says which of two answers is better; see `phases.comparing.OPINIONS`."""
 RepetitionRule = Literal["symmetric", "official", "skeleton"]

@@ -32,6 +32,8 @@ class RoleSpec:
     `shared_weights`."""
     takes_part: Callable[[Config], bool] = lambda config: True
     """Whether a run has it."""
+    is_taught: Callable[[Config], bool] = lambda config: True
+    """Whether a run that has it ever teaches it; if not, it is the base model throughout."""
 
 
 ROLES = (
@@ -40,6 +42,7 @@ ROLES = (
         engines=lambda sampler: sampler.num_challenger,
         lends_to=("verifier", "solver"),
         learns=lambda config: config.challenger,
+        is_taught=lambda config: not (config.labelled.path or config.challenger.frozen),
     ),
     RoleSpec(
         name="verifier",
@@ -47,6 +50,7 @@ ROLES = (
         learns=lambda config: config.verifier,
         is_policy=False,
         takes_part=has_verifier,
+        is_taught=lambda config: config.verifier.learns != "never",
     ),
     RoleSpec(
         name="referee",
@@ -54,6 +58,7 @@ ROLES = (
         learns=lambda config: config.referee,
         is_policy=False,
         takes_part=lambda config: config.method == "judged",
+        is_taught=lambda config: config.referee.is_taught,
     ),
     RoleSpec(
         name="solver",

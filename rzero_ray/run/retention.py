@@ -98,13 +98,8 @@ def bytes_to_come(plan: DiskPlan, root: Path) -> int:
 
 def _learning_roles(config: Config) -> list[Role]:
     """Return the roles that learn in this run: each of them writes a model in every iteration."""
-    found: list[Role] = [
-        role.name for role in ROLES if role.learns is not None and role.takes_part(config)
+    return [
+        role.name
+        for role in ROLES
+        if role.learns is not None and role.takes_part(config) and role.is_taught(config)
     ]
-    if config.labelled.path or config.challenger.frozen:
-        found.remove("challenger")
-    if "referee" in found and not config.referee.is_taught:
-        found.remove("referee")
-    if "verifier" in found and config.verifier.learns == "never":
-        found.remove("verifier")
-    return found
