@@ -48,6 +48,8 @@ LearningRule = Literal["always", "once", "never"]
 """In which iterations a verifier learns; see `phases.verifier`."""
 OpinionRule = Literal["asked", "tossed"]
 """Who says which of two answers is better; see `phases.comparing.OPINIONS`."""
+UpdateRule = Literal["every", "with_gradient"]
+"""Which mini-batches become an optimizer step; see `losses.UPDATE_RULES`."""
 RepetitionRule = Literal["symmetric", "official", "skeleton"]
 """How repetition is measured; see `repetition.REPETITION_RULES`."""
 GradingRule = Literal["math", "choice", "text"]
@@ -248,22 +250,23 @@ class LearningReport:
     """What one step of learning did. Means are over completion tokens unless stated."""
 
     num_updates: int
-    """Optimizer steps taken."""
+    """Optimizer steps taken: one per mini-batch, or fewer (`OptimizerConfig.updates`)."""
     num_tokens: int
-    """Completion tokens trained on."""
+    """Completion tokens of all mini-batches."""
     loss: float
-    """The loss with tokens weighed as `LossConfig.aggregation` says; mean over the optimizer
-    steps."""
+    """The loss with tokens weighed as `LossConfig.aggregation` says; mean over the
+    mini-batches."""
     kl: float | None
     """k3 estimate of KL(policy || reference, `Phase.anchor`), nats per token; None where the
     loss has no KL term, because nothing then computes the reference's log-probabilities."""
     entropy: float
     """Entropy of the next-token distribution, nats per token."""
     grad_norm: float
-    """Before clipping; mean over the optimizer steps."""
+    """Before clipping; mean over the mini-batches, of which one that is not learned from has 0."""
     clip_share: float
     """Share of tokens whose ratio the clip cut."""
     learning_rate: float
+    """Of the last optimizer step of the phase; 0 before the first."""
     logprob_difference_mean: float
     """Trainer against sampler on the sampled tokens, mean absolute difference in nats."""
     logprob_difference_max: float

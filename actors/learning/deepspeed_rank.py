@@ -49,6 +49,7 @@ from rzero_ray.method.batching import MicroBatch, micro_batches_of_rank, mini_ba
 from rzero_ray.method.logprobs import TokenLoss
 from rzero_ray.method.losses import (
     AGGREGATIONS,
+    UPDATE_RULES,
     ImitationLosses,
     PolicyLosses,
     StepSums,
@@ -162,7 +163,9 @@ class DeepSpeedLearner:
     def update(
         self, rollouts: Sequence[Rollout], allowed_tokens: NDArray[np.int32] | None = None
     ) -> LearningReport:
-        """Take one optimizer step per mini-batch; the report is the same on every rank.
+        """Take an optimizer step per mini-batch; the report is the same on every rank.
+
+        A mini-batch that `OptimizerConfig.updates` leaves out is measured only.
 
         Where rollouts were drawn from `allowed_tokens` alone, so are all log-probabilities: of the
         policy, of the one before the step and of the reference.
@@ -177,30 +180,44 @@ class DeepSpeedLearner:
         # The first step is taken by the very policy that the old log-probabilities are of.
         batches[1:] = [self._with_old_scores(micros) for micros in batches[1:]]
         batches = self._with_reference_scores(batches)
+        is_update = UPDATE_RULES[options.optimizer.updates]
         return self._learn(
-            rollouts, [[PolicyLosses(micro, options.loss) for micro in b] for b in batches]
+            rollouts,
+            [[PolicyLosses(micro, options.loss) for micro in b] for b in batches],
+            [
+                is_update(batch, options.loss)
+                for batch in mini_batches(rollouts, options.prompts_per_update)
+            ],
         )
 
     def imitate(self, demonstrations: Sequence[Rollout]) -> LearningReport:
         """Do as `update` does, with the cross-entropy of the demonstrations as the loss."""
         self._allowed_A = None
+        batches = self._micro_batches(demonstrations)
         losses = (
             [ImitationLosses(micro) for micro in micros]
-            for batch in self._micro_batches(demonstrations)
+            for batch in batches
             for micros in self._with_reference_scores([batch])
         )
-        return self._learn(demonstrations, losses)
+        return self._learn(demonstrations, losses, [True] * len(batches))
 
     def _learn(
-        self, rollouts: Sequence[Rollout], losses: Iterable[Sequence[TokenLosses]]
+        self,
+        rollouts: Sequence[Rollout],
+        losses: Iterable[Sequence[TokenLosses]],
+        are_updates: Sequence[bool],
     ) -> LearningReport:
-        """Take a step per entry of `losses`, which are looked at one after the other."""
+        """Take a step per entry of `losses`, which are looked at one after the other, or where
+        it is to be no update measure what a step would."""
         options, sums = self._phase_options, StepSums(self._device)
-        grad_norms = [self._optimizer_step(of_batch, sums) for of_batch in losses]
+        grad_norms = [
+            self._optimizer_step(of_batch, sums) if is_update else self._measured(of_batch, sums)
+            for of_batch, is_update in zip(losses, are_updates, strict=True)
+        ]
         totals = _over_ranks(sums)
         tokens = sum(len(r.token_ids) for r in rollouts)
         return LearningReport(
-            num_updates=len(grad_norms),
+            num_updates=sum(are_updates),
             num_tokens=tokens,
             loss=totals["loss"] / len(grad_norms),
             kl=totals["kl"] / tokens if options.loss.kl_coefficient else None,
@@ -425,6 +442,16 @@ class DeepSpeedLearner:
         self._deepspeed.step()
         self._num_updates += 1
         return float(self._deepspeed.get_global_grad_norm() or 0.0)
+
+    @torch.no_grad()
+    def _measured(self, losses: Sequence[TokenLosses], sums: StepSums) -> float:
+        """Add up what is reported of a mini-batch without a gradient; returns its norm, 0."""
+        self._deepspeed.eval()
+        for of_tokens in losses:
+            logprobs_N, entropies_N = self._forward(self._deepspeed, of_tokens.micro)
+            sums.add(of_tokens, logprobs_N, entropies_N)
+        self._deepspeed.train()
+        return 0.0
 
     def _forward(
         self, model: torch.nn.Module, micro: MicroBatch, token_loss: TokenLoss | None = None

@@ -29,6 +29,7 @@ from rzero_ray.types import (
     ShareRule,
     SolverRewardRule,
     TieRule,
+    UpdateRule,
     VotingRule,
 )
 
@@ -66,6 +67,10 @@ class OptimizerConfig:
     warmup_updates: Annotated[int, count(0)] = 0
     """Linear warm-up, in optimizer steps; constant after."""
     max_grad_norm: Annotated[float, at_least(0)] = 1.0
+    updates: UpdateRule = "every"
+    """Which mini-batches become a step (`losses.UPDATE_RULES`): every one, or those that have a
+    gradient. Where all rewards of a group are alike and there is no KL term, the gradient is 0, and
+    AdamW moves the weights on all the same, by the momentum of the steps before."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rzero_ray.config.method import LossConfig
 from rzero_ray.method.batching import MicroBatch
+from rzero_ray.types import Rollout, UpdateRule
 
 _MAX_LOG_RATIO = 20.0
 """Bound on log-ratios before exp, as in the official code: exp(20) is outside any clip."""
@@ -123,6 +124,31 @@ def k3_divergence(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """
     difference = (reference_logprobs - logprobs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return (difference.exp() - difference - 1.0).clamp(max=_MAX_K3)
+
+
+def every_update(batch: Sequence[Rollout], config: LossConfig) -> bool:
+    """Return that a mini-batch becomes an optimizer step, whatever it holds.
+
+    As in the official code and in other frameworks. One without a gradient moves the weights, too:
+    AdamW goes on by the moments of the steps before, and decays.
+    """
+    return True
+
+
+def with_gradient(batch: Sequence[Rollout], config: LossConfig) -> bool:
+    """Return whether a mini-batch can have a gradient: an advantage that is not 0, or a KL term.
+
+    Without one no step is made, and moments, weights and warm-up stay as they are. It is told from
+    the whole mini-batch, so all ranks decide alike.
+    """
+    return config.kl_coefficient > 0 or any(rollout.advantage != 0 for rollout in batch)
+
+
+UPDATE_RULES: dict[UpdateRule, Callable[[Sequence[Rollout], LossConfig], bool]] = {
+    "every": every_update,
+    "with_gradient": with_gradient,
+}
+"""Whether a mini-batch becomes an optimizer step, by `OptimizerConfig.updates`."""
 
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from rzero_ray.config.method import LossConfig, OptimizerConfig
 from rzero_ray.method.losses import k3_divergence
-from rzero_ray.types import RunError
+from rzero_ray.types import Rollout, RunError, UpdateRule
 from tests.cluster.learner_ranks import (
     NUM_PROMPTS,
     OPTIONS,
@@ -98,6 +98,52 @@ def test_sequences_alone_and_padded_together_have_one_loss(ranks, scored, base_m
     assert off < 1e-3 * OPTIONS.optimizer.learning_rate * np.sqrt(
         sum(map(np.size, weights.values()))
     )
+
+
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 3)])
+def test_a_mini_batch_without_a_gradient_is_left_out_and_measured(
+    ranks, scored, base_model, world_size, stage
+):
+    """The second mini-batch teaches nothing: what is left are the steps of the first one alone."""
+    rewarded = [r for r in scored if r.prompt_index < OPTIONS.prompts_per_update]
+    silent = [dataclasses.replace(r, advantage=0.0) for r in scored]
+    half = rewarded + silent[len(rewarded) :]
+
+    def learned(rollouts: Sequence[Rollout], updates: UpdateRule) -> dict[str, Any]:
+        options = dataclasses.replace(
+            OPTIONS,
+            loss=LossConfig(kl_coefficient=0.0),
+            optimizer=dataclasses.replace(OPTIONS.optimizer, updates=updates),
+        )
+        shared = ray.put(list(rollouts))
+        results = ray.get(
+            [
+                rank.learn.remote(stage, phase_of(base_model), shared, 2, options)
+                for rank in ranks[world_size]
+            ],
+            timeout=300,
+        )
+        assert results[0]["reports"] == results[-1]["reports"]
+        return results[0]
+
+    alone, left_out = learned(rewarded, "every"), learned(half, "with_gradient")
+    for name, weights in alone["weights"].items():
+        np.testing.assert_array_equal(left_out["weights"][name], weights)
+    every = learned(half, "every")
+    assert any(np.any(every["weights"][n] != w) for n, w in alone["weights"].items())
+    first, of_every = left_out["reports"][0], every["reports"][0]
+    assert (first.num_updates, of_every.num_updates) == (1, 2)
+    assert first.num_tokens == of_every.num_tokens
+    assert first.grad_norm == pytest.approx(of_every.grad_norm, rel=1e-5)
+
+    nothing = learned(silent, "with_gradient")
+    start = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+    for name, parameter in start.named_parameters():
+        np.testing.assert_array_equal(nothing["weights"][name], parameter.detach().numpy())
+    (report, again) = nothing["reports"]
+    assert report == again
+    assert (report.num_updates, report.grad_norm, report.learning_rate) == (0, 0.0, 0.0)
+    assert report.entropy > 0 and report.loss == 0
 
 
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 0), long(2, 3)])

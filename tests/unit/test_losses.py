@@ -7,12 +7,14 @@ from rzero_ray.config.method import LossConfig
 from rzero_ray.method.losses import (
     AGGREGATIONS,
     KL_ESTIMATORS,
+    UPDATE_RULES,
     imitation_loss,
     importance_weights,
     k3_divergence,
     mismatch_sums,
     policy_loss,
 )
+from tests.unit.builders import rollout
 
 NO_KL = LossConfig(clip_low=0.2, clip_high=0.3, dual_clip=3.0, kl_coefficient=0.0)
 
@@ -187,3 +189,12 @@ def test_imitation_is_the_cross_entropy_with_the_gradient_of_advantage_one():
         -(values * weights).sum().item()
     )
     assert last != pytest.approx(-(values * weights).sum().item())
+
+
+def test_what_has_a_gradient():
+    silent, taught = (rollout([1], [2], advantage=value) for value in (0.0, -0.5))
+    has_gradient = UPDATE_RULES["with_gradient"]
+    assert not has_gradient([silent, silent], NO_KL)
+    assert has_gradient([silent, taught], NO_KL)
+    assert has_gradient([silent, silent], LossConfig(kl_coefficient=1e-3))
+    assert UPDATE_RULES["every"]([silent, silent], NO_KL)

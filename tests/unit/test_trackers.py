@@ -45,13 +45,14 @@ def test_mlflow_has_curves_and_config_and_a_resumed_run_goes_on(tmp_path: Path):
 
 
 def test_wandb_keeps_all_of_it_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     for folder in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(folder, str(tmp_path / folder))
     _tell(TrackersConfig(wandb="project"), tmp_path / "run", 1, 2)
+    wandb.teardown()  # W&B's own process closes the file, which `finish` does not wait for
     (path,) = (tmp_path / "run").rglob("*.wandb")
     rows, names = [], set()
     for data in _records(path.read_bytes()):
