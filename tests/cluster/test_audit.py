@@ -29,7 +29,7 @@ from rzero_ray.tasks.arithmetic import sample_question
 from rzero_ray.tasks.registry import ArithmeticTask
 from rzero_ray.types import CurriculumItem
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 KEY = "a-key-of-this-test"
 START_S = 300.0

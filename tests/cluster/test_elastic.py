@@ -156,7 +156,7 @@ def test_a_folder_s_weights_reach_an_engine_that_started_from_another_one(
     on_cluster(tiny_config, base_model, story)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_reaches_the_driver(tiny_config: Config, base_model: Path, tmp_path: Path):
     async def story(running: Running) -> None:
         run_dir = tmp_path / "run"

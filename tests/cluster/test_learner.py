@@ -100,7 +100,7 @@ def test_sequences_alone_and_padded_together_have_one_loss(ranks, scored, base_m
     )
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 3)])
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), long(2, 3)])
 def test_a_mini_batch_without_a_gradient_is_left_out_and_measured(
     ranks, scored, base_model, world_size, stage
 ):

@@ -38,7 +38,7 @@ from rzero_ray.run.report import candidate_plots, drawing, plots, timeline
 from rzero_ray.run.report import command as report_command
 from rzero_ray.run.trace import TraceFile
 from rzero_ray.types import Phase, Rollout, Step, UpdateReport, Vocabulary
-from tests.marks import slow
+from tests.marks import long, slow
 from tests.unit.fakes import FakeJudge, FakePolicy, SilentObserver
 from tests.unit.test_coevolution import Attempt, Killed, SmallTask
 
@@ -207,12 +207,12 @@ def not_readable(path: Path, outside: Path) -> None:
 DAMAGES = [
     missing,
     truncated,
-    slow(empty),
+    long(empty),
     slow(one_byte_changed),
-    slow(nested),
+    long(nested),
     slow(another_object),
     slow(a_link),
-    slow(a_link_to_nothing),
+    long(a_link_to_nothing),
     slow(a_folder),
     slow(a_pipe),
     slow(not_readable),
