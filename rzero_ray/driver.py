@@ -91,7 +91,7 @@ from rzero_ray.run.recording import Recording, recorded
 from rzero_ray.run.report.writing import write_report
 from rzero_ray.run.retention import plan_disk
 from rzero_ray.run.run import Run
-from rzero_ray.run.shape import ModelShape, check_shape, find_shape
+from rzero_ray.run.shape import ModelShape, checked_shape, find_shape
 from rzero_ray.run.stored import StoredRun
 from rzero_ray.run.trackers import check_trackers
 from rzero_ray.run.watchdog import watched
@@ -232,7 +232,7 @@ def _dry_run(config: Config) -> None:
     from actors import cluster  # imports Ray, which a mistyped key need not wait for
 
     print(to_yaml(config))
-    shape = _checked_shape(config, find_model(config.model))
+    shape = checked_shape(config, find_model(config.model))
     layout = _layout(config, shape)
     plan = plan_iteration(config, make_task(config.task))
     memory = []
@@ -263,21 +263,13 @@ def _estimates(
     )
 
 
-def _checked_shape(config: Config, base_model: Path | None) -> ModelShape | None:
-    """Return the base model's shape where it is known, after holding the config against it."""
-    shape = find_shape(config.model.path, base_model)
-    if shape is not None:
-        check_shape(config, shape)
-    return shape
-
-
 def _run(config: Config, store: Store | None) -> None:
     """Check everything that can be checked, then start what costs time, then the loop."""
     root = resolve_run_dir(config)
     base_model = find_model(config.model)
     if base_model is not None:
         check_model_files(base_model)
-    shape = _checked_shape(config, base_model)
+    shape = checked_shape(config, base_model)
     with hold_run_dir(config, root, None if shape is None else plan_disk(config, shape)):
         lost = check_files(config, root)
         complete = is_complete(config, root)
@@ -318,7 +310,7 @@ def _run_in(
         display.note(layout.describe())
         with clock.stage("base_model"):
             base_model = obtain_model(config.model)
-            _checked_shape(config, base_model)  # of a model that was not on this machine before
+            checked_shape(config, base_model)  # of a model that was not on this machine before
             if config.labelled.path:
                 _check_labelled_texts(config, root, base_model)
     pace = Pace()

@@ -113,6 +113,14 @@ def find_shape(name: str, folder: Path | None) -> ModelShape | None:
     return None if settings is None else model_shape(settings)
 
 
+def checked_shape(config: Config, base_model: Path | None) -> ModelShape | None:
+    """Return the base model's shape where it is known, after holding the config against it."""
+    shape = find_shape(config.model.path, base_model)
+    if shape is not None:
+        check_shape(config, shape)
+    return shape
+
+
 def check_shape(config: Config, shape: ModelShape) -> None:
     """Raise UserError where engines or learner cannot hold the model as they are configured."""
     parts, path = config.sampler.tensor_parallel, config.model.path

@@ -19,6 +19,7 @@ from rzero_ray.config.sources import split_names, split_pairs
 from rzero_ray.disk.files import write_text_durably
 from rzero_ray.disk.folder import check_folder, check_no_folders, held
 from rzero_ray.driver import join_cluster
+from rzero_ray.run.shape import checked_shape
 from rzero_ray.run.trackers import check_trackers
 from rzero_ray.study.arms import Place, check_same_actors, check_sources, load_arm, run_config
 from rzero_ray.study.figures import LAST, RunFigures, read_figures, with_all_shares
@@ -212,8 +213,11 @@ def _make(runs: _Runs, num_workers: int) -> list[Failure]:
 def _obtain_models(configs: Iterable[Config]) -> dict[int, Path]:
     """Return the folders of the base models by their seeds, after building what is missing: before
     Ray starts, because a signal ends a build at once only where nothing else is at work."""
-    by_base = {config.model.base_seed: config.model for config in configs}
-    return {base: obtain_model(model) for base, model in by_base.items()}
+    folders = {}
+    for base, config in {config.model.base_seed: config for config in configs}.items():
+        folders[base] = obtain_model(config.model)
+        checked_shape(config, folders[base])  # of all arms alike, for they share their actors
+    return folders
 
 
 def _write_results(root: Path, plan: Plan, of: _Runs) -> None:

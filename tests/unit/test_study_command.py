@@ -18,6 +18,7 @@ from rzero_ray.config.layout import disaggregated
 from rzero_ray.config.showing import TrackersConfig
 from rzero_ray.protocols import Cast, Observer, Task
 from rzero_ray.run import recording
+from rzero_ray.run.shape import checked_shape
 from rzero_ray.study import command as module
 from rzero_ray.study import page
 from rzero_ray.study.command import main
@@ -84,6 +85,7 @@ def clusters(monkeypatch: pytest.MonkeyPatch) -> Clusters:
     monkeypatch.setattr(cluster_module, "start_cluster", found.start)
     monkeypatch.setattr(module, "join_cluster", lambda config, n: ("here", disaggregated(config)))
     monkeypatch.setattr(module, "obtain_model", lambda model: BASE)
+    monkeypatch.setattr(module, "checked_shape", lambda config, folder: None)  # of no folder
     # A plot takes a second; `test_study_results` draws them.
     monkeypatch.setattr(page, "draw", lambda size, paint: "<svg></svg>")
     return found
@@ -113,6 +115,20 @@ def test_one_cluster_serves_all_runs_and_the_same_command_has_nothing_left(
     before = (tmp_path / "plan.json").read_text()
     assert main([f"folder={tmp_path}"]) == 0
     assert len(clusters.started) == 1 and (tmp_path / "plan.json").read_text() == before
+
+
+def test_actors_that_cannot_hold_the_base_model_are_one_line_before_any_starts(
+    clusters: Clusters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    (tmp_path / "base").mkdir()
+    shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2}
+    config = {"model_type": "qwen3", "num_attention_heads": 4, "num_key_value_heads": 2, **shape}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(module, "obtain_model", lambda model: tmp_path / "base")
+    monkeypatch.setattr(module, "checked_shape", checked_shape)
+    assert main(_command(tmp_path / "study", "sampler.tensor_parallel=3")) == 2
+    assert "does not divide the 4 attention heads" in capsys.readouterr().err
+    assert not clusters.started
 
 
 def test_each_run_begins_with_its_own_models(clusters: Clusters, tmp_path: Path):
