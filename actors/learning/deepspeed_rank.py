@@ -38,7 +38,7 @@ from actors.learning.device_states import DeviceStates, lent
 from actors.learning.lora import Adapter
 from actors.learning.model_files import write_model
 from actors.learning.options import LearnerOptions, PhaseOptions
-from actors.learning.other_ranks import convert, is_of_other_ranks
+from actors.learning.other_ranks import convert, is_of_other_ranks, num_updates
 from actors.learning.policy_model import PolicyModel
 from actors.learning.trained import AllWeights, TrainedWeights
 from actors.weights.buckets import layer_of
@@ -130,12 +130,10 @@ class DeepSpeedLearner:
             self._trained = Adapter(model.causal_lm, self._options.lora, phase)
         if self._options.gradient_checkpointing:
             model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-        checkpoint = phase.checkpoint
-        universal = checkpoint is not None and is_of_other_ranks(
-            checkpoint, self._options.world_size
-        )
-        if checkpoint is not None and universal:
+        checkpoint, universal = phase.checkpoint, False
+        if checkpoint is not None and is_of_other_ranks(checkpoint, self._options.world_size):
             checkpoint = self._for_these_ranks(checkpoint)
+            universal = checkpoint is not None
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._deepspeed, *_ = deepspeed.initialize(
             model=model,
@@ -333,8 +331,18 @@ class DeepSpeedLearner:
             )
         return {str(file.relative_to(path)): file.stat().st_size for file in files.written}
 
-    def _for_these_ranks(self, checkpoint: Path) -> Path:
-        """Have rank 0 put a checkpoint of another number of ranks together; returns the folder."""
+    def _for_these_ranks(self, checkpoint: Path) -> Path | None:
+        """Have rank 0 put a checkpoint of another number of ranks together; returns the folder.
+
+        None where no update was made yet: the optimizer then holds nothing that could be put
+        together, and the weights are those that the phase starts from.
+        """
+        updates = torch.zeros(1, dtype=torch.int64, device=self._device)
+        if self._options.rank == 0:
+            updates += num_updates(checkpoint, _CHECKPOINT_CLASSES)
+        dist.broadcast(updates, 0)
+        if updates.item() == 0:
+            return None
         group = f"{os.environ['MASTER_ADDR']}-{os.environ['MASTER_PORT']}"  # no other's name
         folder = attempt_folder(checkpoint, f"universal-{group}-{self._options.attempt}")
         if self._options.rank == 0:

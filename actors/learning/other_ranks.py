@@ -26,6 +26,15 @@ def is_of_other_ranks(checkpoint: Path, num_ranks: int) -> bool:
     return num_saved not in (0, num_ranks)
 
 
+def num_updates(checkpoint: Path, allowed: Sequence[Any]) -> int:
+    """Return how many optimizer steps a checkpoint has seen, of those files that hold only objects
+    of the `allowed` classes."""
+    path = min(
+        checkpoint.glob("*model_states.pt"), default=checkpoint / "mp_rank_00_model_states.pt"
+    )
+    return int(load_state(path, "cpu", allowed)["num_updates"])
+
+
 def convert(checkpoint: Path, folder: Path, allowed: Sequence[Any], deadline_s: float) -> None:
     """Write a checkpoint into `folder` as any number of ranks can read it.
 

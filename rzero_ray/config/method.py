@@ -68,9 +68,10 @@ class OptimizerConfig:
     """Linear warm-up, in optimizer steps; constant after."""
     max_grad_norm: Annotated[float, at_least(0)] = 1.0
     updates: UpdateRule = "every"
-    """Which mini-batches become a step (`losses.UPDATE_RULES`): every one, or those that have a
-    gradient. Where all rewards of a group are alike and there is no KL term, the gradient is 0, and
-    AdamW moves the weights on all the same, by the momentum of the steps before."""
+    """Which mini-batches become a step (`losses.UPDATE_RULES`): all, or those that have a gradient.
+    Where the rewards of every group of a mini-batch are alike and there is no KL term, the
+    gradient is 0, and AdamW moves the weights on all the same, by the momentum of the steps before.
+    Not read where demonstrations are imitated, which always have a gradient."""
 
 
 @dataclass(frozen=True)

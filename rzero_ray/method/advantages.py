@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rzero_ray.types import RunError, Step
 
@@ -20,7 +21,7 @@ def normalize_group(rewards_G: Sequence[float]) -> list[float]:
     A group of one, or of equal rewards, has advantages of zero: it teaches nothing.
     """
     rewards = np.asarray(rewards_G, dtype=np.float64)
-    if rewards.size < 2:
+    if _are_equal(rewards):
         return [0.0] * rewards.size
     centred = rewards - rewards.mean()
     return (centred / (rewards.std(ddof=1) + _EPSILON)).tolist()
@@ -33,9 +34,15 @@ def center_group(rewards_G: Sequence[float]) -> list[float]:
     others. The official code always divides.
     """
     rewards = np.asarray(rewards_G, dtype=np.float64)
-    if rewards.size < 2:
+    if _are_equal(rewards):
         return [0.0] * rewards.size
     return (rewards - rewards.mean()).tolist()
+
+
+def _are_equal(rewards_G: NDArray[np.float64]) -> bool:
+    """Return whether a group tells nothing apart: the mean of equal numbers may be another one by
+    rounding, and what is left would be taken for advantages."""
+    return rewards_G.size < 2 or bool((rewards_G == rewards_G[0]).all())
 
 
 def advantages_per_prompt(

@@ -35,7 +35,7 @@ from rzero_ray.study.runs import (
     print_failure,
 )
 from rzero_ray.study.tables import Table, make_tables, to_markdown
-from rzero_ray.tasks.base_model import obtain_model
+from rzero_ray.tasks.base_model import find_model, obtain_model
 from rzero_ray.tasks.registry import check_task
 from rzero_ray.text.characters import printable
 from rzero_ray.types import RunError, UserError
@@ -156,6 +156,7 @@ def _load_arms(asked: Asked) -> dict[str, Config]:
     for config in arms.values():
         check_task(config)
         check_trackers(config.trackers)
+        checked_shape(config, find_model(config.model))  # before the plan keeps what cannot be run
     check_same_actors(arms)
     check_sources(arms)
     return arms

@@ -78,7 +78,8 @@ class ArmScore:
     """One of `ARMS`."""
     seed: int
     num_updates: int
-    """How many optimizer steps the Solver has had since the base model."""
+    """How many optimizer steps the Solver has had since the base model, those counted that
+    `solver.optimizer.updates` may have left out."""
     greedy: float
     """The accuracy of the greedy answers."""
     mean: float

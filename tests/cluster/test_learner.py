@@ -376,6 +376,33 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("stage", [long(1), 3])
+def test_fewer_ranks_go_on_from_a_checkpoint_before_the_first_update(
+    ranks, scored, base_model, tmp_path, stage
+):
+    """The optimizer holds nothing by then that could be put together for other ranks."""
+    options = dataclasses.replace(
+        OPTIONS,
+        loss=LossConfig(kl_coefficient=0.0),
+        optimizer=dataclasses.replace(OPTIONS.optimizer, updates="with_gradient"),
+    )
+    silent = ray.put([dataclasses.replace(r, advantage=0.0) for r in scored])
+    ray.get([r.learn.remote(stage, phase_of(base_model), silent, 1, options) for r in ranks[2]])
+    checkpoint = tmp_path / "step-001"
+    ray.get([r.save.remote(checkpoint, tmp_path / "model") for r in ranks[2]])
+    fresh = phase_of(base_model)
+    phase = phase_of(base_model, checkpoint=checkpoint, num_finished_steps=1)
+    (alone,) = ranks[1]
+    expected = ray.get(alone.learn.remote(stage, fresh, scored, 1, options), timeout=300)
+    resumed = ray.get(alone.learn.remote(stage, phase, scored, 1, options), timeout=300)
+    for name, weights in expected["weights"].items():
+        np.testing.assert_array_equal(resumed["weights"][name], weights)
+    same = ray.get(
+        [r.learn.remote(stage, phase, silent, 1, options) for r in ranks[2]], timeout=300
+    )
+    assert same[0]["reports"][0].num_updates == 0
+
+
 @pytest.mark.parametrize("stage", [1, long(3)])
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
     ranks, scored, base_model, tmp_path, stage

@@ -137,9 +137,11 @@ def without_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     monkeypatch.setattr(driver, "_run_on_cluster", on_cluster)
     monkeypatch.setattr(driver, "obtain_model", lambda model: Path("/base"))
-    find = driver.find_shape
+    check = driver.checked_shape
     monkeypatch.setattr(
-        driver, "find_shape", lambda name, at: None if at == Path("/base") else find(name, at)
+        driver,
+        "checked_shape",
+        lambda config, at: None if at == Path("/base") else check(config, at),
     )
     monkeypatch.setattr(recording, "ScalarLog", lambda root: SilentObserver())
     for module in (plots, candidate_plots, timeline, drawing):

@@ -45,7 +45,7 @@ def test_group_is_normalised_with_the_unbiased_standard_deviation():
     assert normalize_group([1, 0, 1, 0]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("rewards", [[], [0.3], [1.0, 1.0, 1.0]])
+@pytest.mark.parametrize("rewards", [[], [0.3], [1.0, 1.0, 1.0], [0.1] * 3])
 def test_a_group_without_contrast_teaches_nothing(rewards: list[float]):
     assert normalize_group(rewards) == [0.0] * len(rewards)
     assert center_group(rewards) == [0.0] * len(rewards)
