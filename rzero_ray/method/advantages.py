@@ -41,8 +41,9 @@ def center_group(rewards_G: Sequence[float]) -> list[float]:
 
 def _are_equal(rewards_G: NDArray[np.float64]) -> bool:
     """Return whether a group tells nothing apart: the mean of equal numbers may be another one by
-    rounding, and what is left would be taken for advantages."""
-    return rewards_G.size < 2 or bool((rewards_G == rewards_G[0]).all())
+    rounding, and what is left would be taken for advantages. Infinite ones are not equal, so that
+    `check_advantages` finds them."""
+    return rewards_G.size < 2 or bool(np.ptp(rewards_G) == 0)
 
 
 def advantages_per_prompt(
